@@ -1,0 +1,46 @@
+# Every target that needs it makes the virtual environment from the pinned lock first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8000
+DATA_DIR ?= .carryout
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test check bench lock clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): requirements/dev.lock pyproject.toml
+	@echo "Making the virtual environment in $(VENV) (once; about a minute with cold downloads)"
+	@$(PYTHON) -c 'import sys; sys.exit("Carryout needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP) ## exports of a sample user, from an empty folder to files on disk
+	@$(BIN)/carryout demo
+
+run: $(STAMP) ## the same stack left running [PORT=8000] [DATA_DIR=.carryout]
+	@exec $(BIN)/carryout dev --port $(PORT) --data-dir $(DATA_DIR)
+
+test: $(STAMP) ## all tests, on the embedded servers
+	@$(BIN)/python -m pytest
+
+check: $(STAMP) ## lint, format, types and import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(STAMP) ## the measurements behind docs/benchmarks.md
+	@$(BIN)/python bench/run.py
+
+lock: ## resolve the dependencies again (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml -o requirements/runtime.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --all-extras --group dev pyproject.toml -o requirements/dev.lock
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) .carryout .carryout-demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

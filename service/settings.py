@@ -1,0 +1,168 @@
+"""Every setting, read once from the environment; the README's table is held to this module by a test."""
+
+import string
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from service.errors import ConfigurationError
+
+PREFIX = "CARRYOUT_"
+SQL_DIR = Path(__file__).resolve().parent.parent / "sql"
+MINIMUM_SECRET_BYTES = 32
+
+CommaSeparated = tuple[str, ...]
+PositiveInt = Annotated[int, Meta(ge=1)]
+PositiveFloat = Annotated[float, Meta(gt=0)]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """One field a setting: `CARRYOUT_` + the field's name in capitals; the description is the README's."""
+
+    database_url: Annotated[str, Meta(description="PostgreSQL with Carryout's own schema")]
+    source_database_url: Annotated[
+        str, Meta(description="The application's data; may be a read replica. Default: `DATABASE_URL`")
+    ] = ""
+    redis_url: Annotated[str, Meta(description="Redis (or Valkey) that carries job ids")]
+
+    s3_bucket: Annotated[str, Meta(description="Bucket for the files")]
+    s3_endpoint_url: Annotated[str, Meta(description="S3-compatible server; empty: AWS")] = ""
+    s3_public_url: Annotated[
+        str, Meta(description="The S3 server as browsers reach it, for presigned links. Default: `S3_ENDPOINT_URL`")
+    ] = ""
+    s3_region: Annotated[str, Meta(description="Region to sign for")] = "us-east-1"
+    s3_access_key_id: Annotated[str, Meta(description="Access key; empty: the usual AWS credential chain")] = ""
+    s3_secret_access_key: Annotated[str, Meta(description="Secret of that key")] = ""
+    s3_checksums: Annotated[
+        Literal["when_required", "when_supported"],
+        Meta(description="botocore's integrity checksums; `when_supported` for AWS itself"),
+    ] = "when_required"
+
+    smtp_url: Annotated[
+        str,
+        Meta(description="`smtp://user:password@host:587` (STARTTLS required unless `?starttls=never`) or `smtps://`"),
+    ]
+    mail_from: Annotated[str, Meta(description="Sender of the mails")]
+    public_url: Annotated[str, Meta(description="This service as users reach it; links are built from it alone")]
+
+    link_secrets: Annotated[
+        CommaSeparated,
+        Meta(description="Secrets for download links, at least 32 bytes each; the first signs, all verify"),
+    ]
+    jwt_secret: Annotated[str, Meta(description="HMAC secret of the users' tokens, at least 32 bytes")] = ""
+    jwt_public_key_file: Annotated[str, Meta(description="PEM file with the public key of the users' tokens")] = ""
+    jwt_jwks_url: Annotated[str, Meta(description="JWKS URL with the keys of the users' tokens")] = ""
+    jwt_algorithms: Annotated[
+        CommaSeparated, Meta(description="Accepted algorithms. Default: `HS256` with a secret, else `RS256,ES256,EdDSA`")
+    ] = ()
+    jwt_issuer: Annotated[str, Meta(description="Required `iss`; empty: not checked")] = ""
+    jwt_audience: Annotated[str, Meta(description="Required `aud`; empty: tokens must carry none")] = ""
+
+    small_export_records: Annotated[PositiveInt, Meta(description="From so many records an export is queued")] = 1_000
+    max_export_records: Annotated[PositiveInt, Meta(description="Records an export may have at most")] = 100_000
+    export_ttl_seconds: Annotated[PositiveInt, Meta(description="How long a file and its link live")] = 604_800
+    exports_per_hour: Annotated[PositiveInt, Meta(description="Accepted exports per user and hour")] = 10
+    datasets_dir: Annotated[str, Meta(description="Folder with the dataset files")] = str(SQL_DIR / "datasets")
+    forbidden_columns: Annotated[
+        CommaSeparated, Meta(description="Column names (globs) that never leave, checked against what a dataset reads")
+    ] = ("*password*", "*passwd*", "*secret*", "*token*", "*api_key*", "internal_id", "*_hash", "*salt*", "*otp*")
+    features: Annotated[CommaSeparated, Meta(description="Feature flags on by default; `-name` is off")] = (
+        "users:export",
+        "users:export_full",
+        "users:export_alive",
+        "users:export_simple",
+    )
+    download_mode: Annotated[
+        Literal["redirect", "proxy"],
+        Meta(description="`redirect` to a presigned S3 URL, or `proxy` the file through the service"),
+    ] = "redirect"
+    user_id_type: Annotated[
+        Literal["uuid", "bigint", "text"], Meta(description="Type of user ids; fixed by the first migration")
+    ] = "uuid"
+
+    pool_size: Annotated[PositiveInt, Meta(description="Connections per process for bookkeeping")] = 8
+    stream_pool_size: Annotated[PositiveInt, Meta(description="Connections per process for reading exports")] = 8
+    acquire_timeout_seconds: Annotated[
+        PositiveFloat, Meta(description="How long a request waits for a connection before it gets 503")
+    ] = 5.0
+    document_timeout_seconds: Annotated[
+        PositiveFloat, Meta(description="How long one document may take from first to last row")
+    ] = 3_600.0
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="Least severe log lines to write")
+    ] = "info"
+
+    def __post_init__(self) -> None:
+        """Derived defaults and the rules between settings."""
+        _default(self, "source_database_url", self.database_url)
+        _default(self, "s3_public_url", self.s3_endpoint_url)
+        _default(self, "jwt_algorithms", ("HS256",) if self.jwt_secret else ("RS256", "ES256", "EdDSA"))
+        msgspec.structs.force_setattr(self, "public_url", self.public_url.rstrip("/"))
+        _require_url(self.database_url, "DATABASE_URL", {"postgresql", "postgres"})
+        _require_url(self.source_database_url, "SOURCE_DATABASE_URL", {"postgresql", "postgres"})
+        _require_url(self.redis_url, "REDIS_URL", {"redis", "rediss", "unix"})
+        _require_url(self.smtp_url, "SMTP_URL", {"smtp", "smtps"})
+        _require_url(self.public_url, "PUBLIC_URL", {"http", "https"})
+        _require_secrets(self)
+        if self.small_export_records > self.max_export_records:
+            raise ConfigurationError(_named("SMALL_EXPORT_RECORDS", "must not exceed CARRYOUT_MAX_EXPORT_RECORDS"))
+
+
+def from_env(environ: Mapping[str, str]) -> Settings:
+    """The settings in `environ`. Raises ConfigurationError with the name of the first wrong, missing or unknown one."""
+    given = {name.removeprefix(PREFIX).lower(): text for name, text in environ.items() if name.startswith(PREFIX)}
+    fields = {field.name: field for field in msgspec.structs.fields(Settings)}
+    if unknown := sorted(given.keys() - fields.keys()):
+        raise ConfigurationError(_named(unknown[0], "is not a setting"))
+    values: dict[str, object] = {}
+    for name, field in fields.items():
+        text = given.get(name, "").strip()
+        if not text and field.required:
+            raise ConfigurationError(_named(name, "is not set"))
+        if text:
+            values[name] = _convert(name, text, field.type)
+    return Settings(**values)  # type: ignore[arg-type]
+
+
+def _convert(name: str, text: str, wanted: object) -> object:
+    separated = "str, ..." in str(wanted)
+    value: object = tuple(part.strip() for part in text.split(",") if part.strip()) if separated else text
+    try:
+        return msgspec.convert(value, wanted, strict=False)  # type: ignore[call-overload]
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(_named(name, f"is wrong: {error}")) from None
+
+
+def _named(name: str, fault: str) -> str:
+    return f"{PREFIX}{name.upper()} {fault}"
+
+
+def _default(settings: Settings, name: str, value: object) -> None:
+    if not getattr(settings, name):
+        msgspec.structs.force_setattr(settings, name, value)
+
+
+def _require_url(url: str, name: str, schemes: set[str]) -> None:
+    if urlsplit(url).scheme not in schemes:
+        raise ConfigurationError(_named(name, f"must begin with {' or '.join(sorted(s + '://' for s in schemes))}"))
+
+
+def _require_secrets(settings: Settings) -> None:
+    for secret in settings.link_secrets:
+        _require_secret(secret, "LINK_SECRETS")
+    if settings.jwt_secret:
+        _require_secret(settings.jwt_secret, "JWT_SECRET")
+    sources = [settings.jwt_secret, settings.jwt_public_key_file, settings.jwt_jwks_url]
+    if sum(map(bool, sources)) != 1:
+        raise ConfigurationError(
+            "Set exactly one of CARRYOUT_JWT_SECRET, CARRYOUT_JWT_PUBLIC_KEY_FILE and CARRYOUT_JWT_JWKS_URL"
+        )
+
+
+def _require_secret(secret: str, name: str) -> None:
+    if len(secret.encode()) < MINIMUM_SECRET_BYTES or len(set(secret) - set(string.whitespace)) < 2:  # noqa: PLR2004
+        raise ConfigurationError(_named(name, f"needs at least {MINIMUM_SECRET_BYTES} random bytes"))
