@@ -1,0 +1,165 @@
+"""Connections, the queries of `sql/queries/`, and the migrations of `sql/migrations/`."""
+
+import asyncio
+import hashlib
+import re
+import uuid
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TypeAlias
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from service.errors import ConfigurationError, UnavailableError
+from service.settings import SQL_DIR
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+UserId: TypeAlias = uuid.UUID | int | str
+
+CLOSE_TIMEOUT_SECONDS = 5.0
+CONNECT_TIMEOUT_SECONDS = 5.0
+MIGRATION_LOCK = int.from_bytes(b"carryout"[:7])
+CONNECTION_LOST = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+)
+
+
+def load_queries(directory: Path = SQL_DIR / "queries") -> dict[str, str]:
+    """The statements below each `-- name: …` line. Raises ConfigurationError if two share a name."""
+    queries: dict[str, str] = {}
+    for path in sorted(directory.glob("*.sql")):
+        _, *parts = re.split(r"^-- name: (\w+)\n", path.read_text(), flags=re.MULTILINE)
+        for name, text in zip(parts[::2], parts[1::2], strict=True):
+            if name in queries:
+                raise ConfigurationError(f"Two queries are called {name}")
+            queries[name] = text.strip().removesuffix(";")
+    return queries
+
+
+QUERIES = load_queries()
+
+
+@asynccontextmanager
+async def open_pool(dsn: str, *, size: int, application_name: str) -> AsyncIterator[Pool]:
+    """A pool that connects on demand, so that a process starts, and says why it isn't ready, without its database.
+
+    Closing waits for running queries a few seconds, then cuts them.
+    """
+    pool = asyncpg.create_pool(
+        dsn,
+        min_size=0,
+        max_size=size,
+        timeout=CONNECT_TIMEOUT_SECONDS,
+        server_settings={"application_name": application_name},
+    )
+    async with _naming_bad_dsn():
+        await pool
+    try:
+        yield pool
+    finally:
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
+                await pool.close()
+        except TimeoutError:
+            pool.terminate()
+
+
+@asynccontextmanager
+async def acquire(pool: Pool, *, timeout_seconds: float) -> AsyncIterator[Connection]:
+    """A connection of `pool`. Raises UnavailableError if none is free in time or PostgreSQL goes away."""
+    try:
+        connection = await pool.acquire(timeout=timeout_seconds)
+    except CONNECTION_LOST as error:
+        raise UnavailableError("PostgreSQL is not available") from error
+    try:
+        yield connection
+    except CONNECTION_LOST as error:
+        raise UnavailableError("PostgreSQL is not available") from error
+    finally:
+        with suppress(*CONNECTION_LOST):
+            await pool.release(connection)
+
+
+@asynccontextmanager
+async def connect(dsn: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """One connection for a command. Raises ConfigurationError if the server can't be reached."""
+    async with _naming_bad_dsn():
+        connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_SECONDS)
+    try:
+        yield connection
+    finally:
+        with suppress(*CONNECTION_LOST):
+            await connection.close(timeout=CLOSE_TIMEOUT_SECONDS)
+
+
+@asynccontextmanager
+async def _naming_bad_dsn() -> AsyncIterator[None]:
+    try:
+        yield
+    except (*CONNECTION_LOST, asyncpg.PostgresError, ValueError) as error:
+        raise ConfigurationError(f"PostgreSQL can't be reached ({type(error).__name__})") from error
+
+
+async def migrate(dsn: str, *, user_id_type: str, directory: Path = SQL_DIR / "migrations") -> list[str]:
+    """Apply what is new in `directory`, each file in a transaction of its own; returns the names applied.
+
+    Several processes may call this at once: one applies, the others wait for it. Raises ConfigurationError if an
+    applied file was edited since, or the database was made with another type of user ids.
+    """
+    async with connect(dsn) as connection:
+        await connection.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK)
+        await connection.execute(QUERIES["create_schema_migrations"])
+        applied = await _applied_migrations(connection)
+        files = sorted(directory.glob("*.sql"))
+        _refuse_edited(files, applied)
+        fresh = [path for path in files if path.stem not in applied]
+        for path in fresh:
+            async with connection.transaction():
+                await connection.execute("SELECT set_config('carryout.user_id_type', $1, true)", user_id_type)
+                await connection.execute(path.read_text())
+                await connection.execute(QUERIES["record_migration"], path.stem, _checksum(path))
+        await check_user_id_type(connection, user_id_type)
+    return [path.stem for path in fresh]
+
+
+async def check_schema(connection: Connection, *, user_id_type: str) -> None:
+    """Raise ConfigurationError unless the database is migrated to what this code needs."""
+    migrated = await connection.fetchval("SELECT to_regclass('carryout.schema_migrations') IS NOT NULL")
+    applied = await _applied_migrations(connection) if migrated else {}
+    files = sorted((SQL_DIR / "migrations").glob("*.sql"))
+    if missing := [path.stem for path in files if path.stem not in applied]:
+        raise ConfigurationError(f"The database lacks migration {missing[0]}: run `carryout migrate`")
+    _refuse_edited(files, applied)
+    await check_user_id_type(connection, user_id_type)
+
+
+async def check_user_id_type(connection: Connection, user_id_type: str) -> None:
+    actual = await connection.fetchval(QUERIES["find_user_id_type"])
+    if actual != user_id_type:
+        raise ConfigurationError(
+            f"CARRYOUT_USER_ID_TYPE is {user_id_type}, but this database was made with {actual}, which can't change"
+        )
+
+
+async def _applied_migrations(connection: Connection) -> dict[str, bytes]:
+    return {row["name"]: row["sha256"] for row in await connection.fetch(QUERIES["list_migrations"])}
+
+
+def _refuse_edited(files: Iterable[Path], applied: dict[str, bytes]) -> None:
+    for path in files:
+        if path.stem in applied and applied[path.stem] != _checksum(path):
+            raise ConfigurationError(f"Migration {path.stem} was edited after it had been applied: add a new one instead")
+
+
+def _checksum(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
