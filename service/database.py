@@ -158,7 +158,7 @@ async def _applied_migrations(connection: Connection) -> dict[str, bytes]:
 def _refuse_edited(files: Iterable[Path], applied: dict[str, bytes]) -> None:
     for path in files:
         if path.stem in applied and applied[path.stem] != _checksum(path):
-            raise ConfigurationError(f"Migration {path.stem} was edited after it had been applied: add a new one instead")
+            raise ConfigurationError(f"Migration {path.stem} was edited after it was applied: add a new one instead")
 
 
 def _checksum(path: Path) -> bytes:

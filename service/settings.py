@@ -57,7 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     jwt_public_key_file: Annotated[str, Meta(description="PEM file with the public key of the users' tokens")] = ""
     jwt_jwks_url: Annotated[str, Meta(description="JWKS URL with the keys of the users' tokens")] = ""
     jwt_algorithms: Annotated[
-        CommaSeparated, Meta(description="Accepted algorithms. Default: `HS256` with a secret, else `RS256,ES256,EdDSA`")
+        CommaSeparated, Meta(description="Accepted algorithms. Default: `HS256`, or `RS256,ES256,EdDSA` for a key")
     ] = ()
     jwt_issuer: Annotated[str, Meta(description="Required `iss`; empty: not checked")] = ""
     jwt_audience: Annotated[str, Meta(description="Required `aud`; empty: tokens must carry none")] = ""
@@ -132,7 +132,7 @@ def _convert(name: str, text: str, wanted: object) -> object:
     separated = "str, ..." in str(wanted)
     value: object = tuple(part.strip() for part in text.split(",") if part.strip()) if separated else text
     try:
-        return msgspec.convert(value, wanted, strict=False)  # type: ignore[call-overload]
+        return msgspec.convert(value, wanted, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigurationError(_named(name, f"is wrong: {error}")) from None
 

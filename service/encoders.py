@@ -1,0 +1,161 @@
+"""CSV and JSON: rows become text inside PostgreSQL, and only whole lines travel and are joined here.
+
+PostgreSQL's own output functions are exact for every type (infinities, BC, intervals, inet, arrays …) and run in C.
+A session that evaluates these expressions needs the settings of the query `use_portable_formats`.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol, TypeAlias
+
+import msgspec
+
+from service.datasets import Column, Dataset
+
+Format: TypeAlias = Literal["csv", "json"]
+CRLF = b"\r\n"
+BOM = b"\xef\xbb\xbf"
+# pg_type.typcategory: array, boolean, date/time, geometric, network, numeric, range, timespan, bit string. None of
+# them is text to a spreadsheet, and none can hold a formula.
+UNGUARDED_CATEGORIES = frozenset("ABDGINRTV")
+UNGUARDED_TYPES = frozenset({"uuid", "bytea", "json", "jsonb"})
+
+
+class Encoder(Protocol):
+    """Turns one document's rows into its bytes; made anew for each document, as it remembers the profile."""
+
+    media_type: str
+
+    def row_text(self, dataset: Dataset) -> str:
+        """The SQL query that gives `dataset`'s rows as one text column, in order."""
+
+    def begin(self, datasets: Sequence[Dataset], exported_at: str, profile: bytes) -> bytes:
+        """All up to and including the profile; `datasets` begins with it, `profile` is its row."""
+
+    def rows(self, position: int, rows: Sequence[bytes], *, first: bool) -> bytes:
+        """Rows of the dataset at `position`; never empty, `first` if none of that dataset went before."""
+
+    def end_dataset(self, position: int, *, empty: bool) -> bytes:
+        """What closes the dataset at `position`."""
+
+    def end(self) -> bytes:
+        """What closes the document."""
+
+
+class CsvEncoder:
+    """RFC 4180 with NULL empty and '' quoted. Every row repeats the profile's cells; other datasets' cells are empty.
+
+    Text cells that a spreadsheet would run get a leading apostrophe, and so do cells that begin with apostrophes
+    before such a character: taking one apostrophe off `'…=` gives back the original, always.
+    """
+
+    media_type = "text/csv; charset=utf-8"
+
+    def __init__(self, *, bom: bool = False) -> None:
+        self._bom = BOM if bom else b""
+        self._separators: list[bytes] = []
+        self._prefixes: list[bytes] = []
+        self._suffixes: list[bytes] = []
+
+    def row_text(self, dataset: Dataset) -> str:
+        # A record's text is a CSV line in parentheses whose backslashes are doubled; a cell with a parenthesis,
+        # a comma or white space is quoted. (PostgreSQL's manual, "Composite Type Input and Output Syntax".)
+        cells = ", ".join(map(_csv_cell, dataset.columns))
+        return rf"""SELECT replace(btrim(ROW({cells})::text, '()'), '\\', '\') FROM ({dataset.sql}) AS "row" """  # noqa: S608 (checked at start-up)
+
+    def begin(self, datasets: Sequence[Dataset], exported_at: str, profile: bytes) -> bytes:  # noqa: ARG002 (CSV has no place for it)
+        widths = [len(dataset.columns) for dataset in datasets]
+        for position in range(len(datasets)):
+            self._prefixes.append(profile + b"," * (sum(widths[1:position]) + 1))
+            self._suffixes.append(b"," * sum(widths[position + 1 :]) + CRLF)
+        return self._bom + _csv_header(datasets) + CRLF + profile + self._suffixes[0]
+
+    def rows(self, position: int, rows: Sequence[bytes], *, first: bool) -> bytes:  # noqa: ARG002 (rows end, not begin, with their separator)
+        prefix, suffix = self._prefixes[position], self._suffixes[position]
+        return prefix + (suffix + prefix).join(rows) + suffix
+
+    def end_dataset(self, position: int, *, empty: bool) -> bytes:  # noqa: ARG002 (nothing to close)
+        return b""
+
+    def end(self) -> bytes:
+        return b""
+
+
+class JsonEncoder:
+    """`{"exported_at":…,"user":{…},"activity":[…],…}` with one row a line (RFC 8259)."""
+
+    media_type = "application/json"
+
+    def __init__(self) -> None:
+        self._names: list[bytes] = []
+
+    def row_text(self, dataset: Dataset) -> str:
+        members = ", ".join(f"{_json_value(column)} AS {_quoted(column.name)}" for column in dataset.columns)
+        objects = f'SELECT {members} FROM ({dataset.sql}) AS "row"'  # noqa: S608 (checked at start-up)
+        return f'SELECT row_to_json("object")::text FROM ({objects}) AS "object"'  # noqa: S608 (likewise)
+
+    def begin(self, datasets: Sequence[Dataset], exported_at: str, profile: bytes) -> bytes:
+        self._names = [dataset.name.encode() for dataset in datasets]
+        return b'{"exported_at":' + msgspec.json.encode(exported_at) + b',\n"user":' + profile
+
+    def rows(self, position: int, rows: Sequence[bytes], *, first: bool) -> bytes:
+        opening = self._opening(position) if first else b",\n"
+        return opening + b",\n".join(rows)
+
+    def end_dataset(self, position: int, *, empty: bool) -> bytes:
+        return self._opening(position) + b"]" if empty else b"]"
+
+    def end(self) -> bytes:
+        return b"}\n"
+
+    def _opening(self, position: int) -> bytes:
+        return b',\n"' + self._names[position] + b'":['
+
+
+def create_encoder(format_: Format, *, bom: bool = False) -> Encoder:
+    return CsvEncoder(bom=bom) if format_ == "csv" else JsonEncoder()
+
+
+def _csv_header(datasets: Sequence[Dataset]) -> bytes:
+    profile, *others = datasets
+    names = ["user_id" if column.name == "id" else column.name for column in profile.columns]
+    names += [f"{dataset.name}_{column.name}" for dataset in others for column in dataset.columns]
+    return ",".join(map(_csv_quoted, names)).encode()
+
+
+def _csv_quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"' if any(c in name for c in '",\r\n') else name
+
+
+def _csv_cell(column: Column) -> str:
+    cell = f'"row".{_quoted(column.name)}'
+    if column.type_name == "bool":
+        return f"{cell}::text"
+    if column.type_name == "json":
+        return f"btrim({cell}::text, E' \\t\\r\\n')"
+    if column.type_name in {"timestamptz", "timestamp"}:
+        return _iso_timestamp(cell)
+    if column.category in UNGUARDED_CATEGORIES or column.type_name in UNGUARDED_TYPES:
+        return cell
+    text = f"{cell}::text"
+    # ascii() is cheap and lets nearly every cell pass without the regular expression.
+    return (
+        rf"CASE WHEN ascii({text}) IN (9, 13, 39, 43, 45, 61, 64) AND {text} ~ '^''*[-+=@\t\r]' "
+        rf"THEN '''' || {text} ELSE {text} END"
+    )
+
+
+def _json_value(column: Column) -> str:
+    value = f'"row".{_quoted(column.name)}'
+    return _iso_timestamp(value) if column.type_name in {"timestamptz", "timestamp"} else value
+
+
+def _iso_timestamp(value: str) -> str:
+    """RFC 3339; what that can't express (BC, infinities) stays in PostgreSQL's ISO form, which it reads back."""
+    return (
+        f"CASE WHEN {value} < '0001-01-01' THEN replace({value}::text, '+00', 'Z') "
+        f"ELSE replace(replace({value}::text, ' ', 'T'), '+00', 'Z') END"
+    )
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,22 @@
+-- name: list_types
+SELECT t.typname AS name, t.typcategory::text AS category
+FROM unnest($1::oid[]) WITH ORDINALITY AS wanted (oid, position)
+JOIN pg_type t ON t.oid = wanted.oid
+ORDER BY wanted.position
+
+-- name: reveal_plans
+SET LOCAL plan_cache_mode = force_generic_plan;
+SET LOCAL enable_indexscan = off;
+SET LOCAL enable_indexonlyscan = off;
+SET LOCAL enable_bitmapscan = off;
+SET LOCAL enable_mergejoin = off;
+SET LOCAL max_parallel_workers_per_gather = 0
+
+-- name: list_unique_keys
+SELECT array_agg(a.attname::text) AS columns
+FROM pg_index i
+JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])
+WHERE i.indrelid = format('%I.%I', $1::text, $2::text)::regclass
+  AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+GROUP BY i.indexrelid
+HAVING bool_and(a.attnotnull)
