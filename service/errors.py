@@ -98,3 +98,10 @@ class SubjectNotFoundError(ServiceError):
 
 class DocumentError(ServiceError):
     """A document can't be finished: its rows don't match their count, or the source failed mid-way."""
+
+
+class ExportSupersededError(ServiceError):
+    """Another attempt has this export now, or its user cancelled it: this one may change nothing any more."""
+
+    def __init__(self) -> None:
+        super().__init__("This attempt isn't the current one any more")

@@ -1,0 +1,207 @@
+"""The table of exports: what an export is, and every change of its state."""
+
+import datetime as dt
+import uuid
+from enum import StrEnum
+
+import asyncpg
+import msgspec
+
+from service.database import QUERIES, Connection, UserId
+from service.errors import ExportNotFoundError, ExportSupersededError, RateLimitedError
+
+MAX_ATTEMPTS = 3
+LEASE_SECONDS = 15.0
+
+
+class ExportStatus(StrEnum):
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class Export(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of `carryout.export_jobs`. `attempt` is the fencing number; `expired` is by the database's clock."""
+
+    id: uuid.UUID
+    user_id: UserId
+    format: str
+    status: ExportStatus
+    queued: bool
+    created_at: dt.datetime
+    estimated_records: int
+    attempt: int
+    failures: int
+    records_done: int
+    completed_at: dt.datetime | None
+    record_count: int | None
+    file_url: str | None
+    size_bytes: int | None
+    sha256: bytes | None
+    expires_at: dt.datetime | None
+    file_deleted_at: dt.datetime | None
+    error_message: str | None
+    idempotency_key: str | None
+    request_id: str | None
+    traceparent: str | None
+    expired: bool = False
+
+    @property
+    def running(self) -> bool:
+        return self.status in {ExportStatus.PENDING, ExportStatus.PROCESSING}
+
+    @property
+    def object_key(self) -> str:
+        """Where this attempt's file goes: no personal data, and no other attempt's file."""
+        return object_key(self.id, self.attempt, self.format)
+
+
+class FileFacts(msgspec.Struct, frozen=True):
+    """What is known of a finished file."""
+
+    url: str
+    records: int
+    size_bytes: int
+    sha256: bytes
+
+
+def object_key(job_id: uuid.UUID, attempt: int, format_: str) -> str:
+    return f"exports/{job_id}/{attempt}.{format_}"
+
+
+class ExportRepository:
+    """Changes take the connection of the transaction that also writes the audit event."""
+
+    async def lock_user(self, connection: Connection, user_id: UserId) -> None:
+        """Make the user's requests take turns until the transaction ends, so that limits count exactly."""
+        await connection.execute(QUERIES["lock_user"], str(user_id))
+
+    async def create(  # noqa: PLR0913 (a row's columns)
+        self,
+        connection: Connection,
+        *,
+        user_id: UserId,
+        format_: str,
+        queued: bool,
+        estimated_records: int,
+        idempotency_key: str | None,
+        request_id: str | None,
+        traceparent: str | None,
+    ) -> Export | None:
+        """A pending export, or one that the caller is already making; None if another one of the user is running."""
+        if idempotency_key:
+            await connection.execute(QUERIES["forget_idempotency_key"], user_id, idempotency_key)
+        try:
+            async with connection.transaction():
+                row = await connection.fetchrow(
+                    QUERIES["insert_export"],
+                    user_id,
+                    format_,
+                    queued,
+                    estimated_records,
+                    idempotency_key,
+                    request_id,
+                    traceparent,
+                    LEASE_SECONDS,
+                )
+        except asyncpg.UniqueViolationError as error:
+            if error.constraint_name == "one_running_export_per_user":
+                return None
+            raise
+        return _export(row)
+
+    async def find_running(self, connection: Connection, user_id: UserId) -> Export | None:
+        return _export_or_none(await connection.fetchrow(QUERIES["find_running_export"], user_id))
+
+    async def find_by_idempotency_key(self, connection: Connection, user_id: UserId, key: str) -> Export | None:
+        """What the key made in the last 24 hours."""
+        return _export_or_none(await connection.fetchrow(QUERIES["find_by_idempotency_key"], user_id, key))
+
+    async def check_rate(self, connection: Connection, user_id: UserId, *, per_hour: int) -> None:
+        """Raise RateLimitedError if `per_hour` exports were accepted in the last hour."""
+        wait_seconds = await connection.fetchval(QUERIES["find_rate_wait"], user_id, per_hour)
+        if wait_seconds is not None:
+            raise RateLimitedError(f"At most {per_hour} exports an hour", retry_after_seconds=max(1, wait_seconds))
+
+    async def find(self, connection: Connection, job_id: uuid.UUID) -> Export | None:
+        return _export_or_none(await connection.fetchrow(QUERIES["find_export"], job_id))
+
+    async def get_owned(self, connection: Connection, job_id: uuid.UUID, user_id: UserId) -> Export:
+        """Raises ExportNotFoundError for another user's export as for an unknown id."""
+        export = await self.find(connection, job_id)
+        if export is None or export.user_id != user_id:
+            raise ExportNotFoundError
+        return export
+
+    async def list_owned(
+        self, connection: Connection, user_id: UserId, *, after: uuid.UUID | None, limit: int
+    ) -> list[Export]:
+        """Newest first, from the one after `after`."""
+        return [_export(row) for row in await connection.fetch(QUERIES["list_exports"], user_id, after, limit)]
+
+    async def claim(self, connection: Connection, job_id: uuid.UUID) -> Export | None:
+        """Take a pending export, or one whose lease is lost, for LEASE_SECONDS; None if there is nothing to take."""
+        row = await connection.fetchrow(QUERIES["claim_export"], job_id, LEASE_SECONDS, MAX_ATTEMPTS)
+        return _export_or_none(row)
+
+    async def renew_lease(self, connection: Connection, export: Export, *, records_done: int) -> None:
+        row = await connection.fetchrow(QUERIES["renew_lease"], export.id, export.attempt, LEASE_SECONDS, records_done)
+        _still_ours(row)
+
+    async def complete(self, connection: Connection, export: Export, file: FileFacts, *, ttl_seconds: int) -> Export:
+        """Like every change below: raises ExportSupersededError if this attempt isn't the current one any more."""
+        row = await connection.fetchrow(
+            QUERIES["complete_export"],
+            export.id,
+            export.attempt,
+            file.records,
+            file.url,
+            file.size_bytes,
+            file.sha256,
+            ttl_seconds,
+        )
+        return _export(_still_ours(row))
+
+    async def retry(self, connection: Connection, export: Export, *, after_seconds: float, cause: str) -> Export:
+        row = await connection.fetchrow(QUERIES["retry_export"], export.id, export.attempt, after_seconds, cause)
+        return _export(_still_ours(row))
+
+    async def hand_back(self, connection: Connection, export: Export) -> Export:
+        """Pending again at once, at no cost: its worker was told to stop."""
+        return _export(_still_ours(await connection.fetchrow(QUERIES["hand_back_export"], export.id, export.attempt)))
+
+    async def fail(self, connection: Connection, export: Export, *, message: str, cause: str) -> Export:
+        """`message` is the user's to read, `cause` the operator's."""
+        row = await connection.fetchrow(QUERIES["fail_export"], export.id, export.attempt, message, cause)
+        return _export(_still_ours(row))
+
+    async def cancel(self, connection: Connection, job_id: uuid.UUID) -> Export | None:
+        return _export_or_none(await connection.fetchrow(QUERIES["cancel_export"], job_id))
+
+    async def end_link(self, connection: Connection, job_id: uuid.UUID) -> Export | None:
+        return _export_or_none(await connection.fetchrow(QUERIES["end_link"], job_id))
+
+    async def mark_file_deleted(self, connection: Connection, job_id: uuid.UUID) -> Export | None:
+        """None if it was marked before: the first to mark it audits it."""
+        return _export_or_none(await connection.fetchrow(QUERIES["mark_file_deleted"], job_id))
+
+    async def estimate_completion(self, connection: Connection, export: Export) -> dt.datetime:
+        estimate: dt.datetime = await connection.fetchval(QUERIES["estimate_completion"], export.id)
+        return estimate
+
+
+def _still_ours(row: asyncpg.Record | None) -> asyncpg.Record:
+    if row is None:
+        raise ExportSupersededError
+    return row
+
+
+def _export_or_none(row: asyncpg.Record | None) -> Export | None:
+    return None if row is None else _export(row)
+
+
+def _export(row: asyncpg.Record | None) -> Export:
+    assert row is not None
+    known = {name: value for name, value in row.items() if name in Export.__struct_fields__}
+    return Export(**known | {"status": ExportStatus(row["status"])})
