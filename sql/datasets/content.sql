@@ -1,0 +1,6 @@
+-- A dataset is one SELECT of exactly the columns that may leave: never *, never a secret.
+-- $1 is the user's id. ORDER BY ends in a unique key; an index in that order spares the sort.
+SELECT id, title, body, created_at
+FROM public.content
+WHERE user_id = $1
+ORDER BY created_at, id
