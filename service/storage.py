@@ -1,0 +1,299 @@
+"""The files of finished exports, in an S3 bucket."""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from datetime import datetime
+from io import BytesIO
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import aiohttp
+from aiobotocore.config import AioConfig
+from aiobotocore.session import AioSession, get_session
+from botocore.exceptions import BotoCoreError, ClientError
+
+from service.errors import ExportGoneError, UnavailableError
+from service.settings import Settings
+
+# S3 takes parts from 5 MiB and at most 10,000 of them; two of these are in memory during an upload.
+PART_BYTES = 8 * 2**20
+CHUNK_BYTES = 64 * 2**10
+MAX_PRESIGN_SECONDS = 300
+# A download holds its connection for as long as its reader takes; with botocore's 10, ten slow readers stop the rest.
+MAX_CONNECTIONS = 100
+
+# botocore's own timeouts don't count while a body is being written: a server that accepts the connection and reads
+# nothing would hold the call for ever. So each call is bounded as a whole, its retries and the wait for a connection
+# included.
+CALL_TIMEOUT_SECONDS = 45.0  # one read timeout of 30 s, and a retry that is answered
+SEND_TIMEOUT_SECONDS = 120.0  # one part at 70 kB/s
+CHECK_TIMEOUT_SECONDS = 2.0  # a probe's patience
+CONNECT_TIMEOUT_SECONDS = 5
+READ_TIMEOUT_SECONDS = 30
+
+_FAILURES = (BotoCoreError, ClientError, aiohttp.ClientError, OSError)  # TimeoutError is an OSError
+
+
+class StoredObject(NamedTuple):
+    key: str
+    last_modified_at: datetime
+    size_bytes: int
+
+
+class ObjectStorage:
+    """One bucket. Every method raises UnavailableError when the storage doesn't answer, or answers with an error."""
+
+    def __init__(self, client: Any, signer: Any, bucket: str) -> None:
+        """`client` does the work; `signer` knows the storage by the name that browsers use, and only signs."""
+        self._client = client
+        self._signer = signer
+        self._bucket = bucket
+        self._aborting: set[asyncio.Task[None]] = set()
+
+    async def aclose(self) -> None:
+        """Wait for the aborts whose uploads were cancelled too hard to wait themselves."""
+        await asyncio.gather(*self._aborting)
+
+    async def upload(self, key: str, chunks: AsyncIterator[bytes], *, content_type: str) -> int:
+        """Store what `chunks` yields and return its size in bytes. Closing `chunks` is the caller's.
+
+        What `chunks` raises is raised unchanged, and no object appears. After an UnavailableError or a cancellation
+        one may have appeared, if only the storage's last answer was lost.
+        """
+        sent: list[dict[str, Any]] = []
+        size_bytes = 0
+        async with aclosing(_cut_parts(chunks)) as parts:
+            part = await anext(parts, b"")
+            if len(part) < PART_BYTES:
+                await self._put(key, part, content_type)
+                return len(part)
+            async with self._open_upload(key, content_type) as upload_id:
+                while part:
+                    size_bytes += len(part)
+                    sending = asyncio.create_task(self._send_part(key, upload_id, len(sent) + 1, part))
+                    try:
+                        part = await anext(parts, b"")  # filled while the one before is on its way
+                        sent.append(await sending)
+                    finally:
+                        await _stop(sending)
+                await self._complete(key, upload_id, sent, size_bytes)
+        return size_bytes
+
+    async def delete(self, key: str) -> None:
+        """Delete the object; that there is none is fine."""
+        async with _answer_within(CALL_TIMEOUT_SECONDS):
+            await self._client.delete_object(Bucket=self._bucket, Key=key)
+
+    @asynccontextmanager
+    async def open_download(
+        self, key: str, byte_range: tuple[int, int] | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Open the object, or its bytes from first to last (inclusive) of `byte_range`, as an iterator of chunks.
+
+        Raises ExportGoneError when there is none. The range must lie inside the object. An object that breaks off
+        raises UnavailableError from the iterator.
+        """
+        asked = {"Range": "bytes={}-{}".format(*byte_range)} if byte_range else {}
+        async with _answer_within(CALL_TIMEOUT_SECONDS):
+            try:
+                answer = await self._client.get_object(Bucket=self._bucket, Key=key, **asked)
+            except self._client.exceptions.NoSuchKey as error:
+                raise ExportGoneError("The file has been deleted") from error
+        async with answer["Body"] as body, aclosing(_read(body)) as chunks:
+            yield chunks
+
+    async def presign(self, key: str, *, filename: str, content_type: str, expires_in_seconds: int) -> str:
+        """Return a URL that downloads the object as `filename` for `expires_in_seconds` (at most 300).
+
+        Nothing is asked of the storage, so the URL of a missing object is as good as any.
+        """
+        if not 1 <= expires_in_seconds <= MAX_PRESIGN_SECONDS:
+            raise ValueError(f"A URL lives 1 to {MAX_PRESIGN_SECONDS} seconds, not {expires_in_seconds}")
+        parameters = {
+            "Bucket": self._bucket,
+            "Key": key,
+            "ResponseContentDisposition": content_disposition(filename),
+            "ResponseContentType": content_type,
+            "ResponseCacheControl": "private, no-store",
+        }
+        async with _answer_within(CALL_TIMEOUT_SECONDS):  # signing may have to renew temporary credentials first
+            url: str = await self._signer.generate_presigned_url("get_object", parameters, expires_in_seconds)
+        return url
+
+    async def abort_stale_uploads(self, prefix: str, older_than: datetime) -> int:
+        """Abort the multipart uploads under `prefix` begun before `older_than` and return how many there were."""
+        stale = [
+            (upload["Key"], upload["UploadId"])
+            async for page in self._pages("list_multipart_uploads", prefix)
+            for upload in page.get("Uploads", ())
+            if upload["Initiated"] < older_than
+        ]
+        for key, upload_id in stale:
+            await self._abort(key, upload_id)
+        return len(stale)
+
+    async def list_keys(self, prefix: str) -> AsyncIterator[StoredObject]:
+        async for page in self._pages("list_objects_v2", prefix):
+            for found in page.get("Contents", ()):
+                yield StoredObject(found["Key"], found["LastModified"], found["Size"])
+
+    async def check(self) -> None:
+        """Return when the bucket is there and answers within two seconds."""
+        async with _answer_within(CHECK_TIMEOUT_SECONDS):
+            await self._client.head_bucket(Bucket=self._bucket)
+
+    async def _put(self, key: str, content: bytes, content_type: str) -> None:
+        async with _answer_within(SEND_TIMEOUT_SECONDS):
+            await self._client.put_object(Bucket=self._bucket, Key=key, Body=content, ContentType=content_type)
+
+    @asynccontextmanager
+    async def _open_upload(self, key: str, content_type: str) -> AsyncIterator[str]:
+        """Begin a multipart upload and yield its id; abort it when the body raises.
+
+        Beginning is a task of its own: cancelled half-way, it would leave an upload whose id nobody knows.
+        """
+        beginning = asyncio.create_task(self._begin(key, content_type))
+        try:
+            yield await asyncio.shield(beginning)
+        except BaseException:
+            aborting = asyncio.create_task(self._abort_begun(key, beginning))
+            self._aborting.add(aborting)
+            aborting.add_done_callback(self._aborting.discard)
+            await asyncio.shield(aborting)
+            raise
+
+    async def _begin(self, key: str, content_type: str) -> str:
+        async with _answer_within(CALL_TIMEOUT_SECONDS):
+            answer = await self._client.create_multipart_upload(Bucket=self._bucket, Key=key, ContentType=content_type)
+        upload_id: str = answer["UploadId"]
+        return upload_id
+
+    async def _send_part(self, key: str, upload_id: str, number: int, part: bytes) -> dict[str, Any]:
+        async with _answer_within(SEND_TIMEOUT_SECONDS):
+            answer = await self._client.upload_part(
+                Bucket=self._bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=part
+            )
+        return {"PartNumber": number, "ETag": answer["ETag"]}
+
+    async def _complete(self, key: str, upload_id: str, sent: list[dict[str, Any]], size_bytes: int) -> None:
+        try:
+            async with _answer_within(SEND_TIMEOUT_SECONDS):
+                await self._client.complete_multipart_upload(
+                    Bucket=self._bucket, Key=key, UploadId=upload_id, MultipartUpload={"Parts": sent}
+                )
+        except UnavailableError:
+            # The answer may be lost and the work done; botocore's retry then reports an unknown upload.
+            if await self._find_size(key) != size_bytes:
+                raise
+
+    async def _find_size(self, key: str) -> int | None:
+        async with _answer_within(CALL_TIMEOUT_SECONDS):
+            try:
+                answer = await self._client.head_object(Bucket=self._bucket, Key=key)
+            except ClientError as error:
+                if error.response["Error"]["Code"] == "404":
+                    return None
+                raise
+        size_bytes: int = answer["ContentLength"]
+        return size_bytes
+
+    async def _abort_begun(self, key: str, beginning: asyncio.Task[str]) -> None:
+        """Abort if there is anything to abort; what fails here is left to `abort_stale_uploads`."""
+        with suppress(UnavailableError):
+            await self._abort(key, await beginning)
+
+    async def _abort(self, key: str, upload_id: str) -> None:
+        async with _answer_within(CALL_TIMEOUT_SECONDS):
+            with suppress(self._client.exceptions.NoSuchUpload):
+                await self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
+
+    async def _pages(self, operation: str, prefix: str) -> AsyncGenerator[dict[str, Any]]:
+        pages = aiter(self._client.get_paginator(operation).paginate(Bucket=self._bucket, Prefix=prefix))
+        while True:
+            async with _answer_within(CALL_TIMEOUT_SECONDS):
+                page = await anext(pages, None)
+            if page is None:
+                return
+            yield page
+
+
+@asynccontextmanager
+async def open_storage(settings: Settings) -> AsyncIterator[ObjectStorage]:
+    """Open the bucket of `settings`; one for each process, as making its clients takes a fifth of a second of CPU."""
+    session = get_session()
+    async with (
+        _create_client(session, settings, settings.s3_endpoint_url) as client,
+        # A URL signed for one host is refused by another.
+        _create_client(session, settings, settings.s3_public_url) as signer,
+        aclosing(ObjectStorage(client, signer, settings.s3_bucket)) as storage,
+    ):
+        yield storage
+
+
+def content_disposition(filename: str) -> str:
+    """`attachment` with that name: plain ASCII for all, the true one besides for those who read RFC 6266."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", filename)
+    if plain == filename:
+        return f'attachment; filename="{plain}"'
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='', errors='replace')}"
+
+
+def _create_client(session: AioSession, settings: Settings, endpoint_url: str) -> Any:
+    config = AioConfig(
+        signature_version="s3v4",
+        s3={"addressing_style": "path" if endpoint_url else "auto"},
+        retries={"mode": "standard", "total_max_attempts": 3},
+        connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        read_timeout=READ_TIMEOUT_SECONDS,
+        max_pool_connections=MAX_CONNECTIONS,
+        request_checksum_calculation=settings.s3_checksums,
+        response_checksum_validation=settings.s3_checksums,
+    )
+    return session.create_client(
+        "s3",
+        region_name=settings.s3_region,
+        endpoint_url=endpoint_url or None,
+        aws_access_key_id=settings.s3_access_key_id or None,
+        aws_secret_access_key=settings.s3_secret_access_key or None,
+        config=config,
+    )
+
+
+@asynccontextmanager
+async def _answer_within(seconds: float) -> AsyncIterator[None]:
+    """Turn every failure of the storage, and its silence after `seconds`, into UnavailableError."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except _FAILURES as error:
+        raise UnavailableError("The file storage is unavailable") from error
+
+
+async def _cut_parts(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    """The same bytes in parts of PART_BYTES, the last one shorter. BytesIO hands its bytes over without a copy."""
+    part = BytesIO()
+    async for chunk in chunks:
+        rest = memoryview(chunk)
+        while rest:
+            rest = rest[part.write(rest[: PART_BYTES - part.tell()]) :]
+            if part.tell() == PART_BYTES:
+                yield part.getvalue()
+                part = BytesIO()
+    if part.tell():
+        yield part.getvalue()
+
+
+async def _read(body: Any) -> AsyncGenerator[bytes]:
+    while True:
+        async with _answer_within(CALL_TIMEOUT_SECONDS):
+            chunk: bytes = await body.read(CHUNK_BYTES)
+        if not chunk:
+            return
+        yield chunk
+
+
+async def _stop(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

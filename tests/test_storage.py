@@ -1,0 +1,418 @@
+"""Files in a real S3 server, and what is left there when things break."""
+
+import asyncio
+import hashlib
+import random
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from subprocess import DEVNULL, Popen
+from sysconfig import get_path
+from time import sleep
+from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
+
+import httpx
+import msgspec
+import pytest
+
+from service import storage as storage_module
+from service.errors import ExportGoneError, UnavailableError
+from service.settings import Settings
+from service.storage import PART_BYTES, ObjectStorage, content_disposition, open_storage
+
+CSV = "text/csv; charset=utf-8"
+LARGE = random.Random(1).randbytes(20 * 2**20)  # noqa: S311 - content, not a secret: two whole parts and a half
+Cut = Callable[[bytes, bytes | None], bool]
+
+
+class SourceFailedError(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    folder = tmp_path_factory.mktemp("s3")
+    (folder / "exports").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    rclone = Path(get_path("scripts")) / "rclone"
+    address = f"127.0.0.1:{port}"
+    arguments: list[str | Path] = [
+        rclone,
+        "serve",
+        "s3",
+        "--addr",
+        address,
+        "--auth-key",
+        "test-access-key,test-secret-key",
+        folder,
+    ]
+    with Popen(arguments, stdout=DEVNULL, stderr=DEVNULL) as server:
+        while True:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            assert server.poll() is None
+            sleep(0.02)
+        yield Settings(
+            database_url="postgresql://localhost/carryout",
+            redis_url="redis://localhost",
+            smtp_url="smtp://localhost",
+            mail_from="exports@example.test",
+            public_url="http://localhost",
+            link_secrets=("0123456789abcdef0123456789abcdef",),
+            jwt_secret="0123456789abcdef0123456789abcdef",
+            s3_bucket="exports",
+            s3_endpoint_url=f"http://{address}",
+            s3_access_key_id="test-access-key",
+            s3_secret_access_key="test-secret-key",
+        )
+        server.terminate()
+
+
+@pytest.fixture
+async def storage(settings: Settings) -> AsyncIterator[ObjectStorage]:
+    async with open_storage(settings) as storage:
+        yield storage
+
+
+@pytest.fixture
+def key() -> str:
+    return f"{uuid4()}/file.csv"
+
+
+@pytest.fixture
+def silent_settings(settings: Settings) -> Iterator[Settings]:
+    """A server whose kernel accepts the connection, and nobody ever reads it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield msgspec.structs.replace(settings, s3_endpoint_url=f"http://127.0.0.1:{server.getsockname()[1]}")
+
+
+@pytest.fixture
+def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CALL_TIMEOUT_SECONDS", "SEND_TIMEOUT_SECONDS", "CHECK_TIMEOUT_SECONDS"):
+        monkeypatch.setattr(storage_module, name, 0.2)
+
+
+@asynccontextmanager
+async def open_through_proxy(settings: Settings, cut: Cut) -> AsyncIterator[ObjectStorage]:
+    """Storage behind a proxy that asks `cut` about each request and, with the request, each piece of its answer."""
+    target = urlsplit(settings.s3_endpoint_url)
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream_reader, upstream = await asyncio.open_connection(target.hostname, target.port)
+        request = b""
+
+        async def pass_requests() -> None:
+            nonlocal request
+            while chunk := await reader.read(2**16):
+                if chunk.startswith((b"GET ", b"HEAD ", b"PUT ", b"POST ", b"DELETE ")):
+                    request = chunk
+                    if cut(request, None):
+                        return
+                upstream.write(chunk)
+                await upstream.drain()
+
+        async def pass_answers() -> None:
+            while chunk := await upstream_reader.read(2**16):
+                if cut(request, chunk):
+                    return
+                writer.write(chunk)
+                await writer.drain()
+
+        pumps = [asyncio.create_task(pass_requests()), asyncio.create_task(pass_answers())]
+        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        for pump in pumps:
+            pump.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+        upstream.close()
+        writer.close()
+
+    proxy = await asyncio.start_server(forward, "127.0.0.1", 0)
+    port = proxy.sockets[0].getsockname()[1]
+    async with proxy, open_storage(msgspec.structs.replace(settings, s3_endpoint_url=f"http://127.0.0.1:{port}")) as it:
+        yield it
+
+
+async def chunks_of(content: bytes, size: int = 100_003) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), size):
+        yield content[start : start + size]
+
+
+async def failing_after(content: bytes) -> AsyncIterator[bytes]:
+    async for chunk in chunks_of(content):
+        yield chunk
+    raise SourceFailedError
+
+
+async def read(storage: ObjectStorage, key: str, byte_range: tuple[int, int] | None = None) -> bytes:
+    async with storage.open_download(key, byte_range) as chunks:
+        return b"".join([chunk async for chunk in chunks])
+
+
+async def assert_nothing_left(storage: ObjectStorage, key: str) -> None:
+    assert [found async for found in storage.list_keys(key)] == []
+    assert await storage.abort_stale_uploads(key, datetime.now(UTC) + timedelta(days=1)) == 0
+
+
+@pytest.mark.parametrize("size", [0, 1, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 2 * PART_BYTES, len(LARGE)])
+async def test_upload_keeps_every_byte(storage: ObjectStorage, key: str, size: int) -> None:
+    content = LARGE[:size]
+    before = datetime.now(UTC) - timedelta(seconds=2)
+    assert await storage.upload(key, chunks_of(content), content_type=CSV) == size
+    assert hashlib.sha256(await read(storage, key)).digest() == hashlib.sha256(content).digest()
+    (found,) = [found async for found in storage.list_keys(key)]
+    assert (found.key, found.size_bytes) == (key, size)
+    assert before < found.last_modified_at < datetime.now(UTC) + timedelta(seconds=2)
+
+
+async def test_chunk_larger_than_a_part(storage: ObjectStorage, key: str) -> None:
+    assert await storage.upload(key, chunks_of(LARGE, size=len(LARGE)), content_type=CSV) == len(LARGE)
+    assert await read(storage, key) == LARGE
+
+
+@pytest.mark.parametrize("size", [0, 1000, PART_BYTES, 2 * PART_BYTES + 1])
+async def test_failing_source_leaves_nothing(storage: ObjectStorage, key: str, size: int) -> None:
+    with pytest.raises(SourceFailedError):
+        await storage.upload(key, failing_after(LARGE[:size]), content_type=CSV)
+    await assert_nothing_left(storage, key)
+
+
+async def test_source_is_left_to_its_owner(storage: ObjectStorage, key: str) -> None:
+    chunks = failing_after(LARGE)
+    with pytest.raises(UnavailableError):
+        await ObjectStorage(storage._client, storage._signer, "no-such-bucket").upload(key, chunks, content_type=CSV)
+    with pytest.raises(SourceFailedError):
+        await _exhaust(chunks)
+
+
+async def _exhaust(chunks: AsyncIterator[bytes]) -> None:
+    async for _ in chunks:
+        pass
+
+
+@pytest.mark.parametrize("moment", [b"?uploads", b"partNumber=1", b"partNumber=3"])
+async def test_cancelled_upload_leaves_nothing(settings: Settings, key: str, moment: bytes) -> None:
+    def cancel(request: bytes, answer: bytes | None) -> bool:
+        if answer is None and moment in request:
+            upload.cancel()
+        return False
+
+    async with open_through_proxy(settings, cancel) as storage:
+        upload = asyncio.create_task(storage.upload(key, chunks_of(LARGE), content_type=CSV))
+        with pytest.raises(asyncio.CancelledError):
+            await upload
+        await assert_nothing_left(storage, key)
+
+
+async def test_upload_cancelled_again_while_aborting_leaves_nothing(
+    settings: Settings, storage: ObjectStorage, key: str
+) -> None:
+    def cancel(request: bytes, answer: bytes | None) -> bool:
+        if answer is None and (b"partNumber=2" in request or request.startswith(b"DELETE ")):
+            upload.cancel()
+        return False
+
+    async with open_through_proxy(settings, cancel) as proxied:
+        upload = asyncio.create_task(proxied.upload(key, chunks_of(LARGE), content_type=CSV))
+        with pytest.raises(asyncio.CancelledError):
+            await upload
+    await assert_nothing_left(storage, key)
+
+
+async def test_cancelled_source_leaves_nothing(storage: ObjectStorage, key: str) -> None:
+    waiting = asyncio.Event()
+
+    async def stalling() -> AsyncIterator[bytes]:
+        yield LARGE[: PART_BYTES + 1]
+        waiting.set()
+        await asyncio.Event().wait()
+
+    upload = asyncio.create_task(storage.upload(key, stalling(), content_type=CSV))
+    await waiting.wait()
+    upload.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await upload
+    await assert_nothing_left(storage, key)
+
+
+def is_complete(request: bytes) -> bool:
+    return request.startswith(b"POST ") and b"?uploadId=" in request
+
+
+@pytest.mark.parametrize("losses", [1, 100])
+async def test_lost_answer_to_complete_is_success(settings: Settings, key: str, losses: int) -> None:
+    lost = 0
+
+    def lose_answer(request: bytes, answer: bytes | None) -> bool:
+        nonlocal lost
+        if answer is None or not is_complete(request) or lost == losses:
+            return False
+        lost += 1
+        return True
+
+    async with open_through_proxy(settings, lose_answer) as storage:
+        assert await storage.upload(key, chunks_of(LARGE), content_type=CSV) == len(LARGE)
+        assert lost
+        assert await read(storage, key) == LARGE
+
+
+async def test_complete_that_never_arrives_is_a_failure(settings: Settings, key: str) -> None:
+    async with open_through_proxy(settings, lambda request, answer: answer is None and is_complete(request)) as storage:
+        with pytest.raises(UnavailableError):
+            await storage.upload(key, chunks_of(LARGE), content_type=CSV)
+        await assert_nothing_left(storage, key)
+
+
+async def test_failing_part_leaves_nothing(settings: Settings, key: str) -> None:
+    async with open_through_proxy(settings, lambda request, _: b"partNumber=2" in request) as storage:
+        with pytest.raises(UnavailableError):
+            await storage.upload(key, chunks_of(LARGE), content_type=CSV)
+        await assert_nothing_left(storage, key)
+
+
+async def test_download_that_breaks_off_raises(settings: Settings, storage: ObjectStorage, key: str) -> None:
+    await storage.upload(key, chunks_of(LARGE), content_type=CSV)
+
+    def cut_body(request: bytes, answer: bytes | None) -> bool:
+        return answer is not None and request.startswith(b"GET ") and not answer.startswith(b"HTTP/")
+
+    async with open_through_proxy(settings, cut_body) as proxied:
+        with pytest.raises(UnavailableError):
+            await read(proxied, key)
+
+
+SILENT_CALLS: dict[str, Callable[[ObjectStorage], Awaitable[object]]] = {
+    "put": lambda storage: storage.upload("key", chunks_of(LARGE[: PART_BYTES - 1]), content_type=CSV),
+    "upload": lambda storage: storage.upload("key", chunks_of(LARGE), content_type=CSV),
+    "delete": lambda storage: storage.delete("key"),
+    "download": lambda storage: read(storage, "key"),
+    "list": lambda storage: anext(storage.list_keys("")),
+    "abort": lambda storage: storage.abort_stale_uploads("", datetime.now(UTC)),
+    "check": lambda storage: storage.check(),
+}
+
+
+@pytest.mark.parametrize("call", SILENT_CALLS.values(), ids=SILENT_CALLS)
+async def test_silent_server_is_unavailable(
+    silent_settings: Settings, impatience: None, call: Callable[[ObjectStorage], Awaitable[object]]
+) -> None:
+    async with open_storage(silent_settings) as storage:
+        with pytest.raises(UnavailableError) as raised:
+            await call(storage)
+    assert raised.value.detail == "The file storage is unavailable"
+    assert isinstance(raised.value.__cause__, TimeoutError)
+
+
+async def test_call_to_a_silent_server_can_be_cancelled(silent_settings: Settings) -> None:
+    async with open_storage(silent_settings) as storage:
+        call = asyncio.create_task(storage.delete("key"))
+        await asyncio.sleep(0.05)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+
+async def test_refused_connection_is_unavailable(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    nowhere = msgspec.structs.replace(settings, s3_endpoint_url=f"http://127.0.0.1:{port}")
+    async with open_storage(nowhere) as storage:
+        with pytest.raises(UnavailableError):
+            await storage.check()
+
+
+async def test_wrong_credentials_are_unavailable(settings: Settings) -> None:
+    wrong = msgspec.structs.replace(settings, s3_secret_access_key="another-secret-key")
+    async with open_storage(wrong) as storage:
+        with pytest.raises(UnavailableError):
+            await storage.check()
+
+
+async def test_check(storage: ObjectStorage) -> None:
+    await storage.check()
+    with pytest.raises(UnavailableError):
+        await ObjectStorage(storage._client, storage._signer, "no-such-bucket").check()
+
+
+async def test_delete_twice(storage: ObjectStorage, key: str) -> None:
+    await storage.upload(key, chunks_of(b"x"), content_type=CSV)
+    await storage.delete(key)
+    await storage.delete(key)
+    await assert_nothing_left(storage, key)
+    with pytest.raises(ExportGoneError):
+        await read(storage, key)
+
+
+@pytest.mark.parametrize("byte_range", [(0, 0), (7, 1_000_006), (len(LARGE) - 1, len(LARGE) - 1), (0, len(LARGE) - 1)])
+async def test_download_of_a_range(storage: ObjectStorage, key: str, byte_range: tuple[int, int]) -> None:
+    await storage.upload(key, chunks_of(LARGE), content_type=CSV)
+    first, last = byte_range
+    assert await read(storage, key, byte_range) == LARGE[first : last + 1]
+
+
+async def test_abandoned_download_leaves_the_storage_usable(storage: ObjectStorage, key: str) -> None:
+    await storage.upload(key, chunks_of(LARGE), content_type=CSV)
+    for _ in range(3):
+        async with storage.open_download(key) as chunks:
+            assert LARGE.startswith(await anext(chunks))
+    await storage.check()
+
+
+async def test_only_stale_uploads_are_aborted(storage: ObjectStorage, key: str) -> None:
+    upload_id = await storage._begin(key, CSV)
+    now = datetime.now(UTC)
+    assert await storage.abort_stale_uploads(key, now - timedelta(hours=1)) == 0
+    assert await storage.abort_stale_uploads("another-prefix", now + timedelta(hours=1)) == 0
+    assert await storage.abort_stale_uploads(key, now + timedelta(hours=1)) == 1
+    await storage._abort(key, upload_id)
+    await assert_nothing_left(storage, key)
+
+
+async def test_presigned_url_downloads(storage: ObjectStorage, key: str) -> None:
+    await storage.upload(key, chunks_of(b"id,name\r\n"), content_type="application/octet-stream")
+    url = await storage.presign(key, filename="export.csv", content_type=CSV, expires_in_seconds=300)
+    async with httpx.AsyncClient() as client:
+        answer = await client.get(url)
+        forged = await client.get(url[:-1] + ("0" if url[-1] != "0" else "1"))
+    assert (answer.status_code, answer.content) == (200, b"id,name\r\n")
+    assert answer.headers["content-type"] == CSV
+    assert answer.headers["content-disposition"] == 'attachment; filename="export.csv"'
+    assert answer.headers["cache-control"] == "private, no-store"
+    assert forged.status_code == 403
+
+
+async def test_presigned_url_is_for_the_public_address(silent_settings: Settings) -> None:
+    public = msgspec.structs.replace(silent_settings, s3_public_url="https://files.example.test")
+    async with open_storage(public) as storage:
+        url = await storage.presign("a/b.csv", filename="b.csv", content_type=CSV, expires_in_seconds=60)
+    assert url.startswith("https://files.example.test/exports/a/b.csv?")
+    assert parse_qs(url)["X-Amz-Expires"] == ["60"]
+
+
+@pytest.mark.parametrize("seconds", [0, 301])
+async def test_presigned_url_lives_at_most_five_minutes(storage: ObjectStorage, seconds: int) -> None:
+    with pytest.raises(ValueError, match="300"):
+        await storage.presign("key", filename="x.csv", content_type=CSV, expires_in_seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("filename", "header"),
+    [
+        ("users_export.csv", 'attachment; filename="users_export.csv"'),
+        ('a";x="b.csv', "attachment; filename=\"a__x__b.csv\"; filename*=UTF-8''a%22%3Bx%3D%22b.csv"),
+        ("a\r\nSet-Cookie: x", "attachment; filename=\"a__Set-Cookie__x\"; filename*=UTF-8''a%0D%0ASet-Cookie%3A%20x"),
+        ("naïve ☃.csv", "attachment; filename=\"na_ve__.csv\"; filename*=UTF-8''na%C3%AFve%20%E2%98%83.csv"),
+        ("../\\\0\udc80", "attachment; filename=\"..____\"; filename*=UTF-8''..%2F%5C%00%3F"),
+    ],
+)
+async def test_hostile_filename(storage: ObjectStorage, key: str, filename: str, header: str) -> None:
+    assert content_disposition(filename) == header
+    await storage.upload(key, chunks_of(b"x"), content_type=CSV)
+    url = await storage.presign(key, filename=filename, content_type=CSV, expires_in_seconds=60)
+    async with httpx.AsyncClient() as client:
+        answer = await client.get(url)
+    assert answer.headers["content-disposition"] == header
+    assert "set-cookie" not in answer.headers
