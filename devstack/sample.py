@@ -3,8 +3,7 @@
 from typing import Final
 from uuid import UUID
 
-import asyncpg
-
+from service.database import connect
 from service.settings import SQL_DIR
 
 SAMPLE_DIR: Final = SQL_DIR / "sample"
@@ -26,11 +25,7 @@ async def load_sample(database_url: str) -> None:
 
     A database that already has a table `public.users` is left as it is: it holds the sample, or somebody's own data.
     """
-    connection = await asyncpg.connect(database_url)
-    try:
-        async with connection.transaction():
-            if await connection.fetchval("SELECT to_regclass('public.users') IS NULL"):
-                await connection.execute((SAMPLE_DIR / "schema.sql").read_text(encoding="utf-8"))
-                await connection.execute((SAMPLE_DIR / "data.sql").read_text(encoding="utf-8"))
-    finally:
-        await connection.close()
+    async with connect(database_url) as connection, connection.transaction():
+        if await connection.fetchval("SELECT to_regclass('public.users') IS NULL"):
+            await connection.execute((SAMPLE_DIR / "schema.sql").read_text(encoding="utf-8"))
+            await connection.execute((SAMPLE_DIR / "data.sql").read_text(encoding="utf-8"))
