@@ -87,8 +87,8 @@ class RangeNotSatisfiableError(ServiceError):
 class UnavailableError(ServiceError):
     """A server we depend on doesn't answer, or we are full; trying again later may help."""
 
-    def __init__(self, detail: str, *, retry_after_seconds: int = 5) -> None:
-        super().__init__(detail)
+    def __init__(self, detail: str, *, retry_after_seconds: int = 5, **fields: object) -> None:
+        super().__init__(detail, **fields)
         self.retry_after_seconds = retry_after_seconds
 
 

@@ -89,9 +89,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     acquire_timeout_seconds: Annotated[
         PositiveFloat, Meta(description="How long a request waits for a connection before it gets 503")
     ] = 5.0
-    document_timeout_seconds: Annotated[
-        PositiveFloat, Meta(description="How long one document may take from first to last row")
-    ] = 3_600.0
+    drain_seconds: Annotated[
+        float, Meta(ge=0, description="After SIGTERM: how long `/readyz` fails before the listener closes")
+    ] = 0.0
+    shutdown_grace_seconds: Annotated[
+        PositiveInt, Meta(description="After that: how long running responses may take to end")
+    ] = 20
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="Least severe log lines to write")
     ] = "info"

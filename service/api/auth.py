@@ -1,0 +1,40 @@
+"""Who is asking."""
+
+from starlette.requests import Request
+
+from service.api.requests import client_ip
+from service.audit import Actor
+from service.bootstrap import Resources
+from service.database import UserId
+from service.errors import AuthenticationError
+
+NOT_AUTHENTICATED = "Missing or invalid token"
+
+
+def resources_of(request: Request) -> Resources:
+    resources: Resources = request.app.state.resources
+    return resources
+
+
+async def require_user(request: Request) -> UserId:
+    """The user whose JWT the request carries. Raises AuthenticationError."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise AuthenticationError(NOT_AUTHENTICATED)
+    return await resources_of(request).verifier.verify(token)
+
+
+def user_actor(request: Request, user_id: UserId) -> Actor:
+    return Actor("user", str(user_id), **_origin(request))
+
+
+def link_actor(request: Request) -> Actor:
+    return Actor("link", None, **_origin(request))
+
+
+def _origin(request: Request) -> dict[str, str | None]:
+    return {
+        "ip": client_ip(request),
+        "user_agent": request.headers.get("user-agent"),
+        "request_id": request.scope["state"].get("request_id"),
+    }

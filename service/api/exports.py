@@ -1,0 +1,205 @@
+"""Asking for an export and watching it."""
+
+import datetime as dt
+import math
+import re
+import uuid
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import exporting
+from service.api.auth import require_user, resources_of, user_actor
+from service.api.requests import query_params, read_json
+from service.bootstrap import Resources
+from service.database import Connection
+from service.encoders import Format
+from service.errors import ExportNotFoundError, InvalidRequestError
+from service.exports import Export, ExportStatus
+
+PAGE_SIZE = 20
+MAX_PAGE_SIZE = 100
+IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+class CreateExport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: Format
+
+
+class CompletedExport(msgspec.Struct, frozen=True):
+    """The answer to a small export."""
+
+    job_id: uuid.UUID
+    status: ExportStatus
+    download_url: str | None
+    record_count: int | None
+    expires_at: dt.datetime | None
+
+
+class PendingExport(msgspec.Struct, frozen=True):
+    """The answer to a queued export."""
+
+    job_id: uuid.UUID
+    status: ExportStatus
+    estimated_records: int
+    estimated_completion: dt.datetime
+
+
+class Progress(msgspec.Struct, frozen=True):
+    records_done: int
+    records_total: int
+
+
+class ExportView(msgspec.Struct, frozen=True):
+    """An export as its owner sees it; `sha256` is hexadecimal, `download_url` there only while it works."""
+
+    job_id: uuid.UUID
+    status: ExportStatus
+    format: str
+    record_count: int | None
+    created_at: dt.datetime
+    completed_at: dt.datetime | None
+    expires_at: dt.datetime | None
+    size_bytes: int | None
+    sha256: str | None
+    error_message: str | None
+    progress: Progress
+    estimated_completion: dt.datetime | None
+    download_url: str | UnsetType = UNSET
+
+
+class ExportPage(msgspec.Struct, frozen=True):
+    """`next` is the path of the following page."""
+
+    exports: list[ExportView]
+    next: str | None
+
+
+class PageQuery(msgspec.Struct, frozen=True):
+    after: uuid.UUID | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE_SIZE)] = PAGE_SIZE
+
+
+async def create_export(request: Request) -> Response:
+    resources = resources_of(request)
+    user_id = await require_user(request)
+    query_params(request, set())
+    body = await read_json(request, CreateExport)
+    respond_async = _prefers_async(request)
+    wanted = exporting.ExportRequest(
+        user_id=user_id,
+        format=body.format,
+        actor=user_actor(request, user_id),
+        respond_async=respond_async,
+        idempotency_key=_idempotency_key(request),
+        traceparent=request.scope["state"].get("traceparent"),
+    )
+    export, _ = await exporting.request_export(resources, wanted)
+    response = await _accepted(resources, export)
+    if respond_async:
+        response.headers["Preference-Applied"] = "respond-async"
+    return response
+
+
+async def list_exports(request: Request) -> Response:
+    resources = resources_of(request)
+    user_id = await require_user(request)
+    given = query_params(request, {"after", "limit"})
+    try:
+        page = msgspec.convert(given, PageQuery, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidRequestError(str(error)) from None
+    async with exporting.read(resources) as connection:
+        found = await resources.exports.list_owned(connection, user_id, after=page.after, limit=page.limit + 1)
+        views = [await _view(resources, connection, export) for export in found[: page.limit]]
+    more = len(found) > page.limit
+    return json_response(
+        ExportPage(views, f"/api/export?limit={page.limit}&after={views[-1].job_id}" if more else None)
+    )
+
+
+async def show_export(request: Request) -> Response:
+    resources = resources_of(request)
+    user_id = await require_user(request)
+    query_params(request, set())
+    async with exporting.read(resources) as connection:
+        export = await resources.exports.get_owned(connection, job_id_of(request), user_id)
+        return json_response(await _view(resources, connection, export))
+
+
+async def delete_export(request: Request) -> Response:
+    resources = resources_of(request)
+    user_id = await require_user(request)
+    query_params(request, set())
+    async with exporting.read(resources) as connection:
+        export = await resources.exports.get_owned(connection, job_id_of(request), user_id)
+    await exporting.cancel_or_delete(resources, export, user_actor(request, user_id))
+    return Response(status_code=204)
+
+
+def job_id_of(request: Request) -> uuid.UUID:
+    """Raises ExportNotFoundError for what can't be an id, as for an unknown one."""
+    text = request.path_params["job_id"]
+    try:
+        job_id = uuid.UUID(text)
+    except ValueError:
+        raise ExportNotFoundError from None
+    if str(job_id) != text.lower():
+        raise ExportNotFoundError
+    return job_id
+
+
+def json_response(body: msgspec.Struct, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(body), status, headers=headers, media_type="application/json")
+
+
+async def _accepted(resources: Resources, export: Export) -> Response:
+    location = {"Location": f"/api/export/{export.id}"}
+    if export.status is ExportStatus.FAILED:
+        async with exporting.read(resources) as connection:
+            return json_response(await _view(resources, connection, export), 200, location)
+    if export.status is ExportStatus.COMPLETED:
+        url = exporting.download_url(resources, export)
+        body = CompletedExport(export.id, export.status, url, export.record_count, export.expires_at)
+        return json_response(body, 201, location)
+    async with exporting.read(resources) as connection:
+        estimate = await resources.exports.estimate_completion(connection, export)
+    wait_seconds = math.ceil((estimate - dt.datetime.now(dt.UTC)).total_seconds())
+    headers = location | {"Retry-After": str(max(1, wait_seconds))}
+    return json_response(PendingExport(export.id, export.status, export.estimated_records, estimate), 202, headers)
+
+
+async def _view(resources: Resources, connection: Connection, export: Export) -> ExportView:
+    estimate = await resources.exports.estimate_completion(connection, export) if export.running else None
+    total = export.record_count or export.estimated_records
+    return ExportView(
+        job_id=export.id,
+        status=export.status,
+        format=export.format,
+        record_count=export.record_count,
+        created_at=export.created_at,
+        completed_at=export.completed_at,
+        expires_at=export.expires_at,
+        size_bytes=export.size_bytes,
+        sha256=export.sha256.hex() if export.sha256 else None,
+        error_message=export.error_message,
+        progress=Progress(export.records_done, total),
+        estimated_completion=estimate,
+        download_url=exporting.download_url(resources, export) or UNSET,
+    )
+
+
+def _prefers_async(request: Request) -> bool:
+    """RFC 7240; preferences we don't know are to be ignored."""
+    preferences = ",".join(request.headers.getlist("prefer")).lower().split(",")
+    return any(preference.partition(";")[0].strip() == "respond-async" for preference in preferences)
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
+        raise InvalidRequestError("Idempotency-Key must be 1 to 255 visible ASCII characters")
+    return key

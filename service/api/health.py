@@ -1,0 +1,69 @@
+"""What Kubernetes asks."""
+
+import asyncio
+from collections.abc import Awaitable
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api.auth import resources_of
+from service.api.exports import json_response
+from service.bootstrap import Resources
+from service.database import Pool, acquire
+from service.errors import ServiceError, UnavailableError
+
+CHECK_TIMEOUT_SECONDS = 2.0
+
+
+class Alive(msgspec.Struct, frozen=True):
+    status: str
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """`checks` maps each server to "ok"."""
+
+    status: str
+    checks: dict[str, str]
+
+
+async def livez(request: Request) -> Response:  # noqa: ARG001 (an endpoint)
+    """Whether the process answers at all; asks nobody else."""
+    return json_response(Alive("alive"))
+
+
+async def readyz(request: Request) -> Response:
+    """Whether requests should come here. Raises UnavailableError naming what is missing."""
+    if request.app.state.draining:
+        raise UnavailableError("Shutting down", retry_after_seconds=1)
+    checks = await check_servers(resources_of(request))
+    if failed := sorted(name for name, result in checks.items() if result != "ok"):
+        raise UnavailableError(f"Not ready: {', '.join(failed)}", checks=checks)
+    return json_response(Ready("ready", checks))
+
+
+async def check_servers(resources: Resources) -> dict[str, str]:
+    checks = {
+        "postgresql": _query(resources.database),
+        "source": _query(resources.source),
+        "redis": resources.queue.check(),
+        "s3": resources.storage.check(),
+    }
+    results = await asyncio.gather(*(_result(check) for check in checks.values()))
+    return dict(zip(checks, results, strict=True))
+
+
+async def _query(pool: Pool) -> None:
+    async with acquire(pool, timeout_seconds=CHECK_TIMEOUT_SECONDS) as connection:
+        await connection.execute("SELECT")
+
+
+async def _result(check: Awaitable[None]) -> str:
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
+            await check
+    except TimeoutError:
+        return "timeout"
+    except ServiceError:
+        return "unavailable"
+    return "ok"

@@ -1,0 +1,84 @@
+"""The process that serves the API, and how it ends."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Generator
+
+import structlog
+import uvicorn
+from starlette.applications import Starlette
+
+from service.api.app import create_app
+from service.bootstrap import open_resources
+from service.errors import ConfigurationError
+from service.settings import Settings
+
+BACKLOG = 2_048
+
+logger = structlog.get_logger()
+
+
+async def serve(settings: Settings, *, host: str, port: int) -> None:
+    """Serve until SIGTERM or SIGINT. Raises ConfigurationError if the start fails."""
+    async with open_resources(settings) as resources:
+        app = create_app(resources)
+        with _listen(host, port) as listener:
+            await _Server(app, settings).serve([listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        raise ConfigurationError(f"Can't listen on {host} port {port}: {error}") from None
+
+
+class _Server(uvicorn.Server):
+    """Fails readiness first, so that nobody sends new requests, then stops listening and lets responses end.
+
+    uvicorn would close the listener at once, and end the process by the signal before resources are closed.
+    """
+
+    def __init__(self, app: Starlette, settings: Settings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="httptools",  # h11 behind an HTTP/1.0 proxy makes a truncated stream look complete
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                backlog=BACKLOG,
+                timeout_graceful_shutdown=settings.shutdown_grace_seconds,
+            )
+        )
+        self._app = app
+        self._drain_seconds = settings.drain_seconds
+        self._draining: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _stop(self) -> None:
+        if self._draining:
+            self.should_exit = self.force_exit = True
+        else:
+            self._draining = asyncio.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        await logger.ainfo("draining", drain_seconds=self._drain_seconds)
+        self._app.state.draining = True
+        await asyncio.sleep(self._drain_seconds)
+        self.should_exit = True

@@ -1,0 +1,82 @@
+"""The one composition root: everything a process needs, opened in order and closed in reverse."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.audit import AuditLog
+from service.auth import JwtVerifier, open_jwt_verifier
+from service.database import Pool, check_schema, connect, open_pool
+from service.datasets import Dataset, load_datasets
+from service.errors import ConfigurationError, UnavailableError
+from service.exports import ExportRepository
+from service.jobs import JobQueue, open_queue
+from service.links import LinkSigner
+from service.settings import Settings
+from service.storage import ObjectStorage, open_storage
+
+
+@dataclass(frozen=True)
+class Resources:
+    """`database` is for bookkeeping, `source` for reading the application's data; they never wait for each other."""
+
+    settings: Settings
+    database: Pool
+    source: Pool
+    datasets: tuple[Dataset, ...]
+    storage: ObjectStorage
+    queue: JobQueue
+    verifier: JwtVerifier
+    links: LinkSigner
+    exports: ExportRepository
+    audit: AuditLog
+
+
+@asynccontextmanager
+async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
+    """Raises ConfigurationError, one sentence that names what is wrong, if a server or a dataset is amiss."""
+    async with connect(settings.database_url) as connection:
+        await check_schema(connection, user_id_type=settings.user_id_type)
+    async with connect(settings.source_database_url) as connection:
+        datasets = await load_datasets(
+            connection,
+            Path(settings.datasets_dir),
+            user_id_type=settings.user_id_type,
+            forbidden=settings.forbidden_columns,
+        )
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        resources = Resources(
+            settings=settings,
+            datasets=datasets,
+            database=await enter(
+                open_pool(settings.database_url, size=settings.pool_size, application_name="carryout")
+            ),
+            source=await enter(
+                open_pool(
+                    settings.source_database_url, size=settings.stream_pool_size, application_name="carryout-source"
+                )
+            ),
+            storage=await enter(open_storage(settings)),
+            queue=await enter(open_queue(settings.redis_url)),
+            verifier=await enter(open_jwt_verifier(settings)),
+            links=LinkSigner(settings.link_secrets),
+            exports=ExportRepository(),
+            audit=AuditLog(),
+        )
+        await _require_servers(resources)
+        yield resources
+
+
+async def _require_servers(resources: Resources) -> None:
+    try:
+        await resources.queue.check()
+    except UnavailableError:
+        raise ConfigurationError("Redis can't be reached (CARRYOUT_REDIS_URL)") from None
+    try:
+        await resources.storage.check()
+    except UnavailableError:
+        raise ConfigurationError(
+            f"The bucket {resources.settings.s3_bucket} can't be reached (CARRYOUT_S3_BUCKET, CARRYOUT_S3_ENDPOINT_URL)"
+        ) from None

@@ -1,0 +1,118 @@
+"""The `carryout` command."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from service.auth import create_token
+from service.database import migrate as apply_migrations
+from service.errors import ConfigurationError
+from service.logs import configure_logging
+from service.settings import PREFIX, Settings, from_env
+
+EXIT_CONFIGURATION = 2
+Answer = TypeVar("Answer")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="carryout")
+def cli() -> None:
+    """Personal data exports beside a PostgreSQL application."""
+
+
+def _env_file_option(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option(
+        "--env-file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Settings as lines CARRYOUT_NAME=value; the environment wins.",
+    )(command)
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65_535), help="Port to listen on.")
+@_env_file_option
+def serve(host: str, port: int, env_file: Path | None) -> None:
+    """Run the API."""
+    from service.api.server import serve as serve_api  # noqa: PLC0415 (the worker doesn't need Starlette)
+
+    settings = _load_settings(env_file)
+    configure_logging(settings.log_level)
+    _run(serve_api(settings, host=host, port=port))
+
+
+@cli.command()
+@_env_file_option
+def migrate(env_file: Path | None) -> None:
+    """Bring the database's schema up to date."""
+    settings = _load_settings(env_file)
+    applied = _run(apply_migrations(settings.database_url, user_id_type=settings.user_id_type))
+    click.echo("\n".join(f"applied {name}" for name in applied) or "nothing to apply")
+
+
+@cli.command()
+@click.argument("user_id")
+@click.option("--ttl", default=3_600, show_default=True, type=click.IntRange(1), help="Seconds the token is good for.")
+@_env_file_option
+def token(user_id: str, ttl: int, env_file: Path | None) -> None:
+    """Print a JWT for USER_ID, signed with CARRYOUT_JWT_SECRET."""
+    click.echo(create_token(_load_settings(env_file), user_id, ttl))
+
+
+@cli.command()
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65_535), help="Port of the API.")
+@click.option(
+    "--data-dir",
+    default=".carryout",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the embedded servers keep their data.",
+)
+def dev(port: int, data_dir: Path) -> None:
+    """Run everything on this machine: embedded servers, API and worker."""
+    from devstack.dev import run_dev  # noqa: PLC0415 (not installed in production)
+
+    _run(run_dev(port, data_dir))
+
+
+@cli.command()
+@click.option(
+    "--data-dir",
+    default=".carryout-demo",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the demo keeps its data and the files it downloads.",
+)
+def demo(data_dir: Path) -> None:
+    """Export a sample user's data in every way there is, against real servers."""
+    from devstack.demo import run_demo  # noqa: PLC0415 (likewise)
+
+    _run(run_demo(data_dir))
+
+
+def _load_settings(env_file: Path | None) -> Settings:
+    lines = env_file.read_text().splitlines() if env_file else []
+    from_file = dict(line.split("=", 1) for line in lines if line.startswith(PREFIX) and "=" in line)
+    return from_env(from_file | dict(os.environ))
+
+
+def _run(work: Coroutine[Any, Any, Answer]) -> Answer:
+    return asyncio.run(work)
+
+
+def main() -> None:
+    """Exit 2 with one sentence where the configuration is wrong."""
+    try:
+        cli()
+    except ConfigurationError as error:
+        click.echo(f"carryout: {error.detail}", err=True)
+        sys.exit(EXIT_CONFIGURATION)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""What is done with exports, the same for the API and the worker: each step commits together with its audit event."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+
+import asyncpg
+import msgspec
+import structlog
+
+from service.audit import SYSTEM, Actor, AuditAction
+from service.bootstrap import Resources
+from service.database import Connection, UserId, acquire
+from service.encoders import Format, create_encoder
+from service.errors import (
+    ExportGoneError,
+    ExportInProgressError,
+    ExportNotReadyError,
+    ExportSupersededError,
+    IdempotencyConflictError,
+    ServiceError,
+    UnavailableError,
+)
+from service.exports import LEASE_SECONDS, Export, ExportStatus, FileFacts
+from service.streaming import Document, open_document
+
+RETRY_AFTER_FAILURE_SECONDS = 2.0
+
+logger = structlog.get_logger()
+
+
+class ExportRequest(msgspec.Struct, frozen=True):
+    """What a user asks for. `actor` says who and from where; the rest of the request's headers decide how."""
+
+    user_id: UserId
+    format: Format
+    actor: Actor
+    respond_async: bool = False
+    idempotency_key: str | None = None
+    traceparent: str | None = None
+
+
+@asynccontextmanager
+async def begin(resources: Resources) -> AsyncIterator[Connection]:
+    """A transaction of the bookkeeping. Raises UnavailableError if there is no connection."""
+    async with (
+        acquire(resources.database, timeout_seconds=resources.settings.acquire_timeout_seconds) as connection,
+        connection.transaction(),
+    ):
+        yield connection
+
+
+def read(resources: Resources) -> AbstractAsyncContextManager[Connection]:
+    return acquire(resources.database, timeout_seconds=resources.settings.acquire_timeout_seconds)
+
+
+def open_user_document(
+    resources: Resources, user_id: UserId, *, exclusive: bool = False
+) -> AbstractAsyncContextManager[Document]:
+    """See `open_document`; with the caps and time limits of the settings."""
+    return open_document(
+        resources.source,
+        resources.datasets,
+        user_id,
+        max_records=resources.settings.max_export_records,
+        acquire_timeout_seconds=resources.settings.acquire_timeout_seconds,
+        exclusive=exclusive,
+    )
+
+
+async def request_export(resources: Resources, request: ExportRequest) -> tuple[Export, bool]:
+    """The export the request makes, or that its idempotency key made before (then the second value is False).
+
+    A small one comes back completed, a larger one pending. Raises ExportInProgressError, ExportTooLargeError,
+    RateLimitedError, IdempotencyConflictError, SubjectNotFoundError and UnavailableError; then nothing was accepted.
+    """
+    async with read(resources) as connection:
+        if earlier := await _find_earlier(resources, connection, request):
+            return earlier, False
+        await _refuse_second(resources, connection, request.user_id)
+        await resources.exports.check_rate(connection, request.user_id, per_hour=resources.settings.exports_per_hour)
+    async with open_user_document(resources, request.user_id) as document:
+        small = document.records_total < resources.settings.small_export_records
+        queued = request.respond_async or not small
+        export, fresh = await _accept(resources, request, document.records_total, queued=queued)
+        if fresh and not queued:
+            return await _make_at_once(resources, export, document), True
+    if fresh:
+        await resources.queue.enqueue_export(export.id, export.attempt)
+    return export, fresh
+
+
+async def _find_earlier(resources: Resources, connection: Connection, request: ExportRequest) -> Export | None:
+    if request.idempotency_key is None:
+        return None
+    earlier = await resources.exports.find_by_idempotency_key(connection, request.user_id, request.idempotency_key)
+    if earlier and earlier.format != request.format:
+        raise IdempotencyConflictError("This Idempotency-Key was used with another body", job_id=earlier.id)
+    return earlier
+
+
+async def _refuse_second(resources: Resources, connection: Connection, user_id: UserId) -> None:
+    if running := await resources.exports.find_running(connection, user_id):
+        estimate = await resources.exports.estimate_completion(connection, running)
+        raise ExportInProgressError("Export already in progress", job_id=running.id, estimated_completion=estimate)
+
+
+async def _accept(resources: Resources, request: ExportRequest, records: int, *, queued: bool) -> tuple[Export, bool]:
+    async with begin(resources) as connection:
+        await resources.exports.lock_user(connection, request.user_id)
+        if earlier := await _find_earlier(resources, connection, request):
+            return earlier, False
+        await _refuse_second(resources, connection, request.user_id)
+        await resources.exports.check_rate(connection, request.user_id, per_hour=resources.settings.exports_per_hour)
+        export = await resources.exports.create(
+            connection,
+            user_id=request.user_id,
+            format_=request.format,
+            queued=queued,
+            estimated_records=records,
+            idempotency_key=request.idempotency_key,
+            request_id=request.actor.request_id,
+            traceparent=request.traceparent,
+        )
+        if export is None:
+            await _refuse_second(resources, connection, request.user_id)
+            raise UnavailableError("Another export of this user has just ended", retry_after_seconds=1)
+        await _record(resources, connection, request.actor, AuditAction.REQUESTED, export)
+        if not queued:
+            await _record(resources, connection, SYSTEM, AuditAction.STARTED, export)
+    return export, True
+
+
+async def _make_at_once(resources: Resources, export: Export, document: Document) -> Export:
+    """A small export's file, from the snapshot that counted it; if that fails now, the worker tries again."""
+    try:
+        async with asyncio.timeout(LEASE_SECONDS / 2):  # nobody else may take it for lost meanwhile
+            return await make_file(resources, export, document)
+    except ExportSupersededError:
+        raise ExportGoneError("cancelled by user", job_id=export.id) from None
+    except (ServiceError, asyncpg.PostgresError, TimeoutError) as error:
+        await logger.awarning("export_postponed", job_id=str(export.id), error_type=type(error).__name__)
+        async with begin(resources) as connection:
+            export = await resources.exports.retry(
+                connection, export, after_seconds=RETRY_AFTER_FAILURE_SECONDS, cause=type(error).__name__
+            )
+            await _record(resources, connection, SYSTEM, AuditAction.RETRIED, export)
+        return export
+
+
+async def make_file(resources: Resources, export: Export, document: Document) -> Export:
+    """Store `document` as this attempt's file and complete the export.
+
+    Raises ExportSupersededError if another attempt or the user was faster; this attempt's file is deleted then.
+    """
+    encoder = create_encoder(export.format)  # type: ignore[arg-type]
+    async with aclosing(document.chunks(encoder)) as chunks:
+        size_bytes = await resources.storage.upload(export.object_key, chunks, content_type=encoder.media_type)
+    url = f"s3://{resources.settings.s3_bucket}/{export.object_key}"
+    facts = FileFacts(url, document.records_done, size_bytes, document.sha256)
+    try:
+        async with begin(resources) as connection:
+            completed = await resources.exports.complete(
+                connection, export, facts, ttl_seconds=resources.settings.export_ttl_seconds
+            )
+            await _record(resources, connection, SYSTEM, AuditAction.COMPLETED, completed)
+    except ExportSupersededError:
+        await resources.storage.delete(export.object_key)
+        raise
+    return completed
+
+
+async def cancel_or_delete(resources: Resources, export: Export, actor: Actor) -> None:
+    """End a running export as failed; delete a completed one's file, whose link is gone from this moment on."""
+    async with begin(resources) as connection:
+        if cancelled := await resources.exports.cancel(connection, export.id):
+            await _record(resources, connection, actor, AuditAction.CANCELLED, cancelled)
+            await _record(resources, connection, actor, AuditAction.FAILED, cancelled, outcome="cancelled by user")
+            return
+        ended = await resources.exports.end_link(connection, export.id)
+        if ended and ended.file_deleted_at is None:
+            await _record(resources, connection, actor, AuditAction.DELETED, ended)
+    if ended and ended.file_deleted_at is None:
+        await delete_file(resources, ended)
+
+
+async def delete_file(resources: Resources, export: Export) -> None:
+    """Delete an ended export's object and note it. Raises UnavailableError; the sweep tries again then."""
+    assert export.file_url is not None
+    await resources.storage.delete(key_of(export.file_url))
+    async with begin(resources) as connection:
+        await resources.exports.mark_file_deleted(connection, export.id)
+
+
+async def get_file(resources: Resources, connection: Connection, job_id: uuid.UUID) -> Export:
+    """The export, if its file may be downloaded now. Raises ExportGoneError or ExportNotReadyError otherwise."""
+    export = await resources.exports.find(connection, job_id)
+    if export is None or export.expired:
+        raise ExportGoneError("This export's file is gone: it expired or was deleted")
+    if export.status is not ExportStatus.COMPLETED:
+        raise ExportNotReadyError(f"This export has no file: it is {export.status}", export_status=export.status)
+    return export
+
+
+def key_of(file_url: str) -> str:
+    """The object's key in `s3://bucket/key`."""
+    return file_url.removeprefix("s3://").partition("/")[2]
+
+
+def download_url(resources: Resources, export: Export) -> str | None:
+    """The signed link, only while it would work."""
+    if export.status is not ExportStatus.COMPLETED or export.expired or export.expires_at is None:
+        return None
+    query = resources.links.sign(export.id, export.expires_at)
+    return f"{resources.settings.public_url}/api/export/{export.id}/download?{query}"
+
+
+async def _record(  # noqa: PLR0913 (an event's facts)
+    resources: Resources,
+    connection: Connection,
+    actor: Actor,
+    action: AuditAction,
+    export: Export,
+    *,
+    outcome: str | None = None,
+) -> None:
+    await resources.audit.record(
+        connection,
+        actor,
+        action,
+        user_id=export.user_id,
+        job_id=export.id,
+        format_=export.format,
+        records=export.record_count,
+        outcome=outcome,
+    )

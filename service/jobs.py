@@ -1,0 +1,81 @@
+"""The queue's contract: what API and worker must agree on. Redis carries ids only; PostgreSQL knows the truth.
+
+Losing all of Redis loses nothing: the worker's cron enqueues again what PostgreSQL says is waiting.
+"""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import arq.connections
+import msgspec
+import redis.exceptions
+import structlog
+
+from service.errors import UnavailableError
+
+QUEUE_NAME: Final = "carryout:exports"
+RUN_EXPORT: Final = "run_export"
+ANSWER_TIMEOUT_SECONDS = 2.0
+FAILURES = (redis.exceptions.RedisError, OSError)  # TimeoutError is an OSError
+
+logger = structlog.get_logger()
+
+
+def serialize(job: dict[str, Any]) -> bytes:
+    """MessagePack, never pickle: whoever can write to Redis must not run code in the worker."""
+    return msgspec.msgpack.encode(job)
+
+
+def deserialize(content: bytes) -> dict[str, Any]:
+    return msgspec.msgpack.decode(content, type=dict[str, Any])
+
+
+class JobQueue:
+    def __init__(self, connection: arq.connections.ArqRedis) -> None:
+        self._redis = connection
+
+    async def enqueue_export(self, job_id: uuid.UUID, attempt: int) -> bool:
+        """Ask for an attempt at the export; asking twice is the same as once. False if Redis doesn't answer.
+
+        The attempt is part of the queue's id, so that a retry isn't mistaken for what it repeats.
+        """
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
+                await self._redis.enqueue_job(
+                    RUN_EXPORT, str(job_id), _job_id=f"export:{job_id}:{attempt}", _queue_name=QUEUE_NAME
+                )
+        except FAILURES as error:
+            await logger.awarning("enqueue_failed", job_id=str(job_id), error_type=type(error).__name__)
+            return False
+        return True
+
+    async def check(self) -> None:
+        """Raise UnavailableError unless Redis answers in time."""
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
+                await self._redis.ping()
+        except FAILURES as error:
+            raise UnavailableError("Redis is not available") from error
+
+
+@asynccontextmanager
+async def open_queue(url: str) -> AsyncIterator[JobQueue]:
+    """Connects when first used. Without its socket time-outs a hung Redis would hold a request for ever."""
+    connection = open_redis(url)
+    try:
+        yield JobQueue(connection)
+    finally:
+        await connection.aclose(close_connection_pool=True)
+
+
+def open_redis(url: str) -> arq.connections.ArqRedis:
+    connection: arq.connections.ArqRedis = arq.connections.ArqRedis.from_url(
+        url, socket_timeout=ANSWER_TIMEOUT_SECONDS, socket_connect_timeout=ANSWER_TIMEOUT_SECONDS
+    )
+    connection.job_serializer = serialize
+    connection.job_deserializer = deserialize
+    connection.default_queue_name = QUEUE_NAME
+    return connection
