@@ -1,0 +1,131 @@
+"""Errors as RFC 9457 problems.
+
+A problem with a meaning of its own has the type `urn:carryout:problem:…`, which is part of the contract: clients tell
+two problems of one status apart by it. What means no more than its HTTP status is `about:blank` (RFC 9457, 4.2.1).
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import NamedTuple
+
+import msgspec
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ExceptionHandler
+
+from service import errors
+
+TYPE_PREFIX = "urn:carryout:problem:"
+MEDIA_TYPE = "application/problem+json"
+
+logger = structlog.get_logger()
+
+
+class Problem(NamedTuple):
+    status: int
+    type: str
+    title: str
+
+
+def _problem(status: int, name: str, title: str) -> Problem:
+    return Problem(status, TYPE_PREFIX + name, title)
+
+
+def _plain(status: int) -> Problem:
+    return Problem(status, "about:blank", HTTPStatus(status).phrase)
+
+
+INTERNAL_ERROR = Problem(500, "about:blank", "Internal error")
+
+PROBLEMS: Mapping[type[errors.ServiceError], Problem] = {
+    errors.InvalidRequestError: _problem(400, "invalid-request", "Invalid request"),
+    errors.AuthenticationError: _problem(401, "authentication", "Authentication required"),
+    errors.PermissionDeniedError: _problem(403, "permission-denied", "Permission denied"),
+    errors.ExportNotFoundError: _problem(404, "export-not-found", "Export not found"),
+    errors.SubjectNotFoundError: _problem(404, "subject-not-found", "User not found"),
+    errors.ExportInProgressError: _problem(409, "export-in-progress", "Export in progress"),
+    errors.ExportNotReadyError: _problem(409, "export-not-ready", "Export not ready"),
+    errors.ExportSupersededError: _problem(409, "export-superseded", "Export superseded"),
+    errors.ExportGoneError: _problem(410, "export-gone", "Export gone"),
+    errors.UnsupportedMediaTypeError: _problem(415, "unsupported-media-type", "Unsupported media type"),
+    errors.RangeNotSatisfiableError: _problem(416, "range-not-satisfiable", "Range not satisfiable"),
+    errors.InvalidValueError: _problem(422, "invalid-value", "Invalid value"),
+    errors.ExportTooLargeError: _problem(422, "export-too-large", "Export too large"),
+    errors.IdempotencyConflictError: _problem(422, "idempotency-conflict", "Idempotency key used twice"),
+    errors.RateLimitedError: _problem(429, "rate-limited", "Too many requests"),
+    # not 502: no gateway's answer is meant, and proxies repeat or replace a 502
+    errors.ExportFailedError: _problem(500, "export-failed", "Export failed"),
+    errors.DocumentError: _problem(500, "document", "Document can't be finished"),
+    errors.ConfigurationError: _problem(500, "configuration", "Service misconfigured"),
+    errors.ServiceError: INTERNAL_ERROR,
+    errors.UnavailableError: _problem(503, "unavailable", "Service unavailable"),
+}
+
+
+async def error_response(request: Request, error: Exception) -> Response:
+    """The answer to any exception. Of those we don't know it says nothing, and logs types and frames."""
+    match error:
+        case errors.ServiceError():
+            problem = _lookup(type(error))
+            response = problem_response(request, problem, error.detail, headers=_headers(error), fields=error.fields)
+        case HTTPException():
+            problem = _plain(error.status_code)
+            response = problem_response(request, problem, error.detail, headers=error.headers)
+        case _:
+            problem = INTERNAL_ERROR
+            response = problem_response(request, problem, "The request failed; the service's log says why")
+    if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        logger.error("request_failed", status=problem.status, exc_info=error)
+    return response
+
+
+exception_handlers: Mapping[type[Exception], ExceptionHandler] = {
+    errors.ServiceError: error_response,
+    HTTPException: error_response,
+}
+"""For `Starlette(exception_handlers=…)`. RequestMiddleware catches the rest: Starlette would answer it outside of all
+middleware, without a request id."""
+
+
+def problem_response(
+    request: Request,
+    problem: Problem,
+    detail: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    fields: Mapping[str, object] | None = None,
+) -> Response:
+    """A problem as a response. `fields` never replace the members of every problem."""
+    body = {
+        **(fields or {}),
+        "type": problem.type,
+        "title": problem.title,
+        "status": problem.status,
+        "detail": detail,
+        "status_code": problem.status,
+        "request_id": request.scope.get("state", {}).get("request_id"),
+    }
+    return Response(
+        msgspec.json.encode(body),
+        problem.status,
+        headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **(headers or {})},
+        media_type=MEDIA_TYPE,
+    )
+
+
+def _lookup(wanted: type[errors.ServiceError]) -> Problem:
+    return next(PROBLEMS[parent] for parent in wanted.__mro__ if parent in PROBLEMS)
+
+
+def _headers(error: errors.ServiceError) -> dict[str, str]:
+    match error:
+        case errors.AuthenticationError():
+            return {"WWW-Authenticate": "Bearer"}
+        case errors.RateLimitedError() | errors.UnavailableError():
+            return {"Retry-After": str(error.retry_after_seconds)}
+        case errors.RangeNotSatisfiableError():
+            return {"Content-Range": f"bytes */{error.size_bytes}"}
+        case _:
+            return {}

@@ -1,0 +1,159 @@
+"""What happens to every request, as pure ASGI: Starlette's BaseHTTPMiddleware ends a broken stream politely.
+
+`Starlette(middleware=[Middleware(RequestMiddleware), Middleware(BodyLimitMiddleware)])`, in this order.
+"""
+
+import re
+import time
+import uuid
+from http import HTTPStatus
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.errors import error_response
+from service.api.requests import client_ip
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# https://www.w3.org/TR/trace-context/#traceparent-header: version ff and ids of zeros are invalid
+TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+DEFAULT_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "private, no-store",
+}
+MAX_BODY_BYTES = 16 * 1024
+MAX_LOGGED_PATH = 200
+
+logger = structlog.get_logger()
+
+
+class RequestMiddleware:
+    """Names the request, answers what nobody else answered, adds the default headers and writes the access log.
+
+    Sets `request.state.request_id` and `request.state.trace_id` (or None), and both as structlog context variables.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope)
+        exchange = _Exchange(send, _identify(request))
+        try:
+            await self._respond(request, receive, exchange)
+        finally:
+            _log(request, exchange)
+
+    async def _respond(self, request: Request, receive: Receive, exchange: "_Exchange") -> None:
+        try:
+            await self.app(request.scope, receive, exchange.send)
+        except Exception as error:
+            if exchange.status is not None:
+                raise  # uvicorn then breaks the connection: the only honest end of a response that has begun
+            if not isinstance(error, ClientDisconnect):
+                response = await error_response(request, error)
+                await response(request.scope, receive, exchange.send)
+
+
+class BodyLimitMiddleware:
+    """Refuses larger bodies with 413, by their declared length or while they are read.
+
+    Starlette's `max_body_size` replaces the handlers' answer by text/plain when the length was declared.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int = MAX_BODY_BYTES) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        self._check(int(Headers(scope=scope).get("Content-Length", 0)))
+        received = 0
+
+        async def receive_limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            self._check(received)
+            return message
+
+        await self.app(scope, receive_limited, send)
+
+    def _check(self, size: int) -> None:
+        if size > self.max_bytes:
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body must not exceed {self.max_bytes} bytes")
+
+
+class _Exchange:
+    """What was sent in answer to one request."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._request_id = request_id
+        self.started_at = time.perf_counter()
+        self.status: int | None = None
+        self.bytes_sent = 0
+        self.complete = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message.setdefault("headers", [])  # optional in ASGI
+            headers = MutableHeaders(scope=message)
+            for name, value in DEFAULT_HEADERS.items():
+                headers.setdefault(name, value)
+            headers["X-Request-ID"] = self._request_id
+        await self._send(message)
+        if message["type"] == "http.response.body":
+            self.bytes_sent += len(message.get("body", b""))
+            self.complete = not message.get("more_body", False)
+
+
+def _identify(request: Request) -> str:
+    given = request.headers.get("X-Request-ID", "")
+    request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    trace_id = _trace_id(request.headers)
+    request.state.request_id = request_id
+    request.state.trace_id = trace_id
+    structlog.contextvars.clear_contextvars()  # a pipelined request inherits the context of the one before
+    structlog.contextvars.bind_contextvars(request_id=request_id, **({"trace_id": trace_id} if trace_id else {}))
+    return request_id
+
+
+def _trace_id(headers: Headers) -> str | None:
+    match headers.getlist("traceparent"):
+        case [single] if valid := TRACEPARENT.fullmatch(single):
+            return valid[1]
+        case _:
+            return None
+
+
+def _log(request: Request, exchange: _Exchange) -> None:
+    logger.info(
+        "request",
+        method=request.method,
+        path=_path(request.scope),
+        status=exchange.status,
+        duration_ms=round((time.perf_counter() - exchange.started_at) * 1000, 1),
+        bytes_sent=0 if request.method == "HEAD" else exchange.bytes_sent,
+        client_ip=client_ip(request),
+        outcome="complete" if exchange.complete else "aborted",
+    )
+
+
+def _path(scope: Scope) -> str:
+    """The template of the matched route; of unknown paths the path. Never the query string: it may hold signatures."""
+    template = getattr(scope.get("route"), "path_format", None)
+    if template is None:
+        return str(scope["path"])[:MAX_LOGGED_PATH]
+    return f"{scope.get('root_path', '')}{template}"

@@ -1,0 +1,99 @@
+"""What a request says, read strictly."""
+
+import json
+import re
+from collections.abc import Set as AbstractSet
+from typing import NoReturn, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+from starlette.requests import Request
+
+from service.errors import InvalidRequestError, InvalidValueError, UnsupportedMediaTypeError
+
+T = TypeVar("T")
+
+INCOMPLETE_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+NOT_JSON = "The body is not valid JSON"
+MAX_QUOTED = 64
+
+
+async def read_json(request: Request, type_: type[T]) -> T:
+    """The body as `type_`, a Struct that forbids unknown fields.
+
+    Raises UnsupportedMediaTypeError, InvalidRequestError for what is no JSON, and InvalidValueError, naming the field,
+    for JSON that isn't a `type_`.
+    """
+    _require_json(request)
+    body = await request.body()
+    if not body:
+        raise InvalidRequestError("The body is empty, JSON is required")
+    _check_syntax(body)
+    try:
+        return msgspec.json.decode(body, type=type_)
+    except msgspec.ValidationError as error:
+        raise InvalidValueError(str(error)) from None
+    except msgspec.DecodeError:
+        raise InvalidRequestError(NOT_JSON) from None
+
+
+def query_params(request: Request, allowed: AbstractSet[str]) -> dict[str, str]:
+    """The query parameters, each given once and known. Raises InvalidRequestError."""
+    params: dict[str, str] = {}
+    for name, value in _parse_query(request.scope["query_string"]):
+        if name not in allowed:
+            raise InvalidRequestError(f"Unknown query parameter: {name[:MAX_QUOTED]}")
+        if name in params:
+            raise InvalidRequestError(f"Query parameter given more than once: {name}")
+        params[name] = value
+    return params
+
+
+def client_ip(request: Request) -> str | None:
+    """The peer as uvicorn knows it, whose `forwarded_allow_ips` decides which proxies to believe; None if unknown."""
+    return request.client.host if request.client else None
+
+
+def _require_json(request: Request) -> None:
+    media_type = request.headers.get("Content-Type", "").partition(";")[0]
+    if media_type.strip().lower() != "application/json":
+        raise UnsupportedMediaTypeError("The body must be declared as Content-Type: application/json")
+
+
+def _check_syntax(body: bytes) -> None:
+    """Refuse what msgspec accepts: duplicate keys, and NUL, which PostgreSQL can't store.
+
+    A fault of syntax goes before one of a value: msgspec stops at the first of either.
+    """
+    try:
+        json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise InvalidRequestError(NOT_JSON) from None
+    if b"\\u0000" in body:
+        raise InvalidValueError("The body contains a NUL character")
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members: dict[str, object] = {}
+    for key, value in pairs:
+        if key in members:
+            raise InvalidRequestError(f"The body has a key twice: {key[:MAX_QUOTED]}")
+        members[key] = value
+    return members
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _parse_query(raw: bytes) -> list[tuple[str, str]]:
+    try:
+        query = raw.decode("ascii")
+        if INCOMPLETE_ESCAPE.search(query):
+            raise InvalidRequestError("The query string has an incomplete percent escape")
+        pairs = parse_qsl(query, keep_blank_values=True, errors="strict")
+    except ValueError:
+        raise InvalidRequestError("The query string is not UTF-8") from None
+    if any("\0" in text for pair in pairs for text in pair):
+        raise InvalidRequestError("The query string contains a NUL character")
+    return pairs

@@ -1,0 +1,178 @@
+"""Streams that end as they really ended, and downloads under a safe name."""
+
+import asyncio
+import re
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
+from enum import StrEnum
+from typing import Any
+from urllib.parse import quote
+
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+# A send that waits returns once uvicorn's buffer fell from 64 KiB to 16 KiB: a client must take 48 KiB in this time,
+# 1.6 KiB/s. Only waiting for the client counts, not waiting for rows.
+SEND_TIMEOUT_SECONDS = 30.0
+# Without it the kernel buffers megabytes and reports progress in steps of one: a client at 20 kB/s then looks stalled
+# for more than a minute, with it for 7 seconds.
+UNSENT_BYTES = 64 * 1024
+ABORT = "carryout.abort"
+UNSAFE_IN_FILENAME = re.compile(r"[^A-Za-z0-9._ -]")
+NEVER_IN_FILENAME = re.compile(r"[\x00-\x1f\x7f/\\]")
+
+
+class StreamEnd(StrEnum):
+    COMPLETE = "complete"
+    """Every byte was handed to the network; whether the client got the last ones, HTTP can't tell."""
+    CLIENT_GONE = "client_gone"
+    TOO_SLOW = "too_slow"
+    FAILED = "failed"
+    """The chunks raised, or the server is stopping."""
+
+
+class SlowClientError(Exception):
+    """The client took too little for too long; its connection is cut."""
+
+
+class ChunkedStream(Response):
+    """A response made of chunks that arrive one by one.
+
+    The first chunk is awaited before anything is sent, so that an early failure can still be answered; a later one is
+    raised again and the server breaks the connection. Owns `chunks`: iterates and closes them in one task, and lets
+    their clean-up finish whatever is cancelled meanwhile. After that `on_end` is awaited, once; if it raises, so does
+    the response. HEAD gets the headers only: nothing is iterated and `on_end` isn't called.
+    """
+
+    def __init__(  # noqa: PLR0913 (what any response takes, and how it ends)
+        self,
+        chunks: AsyncGenerator[bytes, None],
+        *,
+        media_type: str,
+        status_code: int = 200,
+        headers: Mapping[str, str] | None = None,
+        on_end: Callable[[StreamEnd], Awaitable[None]] | None = None,
+        send_timeout_seconds: float = SEND_TIMEOUT_SECONDS,
+    ) -> None:
+        self.status_code = status_code
+        self.media_type = media_type
+        self.background = None
+        self.init_headers(headers)
+        self._chunks = chunks
+        self._on_end = on_end
+        self._send_timeout_seconds = send_timeout_seconds
+        self._closing = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":
+            await self._chunks.aclose()
+            await send(self._start())
+            await send({"type": "http.response.body"})
+            return
+        pump = asyncio.create_task(self._pump(send))
+        watch = asyncio.create_task(_watch(receive))
+        try:
+            await asyncio.wait({pump, watch}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            watch.cancel()
+            if not self._closing:
+                pump.cancel()
+            await _finish(self._end(scope, pump, watch))
+        for task in (pump, watch):
+            if not task.cancelled():
+                task.result()
+
+    async def _pump(self, send: Send) -> None:
+        try:
+            first = await anext(self._chunks, b"")
+            await self._send(send, self._start())
+            await self._send(send, _body(first))
+            async for chunk in self._chunks:
+                await self._send(send, _body(chunk))
+            await self._send(send, _body(b"", more=False))
+        finally:
+            self._closing = True
+            await self._chunks.aclose()
+
+    async def _send(self, send: Send, message: Message) -> None:
+        try:
+            async with asyncio.timeout(self._send_timeout_seconds):
+                await send(message)
+        except TimeoutError:
+            raise SlowClientError from None
+
+    async def _end(self, scope: Scope, pump: asyncio.Task[None], watch: asyncio.Task[None]) -> None:
+        await asyncio.wait({pump, watch})
+        end = _how_it_ended(pump, watch)
+        if end is StreamEnd.TOO_SLOW:
+            _abort(scope)
+        if self._on_end:
+            await self._on_end(end)
+
+    def _start(self) -> Message:
+        return {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+
+
+class StreamingProtocol(HttpToolsProtocol):
+    """For `uvicorn.Config(http=StreamingProtocol)`: notices a slow client in time, and lets its connection be aborted.
+
+    uvicorn itself only closes, and a closed connection stays open until the client has read what is buffered.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in the parent
+        super().connection_made(transport)
+        with suppress(OSError):  # a Unix socket has no such option
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item] # an ASGI extension of ours
+
+
+def attachment_headers(filename: str) -> dict[str, str]:
+    """Content-Disposition for a download; a name that isn't plain ASCII is given twice (RFC 6266, RFC 8187)."""
+    name = NEVER_IN_FILENAME.sub("_", filename)
+    plain = UNSAFE_IN_FILENAME.sub("_", name)
+    disposition = f'attachment; filename="{plain}"'
+    if plain != name:
+        disposition += f"; filename*=UTF-8''{quote(name, safe='', errors='replace')}"
+    return {"Content-Disposition": disposition}
+
+
+def _body(chunk: bytes, *, more: bool = True) -> Message:
+    return {"type": "http.response.body", "body": chunk, "more_body": more}
+
+
+async def _watch(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _how_it_ended(pump: asyncio.Task[None], watch: asyncio.Task[None]) -> StreamEnd:
+    if pump.cancelled():
+        gone = not watch.cancelled() and watch.exception() is None
+        return StreamEnd.CLIENT_GONE if gone else StreamEnd.FAILED
+    if (error := pump.exception()) is None:
+        return StreamEnd.COMPLETE
+    return StreamEnd.TOO_SLOW if isinstance(error, SlowClientError) else StreamEnd.FAILED
+
+
+async def _finish(work: Coroutine[Any, Any, None]) -> None:
+    """Await `work` to its end, however often that is cancelled meanwhile; then raise the cancellation."""
+    task = asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled:
+        raise cancelled
+
+
+def _abort(scope: Scope) -> None:
+    if abort := scope.get("extensions", {}).get(ABORT):
+        abort()

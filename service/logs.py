@@ -1,0 +1,127 @@
+"""Log lines: one JSON object an event on stdout, with a static name, and data in fields.
+
+Whatever a library or an exception says in prose may hold rows, addresses or credentials, so prose isn't
+logged: of stdlib records the format string without its arguments, of exceptions their types and frames.
+Uvicorn would replace this configuration with its own: start it with `log_config=None`.
+"""
+
+import logging
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from datetime import date
+from uuid import UUID
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from service.errors import ServiceError
+
+REDACTED = "[redacted]"
+SECRET_WORDS = ("token", "authorization", "key", "signature", "secret", "password", "email", "cookie")
+MAX_FRAMES = 30
+
+
+def configure_logging(level: str) -> None:
+    """Route structlog and stdlib loggers to stdout. Libraries stay at info or above: their debug is about payloads."""
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    processors = _processors()
+    render = structlog.processors.JSONRenderer(default=_encode)
+    structlog.configure(
+        processors=[*processors, render],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.WriteLoggerFactory(sys.stdout),
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[_keep_first_line, structlog.stdlib.add_logger_name, *processors],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
+            use_get_message=False,
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=max(threshold, logging.INFO), force=True)
+    logging.raiseExceptions = False  # a line that can't be written must not print its data to stderr instead
+    _silence_uvicorn()
+
+
+def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {name: _redacted(name, value) for name, value in event.items()}
+
+
+def describe_exception(error: BaseException) -> list[dict[str, object]]:
+    """`error` and what led to it, outermost first: types and frames, and the message only where it may be shown."""
+    return [_describe(link) for link in _chain(error, set())]
+
+
+def _processors() -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _render_exception,
+        redact,
+    ]
+
+
+def _silence_uvicorn() -> None:
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).handlers = []
+    logging.getLogger("uvicorn.access").propagate = False  # it prints query strings: link signatures
+
+
+def _keep_first_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    # asyncio and uvicorn append the repr of a task, or a whole traceback, below it
+    event["event"] = event["event"].partition("\n")[0]
+    return event
+
+
+def _redacted(name: str, value: object) -> object:
+    if any(word in name.lower() for word in SECRET_WORDS):
+        return REDACTED
+    if isinstance(value, Mapping):
+        return {str(key): _redacted(str(key), item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted("", item) for item in value]
+    return value
+
+
+def _render_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    event.pop("stack_info", None)
+    given = event.pop("exc_info", None)
+    error = sys.exc_info()[1] if given is True else given
+    if isinstance(error, tuple):  # as stdlib records have it
+        error = error[1]
+    if isinstance(error, BaseException):
+        event["exception"] = describe_exception(error)
+    return event
+
+
+def _chain(error: BaseException, seen: set[int]) -> Iterator[BaseException]:
+    if id(error) in seen:
+        return
+    seen.add(id(error))
+    yield error
+    if isinstance(error, BaseExceptionGroup):
+        for member in error.exceptions:
+            yield from _chain(member, seen)
+    if cause := error.__cause__ or error.__context__:  # also what `from None` hides: types and frames give nothing away
+        yield from _chain(cause, seen)
+
+
+def _describe(error: BaseException) -> dict[str, object]:
+    frames = traceback.StackSummary.extract(traceback.walk_tb(error.__traceback__), lookup_lines=False)
+    described: dict[str, object] = {
+        "type": f"{type(error).__module__}.{type(error).__qualname__}",
+        "frames": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-MAX_FRAMES:]],
+    }
+    if isinstance(error, ServiceError):
+        described["detail"] = error.detail
+    return described
+
+
+def _encode(value: object) -> str:
+    """Ids and times as text; anything else by its type alone, as its repr may hold what must not be logged."""
+    if isinstance(value, date):
+        return value.isoformat()
+    return str(value) if isinstance(value, UUID) else f"<{type(value).__qualname__}>"

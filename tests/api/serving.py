@@ -1,0 +1,68 @@
+"""A real uvicorn on a real socket: in-process test clients show a broken stream as a complete one."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
+
+from service.api.errors import exception_handlers
+from service.api.middleware import BodyLimitMiddleware, RequestMiddleware
+from service.api.responses import StreamingProtocol
+
+
+def create_edge(routes: Sequence[BaseRoute]) -> Starlette:
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(RequestMiddleware), Middleware(BodyLimitMiddleware)],
+        exception_handlers=exception_handlers,
+    )
+
+
+class Served:
+    def __init__(self, server: uvicorn.Server, listener: socket.socket) -> None:
+        self.server = server
+        self.host, self.port = listener.getsockname()
+        self.url = f"http://{self.host}:{self.port}"
+
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, trust_env=False)
+
+    async def exchange(self, *lines: str | bytes, body: bytes = b"") -> bytes:
+        """What comes back, until the server closes, for a request written byte by byte."""
+        reader, writer = await asyncio.open_connection(self.host, self.port)
+        raw = [line.encode() if isinstance(line, str) else line for line in (*lines, "Host: x", "Connection: close")]
+        writer.write(b"\r\n".join(raw) + b"\r\n\r\n" + body)
+        try:
+            return await reader.read()
+        finally:
+            writer.close()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110 - uvicorn announces its states by no event
+        await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def serve(app: ASGIApp) -> AsyncIterator[Served]:
+    """On leaving, waits a second for running requests and then cancels them, as a stopping server does."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        app, http=StreamingProtocol, ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    await until(lambda: server.started)
+    try:
+        yield Served(server, listener)
+    finally:
+        server.should_exit = True
+        await serving
+        await until(lambda: not server.server_state.tasks)
