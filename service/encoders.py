@@ -12,6 +12,7 @@ import msgspec
 from service.datasets import Column, Dataset
 
 Format: TypeAlias = Literal["csv", "json"]
+MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "json": "application/json"}
 CRLF = b"\r\n"
 BOM = b"\xef\xbb\xbf"
 # pg_type.typcategory: array, boolean, date/time, geometric, network, numeric, range, timespan, bit string. None of
@@ -48,7 +49,7 @@ class CsvEncoder:
     before such a character: taking one apostrophe off `'…=` gives back the original, always.
     """
 
-    media_type = "text/csv; charset=utf-8"
+    media_type = MEDIA_TYPES["csv"]
 
     def __init__(self, *, bom: bool = False) -> None:
         self._bom = BOM if bom else b""
@@ -83,7 +84,7 @@ class CsvEncoder:
 class JsonEncoder:
     """`{"exported_at":…,"user":{…},"activity":[…],…}` with one row a line (RFC 8259)."""
 
-    media_type = "application/json"
+    media_type = MEDIA_TYPES["json"]
 
     def __init__(self) -> None:
         self._names: list[bytes] = []

@@ -203,6 +203,18 @@ async def get_file(resources: Resources, connection: Connection, job_id: uuid.UU
     return export
 
 
+async def record_download(resources: Resources, export: Export, actor: Actor, *, outcome: str) -> None:
+    async with begin(resources) as connection:
+        await _record(resources, connection, actor, AuditAction.DOWNLOADED, export, outcome=outcome)
+
+
+async def record_denied(resources: Resources, job_id: uuid.UUID, actor: Actor) -> None:
+    """Somebody who may not asked for an export. Ids that don't exist leave no trace: anyone could fill it with them."""
+    async with begin(resources) as connection:
+        if export := await resources.exports.find(connection, job_id):
+            await _record(resources, connection, actor, AuditAction.DENIED, export)
+
+
 def key_of(file_url: str) -> str:
     """The object's key in `s3://bucket/key`."""
     return file_url.removeprefix("s3://").partition("/")[2]

@@ -36,5 +36,5 @@ def _origin(request: Request) -> dict[str, str | None]:
     return {
         "ip": client_ip(request),
         "user_agent": request.headers.get("user-agent"),
-        "request_id": request.scope["state"].get("request_id"),
+        "request_id": request.state.request_id,
     }

@@ -11,6 +11,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from service.api.app import create_app
+from service.api.responses import StreamingProtocol
 from service.bootstrap import open_resources
 from service.errors import ConfigurationError
 from service.settings import Settings
@@ -46,7 +47,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="httptools",  # h11 behind an HTTP/1.0 proxy makes a truncated stream look complete
+                http=StreamingProtocol,  # not h11: behind HTTP/1.0 proxies its broken streams look whole
                 lifespan="off",
                 log_config=None,
                 access_log=False,

@@ -1,0 +1,134 @@
+"""The link: who may follow it, until when, and what they get."""
+
+import re
+import uuid
+from collections.abc import AsyncGenerator
+from typing import NamedTuple
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from service import exporting
+from service.api.auth import link_actor, require_user, resources_of, user_actor
+from service.api.exports import job_id_of
+from service.api.responses import ChunkedStream, attachment_headers
+from service.audit import Actor
+from service.bootstrap import Resources
+from service.encoders import MEDIA_TYPES
+from service.errors import ExportNotFoundError, RangeNotSatisfiableError
+from service.exports import Export
+
+PRESIGNED_SECONDS = 300
+RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+
+
+class Slice(NamedTuple):
+    """The asked bytes, from `first` to `last` inclusive; `partial` if they were asked for by a Range header."""
+
+    first: int
+    last: int
+    partial: bool
+
+
+async def download_export(request: Request) -> Response:
+    """Answers the signed link and the owner's token. HEAD looks only: it isn't audited, and nothing is minted."""
+    resources = resources_of(request)
+    job_id = job_id_of(request)
+    actor = await _authorize(request, resources, job_id)
+    async with exporting.read(resources) as connection:
+        export = await exporting.get_file(resources, connection, job_id)
+    if request.method == "HEAD":
+        return Response(headers=_file_headers(export) | {"Content-Length": str(export.size_bytes)})
+    if resources.settings.download_mode == "redirect":
+        return await _redirect(resources, export, actor)
+    return await _proxy(request, resources, export, actor)
+
+
+async def _authorize(request: Request, resources: Resources, job_id: uuid.UUID) -> Actor:
+    """By the link's signature if there is one, else by the owner's token. Other query parameters are let through:
+    mail gateways add their own.
+    """
+    query = request.query_params
+    try:
+        if "signature" in query:
+            resources.links.verify(job_id, query.get("expires", ""), query["signature"])
+            return link_actor(request)
+        user_id = await require_user(request)
+        async with exporting.read(resources) as connection:
+            await resources.exports.get_owned(connection, job_id, user_id)
+        return user_actor(request, user_id)
+    except ExportNotFoundError:
+        await exporting.record_denied(resources, job_id, link_actor(request))
+        raise
+
+
+async def _redirect(resources: Resources, export: Export, actor: Actor) -> Response:
+    assert export.file_url is not None
+    url = await resources.storage.presign(
+        exporting.key_of(export.file_url),
+        filename=_filename(export),
+        content_type=MEDIA_TYPES[export.format],
+        expires_in_seconds=PRESIGNED_SECONDS,
+    )
+    await exporting.record_download(resources, export, actor, outcome="redirected")
+    return RedirectResponse(url, 302)
+
+
+async def _proxy(request: Request, resources: Resources, export: Export, actor: Actor) -> Response:
+    wanted = _slice(request, export)
+    await exporting.record_download(
+        resources, export, actor, outcome=f"bytes {wanted.first}-{wanted.last}" if wanted.partial else "proxied"
+    )
+    headers = _file_headers(export) | {"Content-Length": str(wanted.last - wanted.first + 1)}
+    if wanted.partial:
+        headers["Content-Range"] = f"bytes {wanted.first}-{wanted.last}/{export.size_bytes}"
+    return ChunkedStream(
+        _chunks(resources, export, wanted),
+        status_code=206 if wanted.partial else 200,
+        media_type=MEDIA_TYPES[export.format],
+        headers=headers,
+    )
+
+
+async def _chunks(resources: Resources, export: Export, wanted: Slice) -> AsyncGenerator[bytes, None]:
+    assert export.file_url is not None
+    byte_range = (wanted.first, wanted.last) if wanted.partial else None
+    async with resources.storage.open_download(exporting.key_of(export.file_url), byte_range) as chunks:
+        async for chunk in chunks:
+            yield chunk
+
+
+def _slice(request: Request, export: Export) -> Slice:
+    """One range, as RFC 9110 (14.2) says; what it lets a server ignore is answered with the whole file."""
+    size = export.size_bytes or 0
+    whole = Slice(0, size - 1, partial=False)
+    match = RANGE.fullmatch(request.headers.get("range", ""))
+    if not match or request.headers.get("if-range", _etag(export)) != _etag(export):
+        return whole
+    first, last = match.groups()
+    if not first:
+        start, end = max(0, size - int(last or 0)), size - 1
+    else:
+        start, end = int(first), min(int(last or size), size - 1)
+    if first and last and int(last) < int(first):
+        return whole
+    if start > end:
+        raise RangeNotSatisfiableError(size)
+    return Slice(start, end, partial=True)
+
+
+def _etag(export: Export) -> str:
+    return f'"{(export.sha256 or b"").hex()}"'
+
+
+def _filename(export: Export) -> str:
+    return f"export-{export.created_at:%Y-%m-%d}.{export.format}"
+
+
+def _file_headers(export: Export) -> dict[str, str]:
+    return {
+        **attachment_headers(_filename(export)),
+        "Content-Type": MEDIA_TYPES[export.format],
+        "Accept-Ranges": "bytes",
+        "ETag": _etag(export),
+    }
