@@ -48,6 +48,17 @@ def serve(host: str, port: int, env_file: Path | None) -> None:
 
 @cli.command()
 @_env_file_option
+def worker(env_file: Path | None) -> None:
+    """Run a worker, which makes queued exports, sends the mails and repairs."""
+    from worker.main import work  # noqa: PLC0415 (the API doesn't need the worker's half of arq)
+
+    settings = _load_settings(env_file)
+    configure_logging(settings.log_level)
+    _run(work(settings))
+
+
+@cli.command()
+@_env_file_option
 def migrate(env_file: Path | None) -> None:
     """Bring the database's schema up to date."""
     settings = _load_settings(env_file)

@@ -26,6 +26,7 @@ from service.exports import LEASE_SECONDS, Export, ExportStatus, FileFacts
 from service.streaming import Document, open_document
 
 RETRY_AFTER_FAILURE_SECONDS = 2.0
+FAILED_MESSAGE = "The export could not be made. Please ask for it again later."
 
 logger = structlog.get_logger()
 
@@ -126,9 +127,9 @@ async def _accept(resources: Resources, request: ExportRequest, records: int, *,
         if export is None:
             await _refuse_second(resources, connection, request.user_id)
             raise UnavailableError("Another export of this user has just ended", retry_after_seconds=1)
-        await _record(resources, connection, request.actor, AuditAction.REQUESTED, export)
+        await record(resources, connection, request.actor, AuditAction.REQUESTED, export)
         if not queued:
-            await _record(resources, connection, SYSTEM, AuditAction.STARTED, export)
+            await record(resources, connection, SYSTEM, AuditAction.STARTED, export)
     return export, True
 
 
@@ -141,12 +142,29 @@ async def _make_at_once(resources: Resources, export: Export, document: Document
         raise ExportGoneError("cancelled by user", job_id=export.id) from None
     except (ServiceError, asyncpg.PostgresError, TimeoutError) as error:
         await logger.awarning("export_postponed", job_id=str(export.id), error_type=type(error).__name__)
-        async with begin(resources) as connection:
-            export = await resources.exports.retry(
-                connection, export, after_seconds=RETRY_AFTER_FAILURE_SECONDS, cause=type(error).__name__
-            )
-            await _record(resources, connection, SYSTEM, AuditAction.RETRIED, export)
-        return export
+        return await retry_later(
+            resources, export, after_seconds=RETRY_AFTER_FAILURE_SECONDS, cause=type(error).__name__
+        )
+
+
+async def retry_later(resources: Resources, export: Export, *, after_seconds: float, cause: str) -> Export:
+    async with begin(resources) as connection:
+        pending = await resources.exports.retry(connection, export, after_seconds=after_seconds, cause=cause)
+        await record(resources, connection, SYSTEM, AuditAction.RETRIED, pending, outcome=cause)
+    return pending
+
+
+async def fail(resources: Resources, export: Export, *, message: str, cause: str) -> None:
+    async with begin(resources) as connection:
+        failed = await resources.exports.fail(connection, export, message=message, cause=cause)
+        await record_failure(resources, connection, failed)
+
+
+async def record_failure(resources: Resources, connection: Connection, failed: Export) -> None:
+    """Its audit event, and the mail to a user who isn't waiting for the answer."""
+    await record(resources, connection, SYSTEM, AuditAction.FAILED, failed, outcome=failed.error_message)
+    if failed.queued:
+        await resources.notifications.create(connection, job_id=failed.id, kind="failed")
 
 
 async def make_file(resources: Resources, export: Export, document: Document) -> Export:
@@ -164,7 +182,9 @@ async def make_file(resources: Resources, export: Export, document: Document) ->
             completed = await resources.exports.complete(
                 connection, export, facts, ttl_seconds=resources.settings.export_ttl_seconds
             )
-            await _record(resources, connection, SYSTEM, AuditAction.COMPLETED, completed)
+            await record(resources, connection, SYSTEM, AuditAction.COMPLETED, completed)
+            if completed.queued:
+                await resources.notifications.create(connection, job_id=completed.id, kind="ready")
     except ExportSupersededError:
         await resources.storage.delete(export.object_key)
         raise
@@ -175,20 +195,19 @@ async def cancel_or_delete(resources: Resources, export: Export, actor: Actor) -
     """End a running export as failed; delete a completed one's file, whose link is gone from this moment on."""
     async with begin(resources) as connection:
         if cancelled := await resources.exports.cancel(connection, export.id):
-            await _record(resources, connection, actor, AuditAction.CANCELLED, cancelled)
-            await _record(resources, connection, actor, AuditAction.FAILED, cancelled, outcome="cancelled by user")
+            await record(resources, connection, actor, AuditAction.CANCELLED, cancelled)
+            await record(resources, connection, actor, AuditAction.FAILED, cancelled, outcome="cancelled by user")
             return
         ended = await resources.exports.end_link(connection, export.id)
         if ended and ended.file_deleted_at is None:
-            await _record(resources, connection, actor, AuditAction.DELETED, ended)
+            await record(resources, connection, actor, AuditAction.DELETED, ended)
     if ended and ended.file_deleted_at is None:
         await delete_file(resources, ended)
 
 
 async def delete_file(resources: Resources, export: Export) -> None:
     """Delete an ended export's object and note it. Raises UnavailableError; the sweep tries again then."""
-    assert export.file_url is not None
-    await resources.storage.delete(key_of(export.file_url))
+    await resources.storage.delete(key_of(export))
     async with begin(resources) as connection:
         await resources.exports.mark_file_deleted(connection, export.id)
 
@@ -205,19 +224,20 @@ async def get_file(resources: Resources, connection: Connection, job_id: uuid.UU
 
 async def record_download(resources: Resources, export: Export, actor: Actor, *, outcome: str) -> None:
     async with begin(resources) as connection:
-        await _record(resources, connection, actor, AuditAction.DOWNLOADED, export, outcome=outcome)
+        await record(resources, connection, actor, AuditAction.DOWNLOADED, export, outcome=outcome)
 
 
 async def record_denied(resources: Resources, job_id: uuid.UUID, actor: Actor) -> None:
     """Somebody who may not asked for an export. Ids that don't exist leave no trace: anyone could fill it with them."""
     async with begin(resources) as connection:
         if export := await resources.exports.find(connection, job_id):
-            await _record(resources, connection, actor, AuditAction.DENIED, export)
+            await record(resources, connection, actor, AuditAction.DENIED, export)
 
 
-def key_of(file_url: str) -> str:
-    """The object's key in `s3://bucket/key`."""
-    return file_url.removeprefix("s3://").partition("/")[2]
+def key_of(export: Export) -> str:
+    """The key of a completed export's object, from its `s3://bucket/key`."""
+    assert export.file_url is not None
+    return export.file_url.removeprefix("s3://").partition("/")[2]
 
 
 def download_url(resources: Resources, export: Export) -> str | None:
@@ -228,7 +248,7 @@ def download_url(resources: Resources, export: Export) -> str | None:
     return f"{resources.settings.public_url}/api/export/{export.id}/download?{query}"
 
 
-async def _record(  # noqa: PLR0913 (an event's facts)
+async def record(  # noqa: PLR0913 (an event's facts)
     resources: Resources,
     connection: Connection,
     actor: Actor,

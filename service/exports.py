@@ -186,6 +186,26 @@ class ExportRepository:
         """None if it was marked before: the first to mark it audits it."""
         return _export_or_none(await connection.fetchrow(QUERIES["mark_file_deleted"], job_id))
 
+    async def take_forgotten(self, connection: Connection, *, after_seconds: float, limit: int) -> list[Export]:
+        """Due exports, oldest first, that nobody took for `after_seconds`; they are nobody else's for as long."""
+        rows = await connection.fetch(QUERIES["take_forgotten_exports"], MAX_ATTEMPTS, after_seconds, limit)
+        return [_export(row) for row in rows]
+
+    async def fail_lost(self, connection: Connection, *, message: str, limit: int) -> list[Export]:
+        """Fail exports whose lease was lost for the last time."""
+        rows = await connection.fetch(QUERIES["fail_lost_exports"], MAX_ATTEMPTS, message, limit)
+        return [_export(row) for row in rows]
+
+    async def list_ended_files(self, connection: Connection, *, limit: int) -> list[Export]:
+        return [_export(row) for row in await connection.fetch(QUERIES["list_ended_files"], limit)]
+
+    async def list_owned_keys(self, connection: Connection, keys: list[str]) -> set[str]:
+        """Those of `keys` that a current attempt is making, or whose file isn't deleted."""
+        return {row["key"] for row in await connection.fetch(QUERIES["list_owned_keys"], keys)}
+
+    async def forget_old_idempotency_keys(self, connection: Connection) -> None:
+        await connection.execute(QUERIES["forget_old_idempotency_keys"])
+
     async def estimate_completion(self, connection: Connection, export: Export) -> dt.datetime:
         estimate: dt.datetime = await connection.fetchval(QUERIES["estimate_completion"], export.id)
         return estimate

@@ -89,6 +89,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     acquire_timeout_seconds: Annotated[
         PositiveFloat, Meta(description="How long a request waits for a connection before it gets 503")
     ] = 5.0
+    worker_jobs: Annotated[PositiveInt, Meta(description="Exports a worker makes at once")] = 4
+    worker_poll_seconds: Annotated[PositiveFloat, Meta(description="How often a worker looks into its queue")] = 0.1
+    worker_grace_seconds: Annotated[
+        float, Meta(ge=0, description="After SIGTERM: how long a worker's exports may take to end")
+    ] = 10.0
+    sweep_seconds: Annotated[
+        PositiveFloat, Meta(description="How often a worker looks in S3 for what no export owns")
+    ] = 600.0
     drain_seconds: Annotated[
         float, Meta(ge=0, description="After SIGTERM: how long `/readyz` fails before the listener closes")
     ] = 0.0

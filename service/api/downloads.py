@@ -63,9 +63,8 @@ async def _authorize(request: Request, resources: Resources, job_id: uuid.UUID) 
 
 
 async def _redirect(resources: Resources, export: Export, actor: Actor) -> Response:
-    assert export.file_url is not None
     url = await resources.storage.presign(
-        exporting.key_of(export.file_url),
+        exporting.key_of(export),
         filename=_filename(export),
         content_type=MEDIA_TYPES[export.format],
         expires_in_seconds=PRESIGNED_SECONDS,
@@ -91,9 +90,8 @@ async def _proxy(request: Request, resources: Resources, export: Export, actor: 
 
 
 async def _chunks(resources: Resources, export: Export, wanted: Slice) -> AsyncGenerator[bytes, None]:
-    assert export.file_url is not None
     byte_range = (wanted.first, wanted.last) if wanted.partial else None
-    async with resources.storage.open_download(exporting.key_of(export.file_url), byte_range) as chunks:
+    async with resources.storage.open_download(exporting.key_of(export), byte_range) as chunks:
         async for chunk in chunks:
             yield chunk
 

@@ -4,8 +4,8 @@ SELECT pg_advisory_xact_lock(hashtextextended('carryout:user:' || $1::text, 0))
 -- name: insert_export
 INSERT INTO carryout.export_jobs
   (user_id, format, queued, estimated_records, idempotency_key, request_id, traceparent,
-   status, attempt, started_at, lease_expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7,
+   enqueued_at, status, attempt, started_at, lease_expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, now(),
   CASE WHEN $3 THEN 'pending' ELSE 'processing' END,
   CASE WHEN $3 THEN 0 ELSE 1 END,
   CASE WHEN $3 THEN NULL ELSE now() END,
@@ -51,6 +51,7 @@ SET status = 'processing',
     failures = failures + (status = 'processing')::int,
     records_done = 0,
     started_at = now(),
+    enqueued_at = now(),
     lease_expires_at = now() + make_interval(secs => $2)
 WHERE id = $1
   AND ((status = 'pending' AND run_after <= now())

@@ -1,0 +1,45 @@
+-- name: take_forgotten_exports
+-- Due exports that no queue entry of the last seconds stands for: Redis lost it, or their worker is gone.
+UPDATE carryout.export_jobs
+SET enqueued_at = now()
+WHERE id IN (
+  SELECT id FROM carryout.export_jobs
+  WHERE ((status = 'pending' AND run_after <= now())
+         OR (status = 'processing' AND lease_expires_at <= now() AND failures + 1 < $1))
+    AND (enqueued_at IS NULL OR enqueued_at <= now() - make_interval(secs => $2))
+  ORDER BY created_at
+  LIMIT $3
+  FOR UPDATE SKIP LOCKED
+)
+RETURNING *
+
+-- name: fail_lost_exports
+UPDATE carryout.export_jobs
+SET status = 'failed', lease_expires_at = NULL, completed_at = now(), failures = failures + 1,
+    error_message = $2, error_cause = coalesce(error_cause || '; ', '') || 'its worker was lost'
+WHERE id IN (
+  SELECT id FROM carryout.export_jobs
+  WHERE status = 'processing' AND lease_expires_at <= now() AND failures + 1 >= $1
+  LIMIT $3
+  FOR UPDATE SKIP LOCKED
+)
+RETURNING *
+
+-- name: list_ended_files
+SELECT * FROM carryout.export_jobs
+WHERE status = 'completed' AND file_deleted_at IS NULL AND expires_at <= now()
+ORDER BY expires_at
+LIMIT $1
+
+-- name: forget_old_idempotency_keys
+UPDATE carryout.export_jobs SET idempotency_key = NULL
+WHERE idempotency_key IS NOT NULL AND created_at <= now() - interval '24 hours'
+
+-- name: list_owned_keys
+-- Which of the objects exports/<job>/<attempt>.<format> somebody is making, or may still download.
+SELECT wanted.key
+FROM unnest($1::text[]) AS wanted (key)
+JOIN carryout.export_jobs AS job
+  ON job.id::text = split_part(wanted.key, '/', 2)
+ AND (job.status = 'processing' AND split_part(split_part(wanted.key, '/', 3), '.', 1) = job.attempt::text
+      OR job.status = 'completed' AND job.file_deleted_at IS NULL AND job.file_url LIKE '%/' || wanted.key)

@@ -1,0 +1,79 @@
+"""What puts right what was left half done. It reads PostgreSQL and S3 alone, and any number of workers may run it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from service import exporting
+from service.audit import SYSTEM, AuditAction
+from service.bootstrap import Resources
+from service.database import CONNECTION_LOST
+from service.errors import ServiceError
+from service.exports import Export
+from worker.orphans import remove_orphans
+
+REPAIR_SECONDS = 2.0
+REQUEUE_AFTER_SECONDS = 10.0
+BATCH = 100
+
+logger = structlog.get_logger()
+
+
+async def repair_forever(resources: Resources, run_here: Callable[[Export], None]) -> None:
+    """`run_here` is given the exports that Redis can't carry."""
+    loop = asyncio.get_running_loop()
+    sweep_at = loop.time()
+    while True:
+        await _try(enqueue_forgotten(resources, run_here))
+        await _try(fail_lost(resources))
+        await _try(expire_files(resources))
+        if loop.time() >= sweep_at:
+            sweep_at = loop.time() + resources.settings.sweep_seconds
+            await _try(forget_idempotency_keys(resources))
+            await _try(remove_orphans(resources))
+        await asyncio.sleep(REPAIR_SECONDS)
+
+
+async def _try(step: Awaitable[None]) -> None:
+    """One step's trouble keeps no other from being done, and all are done again soon."""
+    try:
+        await step
+    except (ServiceError, *CONNECTION_LOST) as error:
+        await logger.awarning("repair_postponed", exc_info=error)
+
+
+async def enqueue_forgotten(resources: Resources, run_here: Callable[[Export], None]) -> None:
+    async with exporting.begin(resources) as connection:
+        forgotten = await resources.exports.take_forgotten(connection, after_seconds=REQUEUE_AFTER_SECONDS, limit=BATCH)
+    for export in forgotten:
+        if not await resources.queue.enqueue_export(export.id, export.attempt):
+            run_here(export)
+
+
+async def fail_lost(resources: Resources) -> None:
+    """End what was lost with its worker too often."""
+    async with exporting.begin(resources) as connection:
+        lost = await resources.exports.fail_lost(connection, message=exporting.FAILED_MESSAGE, limit=BATCH)
+        for export in lost:
+            await exporting.record_failure(resources, connection, export)
+    for export in lost:
+        await logger.aerror("export_lost", job_id=str(export.id), failures=export.failures)
+        await remove_orphans(resources, export.id)
+
+
+async def expire_files(resources: Resources) -> None:
+    """Delete the files whose time is over. Whoever marks one first audits it."""
+    async with exporting.read(resources) as connection:
+        ended = await resources.exports.list_ended_files(connection, limit=BATCH)
+    for export in ended:
+        await resources.storage.delete(exporting.key_of(export))
+        async with exporting.begin(resources) as connection:
+            if await resources.exports.mark_file_deleted(connection, export.id):
+                await exporting.record(resources, connection, SYSTEM, AuditAction.EXPIRED, export)
+                await logger.ainfo("export_expired", job_id=str(export.id))
+
+
+async def forget_idempotency_keys(resources: Resources) -> None:
+    async with exporting.begin(resources) as connection:
+        await resources.exports.forget_old_idempotency_keys(connection)

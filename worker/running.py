@@ -1,0 +1,143 @@
+"""One attempt at one export: claimed, kept alive by a heartbeat, and ended in exactly one way."""
+
+import asyncio
+import uuid
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from service import exporting
+from service.audit import SYSTEM, AuditAction
+from service.bootstrap import Resources
+from service.database import CONNECTION_LOST
+from service.errors import (
+    ExportSupersededError,
+    ExportTooLargeError,
+    ServiceError,
+    SubjectNotFoundError,
+    UnavailableError,
+)
+from service.exports import LEASE_SECONDS, MAX_ATTEMPTS, Export
+from service.streaming import Document
+from worker.orphans import remove_orphans
+
+HEARTBEAT_SECONDS = 1.0
+BACKOFF_SECONDS = 5.0
+BACKOFF_FACTOR = 4.0
+# No second attempt would end otherwise.
+FINAL_ERRORS = (SubjectNotFoundError, ExportTooLargeError)
+
+logger = structlog.get_logger()
+
+
+async def run_export(resources: Resources, job_id: uuid.UUID) -> None:
+    """Claim the export and make its file; whatever happens is recorded, and nothing is raised.
+
+    Nothing to claim is no error: the queue may ask twice, or too late. If this is cancelled, the export is handed
+    back at once and costs no try. If even recording fails, the lease runs out and another worker goes on.
+    """
+    try:
+        export = await _claim(resources, job_id)
+        if export is not None:
+            with structlog.contextvars.bound_contextvars(job_id=str(job_id), attempt=export.attempt):
+                await _attempt(resources, export)
+    except (ServiceError, *CONNECTION_LOST) as error:
+        await logger.aerror("export_unrecorded", job_id=str(job_id), exc_info=error)
+
+
+async def _claim(resources: Resources, job_id: uuid.UUID) -> Export | None:
+    async with exporting.begin(resources) as connection:
+        export = await resources.exports.claim(connection, job_id)
+        if export is not None:
+            await exporting.record(resources, connection, SYSTEM, AuditAction.STARTED, export)
+    return export
+
+
+async def _attempt(resources: Resources, export: Export) -> None:
+    await logger.ainfo("export_started", request_id=export.request_id)
+    try:
+        if export.attempt > 1:
+            await remove_orphans(resources, export.id)
+        completed = await _make(resources, export)
+    except asyncio.CancelledError:
+        await asyncio.shield(_hand_back(resources, export))
+    except ExportSupersededError:
+        await logger.ainfo("export_superseded")
+        await remove_orphans(resources, export.id)
+    except Exception as error:  # noqa: BLE001 (an unforeseen failure is a failure of the attempt, too)
+        await _retry_or_fail(resources, export, error)
+    else:
+        await logger.ainfo("export_completed", records=completed.record_count, size_bytes=completed.size_bytes)
+
+
+async def _make(resources: Resources, export: Export) -> Export:
+    document: Document | None = None
+
+    async def make() -> Export:
+        nonlocal document
+        async with exporting.open_user_document(resources, export.user_id) as document:
+            return await exporting.make_file(resources, export, document)
+
+    return await _while_leased(resources, export, make(), lambda: document.records_done if document else 0)
+
+
+async def _while_leased(
+    resources: Resources, export: Export, work: Coroutine[Any, Any, Export], records_done: Callable[[], int]
+) -> Export:
+    """The result of `work`, which is stopped once the lease is lost (ExportSupersededError or UnavailableError)."""
+    working = asyncio.create_task(work)
+    beating = asyncio.create_task(_keep_lease(resources, export, records_done))
+    try:
+        await asyncio.wait({working, beating}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            beating.result()  # raises: only losing the lease ends it
+        return await working
+    finally:
+        for task in (beating, working):
+            task.cancel()
+        await asyncio.gather(beating, working, return_exceptions=True)
+
+
+async def _keep_lease(resources: Resources, export: Export, records_done: Callable[[], int]) -> None:
+    """Renew the lease until it is lost: taken by another (ExportSupersededError), or run out (UnavailableError)."""
+    loop = asyncio.get_running_loop()
+    lost_at = loop.time() + LEASE_SECONDS
+    while True:
+        await asyncio.sleep(HEARTBEAT_SECONDS)
+        renewing_at = loop.time()
+        try:
+            async with asyncio.timeout_at(lost_at), exporting.begin(resources) as connection:
+                await resources.exports.renew_lease(connection, export, records_done=records_done())
+            lost_at = renewing_at + LEASE_SECONDS
+        except (UnavailableError, *CONNECTION_LOST) as error:
+            if loop.time() >= lost_at:
+                raise UnavailableError("The lease could not be renewed in time") from error
+
+
+async def _hand_back(resources: Resources, export: Export) -> None:
+    try:
+        async with exporting.begin(resources) as connection:
+            pending = await resources.exports.hand_back(connection, export)
+            await exporting.record(
+                resources, connection, SYSTEM, AuditAction.RETRIED, export, outcome="worker stopping"
+            )
+        await resources.queue.enqueue_export(pending.id, pending.attempt)
+        await logger.ainfo("export_handed_back")
+    except ExportSupersededError:
+        await logger.ainfo("export_superseded")
+
+
+async def _retry_or_fail(resources: Resources, export: Export, error: Exception) -> None:
+    cause = f"{type(error).__name__}: {error.detail}" if isinstance(error, ServiceError) else type(error).__name__
+    try:
+        if isinstance(error, FINAL_ERRORS):
+            await exporting.fail(resources, export, message=error.args[0], cause=cause)
+        elif export.failures + 1 >= MAX_ATTEMPTS:
+            await exporting.fail(resources, export, message=exporting.FAILED_MESSAGE, cause=cause)
+        else:
+            delay_seconds = BACKOFF_SECONDS * BACKOFF_FACTOR**export.failures
+            await exporting.retry_later(resources, export, after_seconds=delay_seconds, cause=cause)
+        await logger.awarning("export_attempt_failed", failures=export.failures + 1, exc_info=error)
+    except ExportSupersededError:
+        await logger.ainfo("export_superseded")
