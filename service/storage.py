@@ -212,8 +212,11 @@ class ObjectStorage:
     async def _pages(self, operation: str, prefix: str) -> AsyncGenerator[dict[str, Any]]:
         pages = aiter(self._client.get_paginator(operation).paginate(Bucket=self._bucket, Prefix=prefix))
         while True:
+            page = None
             async with _answer_within(CALL_TIMEOUT_SECONDS):
-                page = await anext(pages, None)
+                # rclone's word for a bucket that has seen no multipart upload yet
+                with suppress(self._client.exceptions.NoSuchUpload):
+                    page = await anext(pages, None)
             if page is None:
                 return
             yield page

@@ -175,8 +175,10 @@ async def test_chunk_larger_than_a_part(storage: ObjectStorage, key: str) -> Non
 
 @pytest.mark.parametrize("size", [0, 1000, PART_BYTES, 2 * PART_BYTES + 1])
 async def test_failing_source_leaves_nothing(storage: ObjectStorage, key: str, size: int) -> None:
+    tasks = asyncio.all_tasks()
     with pytest.raises(SourceFailedError):
         await storage.upload(key, failing_after(LARGE[:size]), content_type=CSV)
+    assert asyncio.all_tasks() <= tasks
     await assert_nothing_left(storage, key)
 
 
@@ -210,10 +212,15 @@ async def test_cancelled_upload_leaves_nothing(settings: Settings, key: str, mom
 async def test_upload_cancelled_again_while_aborting_leaves_nothing(
     settings: Settings, storage: ObjectStorage, key: str
 ) -> None:
+    aborts = 0
+
     def cancel(request: bytes, answer: bytes | None) -> bool:
-        if answer is None and (b"partNumber=2" in request or request.startswith(b"DELETE ")):
-            upload.cancel()
-        return False
+        nonlocal aborts
+        if answer is not None or not (b"partNumber=2" in request or request.startswith(b"DELETE ")):
+            return False
+        aborts += request.startswith(b"DELETE ")
+        upload.cancel()
+        return aborts == 1  # the first one never arrives
 
     async with open_through_proxy(settings, cancel) as proxied:
         upload = asyncio.create_task(proxied.upload(key, chunks_of(LARGE), content_type=CSV))
@@ -369,6 +376,12 @@ async def test_only_stale_uploads_are_aborted(storage: ObjectStorage, key: str) 
     assert await storage.abort_stale_uploads(key, now + timedelta(hours=1)) == 1
     await storage._abort(key, upload_id)
     await assert_nothing_left(storage, key)
+
+
+async def test_bucket_that_was_never_used(storage: ObjectStorage, key: str) -> None:
+    bucket = f"fresh-{uuid4()}"
+    await storage._client.create_bucket(Bucket=bucket)
+    await assert_nothing_left(ObjectStorage(storage._client, storage._signer, bucket), key)
 
 
 async def test_presigned_url_downloads(storage: ObjectStorage, key: str) -> None:
