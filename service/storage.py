@@ -42,6 +42,11 @@ class StoredObject(NamedTuple):
     size_bytes: int
 
 
+class OpenUpload(NamedTuple):
+    key: str
+    upload_id: str
+
+
 class ObjectStorage:
     """One bucket. Every method raises UnavailableError when the storage doesn't answer, or answers with an error."""
 
@@ -122,17 +127,19 @@ class ObjectStorage:
             url: str = await self._signer.generate_presigned_url("get_object", parameters, expires_in_seconds)
         return url
 
-    async def abort_stale_uploads(self, prefix: str, older_than: datetime) -> int:
-        """Abort the multipart uploads under `prefix` begun before `older_than` and return how many there were."""
-        stale = [
-            (upload["Key"], upload["UploadId"])
-            async for page in self._pages("list_multipart_uploads", prefix)
-            for upload in page.get("Uploads", ())
-            if upload["Initiated"] < older_than
-        ]
-        for key, upload_id in stale:
-            await self._abort(key, upload_id)
-        return len(stale)
+    async def list_uploads(self, prefix: str) -> AsyncIterator[OpenUpload]:
+        """The multipart uploads that were neither completed nor aborted."""
+        async for page in self._pages("list_multipart_uploads", prefix):
+            for upload in page.get("Uploads", ()):
+                yield OpenUpload(upload["Key"], upload["UploadId"])
+
+    async def abort_upload(self, upload: OpenUpload) -> None:
+        """Abort it; that there is none any more is fine."""
+        async with _answer_within(CALL_TIMEOUT_SECONDS):
+            with suppress(self._client.exceptions.NoSuchUpload):
+                await self._client.abort_multipart_upload(
+                    Bucket=self._bucket, Key=upload.key, UploadId=upload.upload_id
+                )
 
     async def list_keys(self, prefix: str) -> AsyncIterator[StoredObject]:
         async for page in self._pages("list_objects_v2", prefix):
@@ -200,14 +207,9 @@ class ObjectStorage:
         return size_bytes
 
     async def _abort_begun(self, key: str, beginning: asyncio.Task[str]) -> None:
-        """Abort if there is anything to abort; what fails here is left to `abort_stale_uploads`."""
+        """Abort if there is anything to abort; what fails here is left to whoever sweeps `list_uploads`."""
         with suppress(UnavailableError):
-            await self._abort(key, await beginning)
-
-    async def _abort(self, key: str, upload_id: str) -> None:
-        async with _answer_within(CALL_TIMEOUT_SECONDS):
-            with suppress(self._client.exceptions.NoSuchUpload):
-                await self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
+            await self.abort_upload(OpenUpload(key, await beginning))
 
     async def _pages(self, operation: str, prefix: str) -> AsyncGenerator[dict[str, Any]]:
         pages = aiter(self._client.get_paginator(operation).paginate(Bucket=self._bucket, Prefix=prefix))

@@ -21,7 +21,7 @@ import pytest
 from service import storage as storage_module
 from service.errors import ExportGoneError, UnavailableError
 from service.settings import Settings
-from service.storage import PART_BYTES, ObjectStorage, content_disposition, open_storage
+from service.storage import PART_BYTES, ObjectStorage, OpenUpload, content_disposition, open_storage
 
 CSV = "text/csv; charset=utf-8"
 LARGE = random.Random(1).randbytes(20 * 2**20)  # noqa: S311 - content, not a secret: two whole parts and a half
@@ -154,7 +154,7 @@ async def read(storage: ObjectStorage, key: str, byte_range: tuple[int, int] | N
 
 async def assert_nothing_left(storage: ObjectStorage, key: str) -> None:
     assert [found async for found in storage.list_keys(key)] == []
-    assert await storage.abort_stale_uploads(key, datetime.now(UTC) + timedelta(days=1)) == 0
+    assert [upload async for upload in storage.list_uploads(key)] == []
 
 
 @pytest.mark.parametrize("size", [0, 1, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 2 * PART_BYTES, len(LARGE)])
@@ -297,7 +297,8 @@ SILENT_CALLS: dict[str, Callable[[ObjectStorage], Awaitable[object]]] = {
     "delete": lambda storage: storage.delete("key"),
     "download": lambda storage: read(storage, "key"),
     "list": lambda storage: anext(storage.list_keys("")),
-    "abort": lambda storage: storage.abort_stale_uploads("", datetime.now(UTC)),
+    "list uploads": lambda storage: anext(storage.list_uploads("")),
+    "abort": lambda storage: storage.abort_upload(OpenUpload("key", "upload")),
     "check": lambda storage: storage.check(),
 }
 
@@ -368,13 +369,13 @@ async def test_abandoned_download_leaves_the_storage_usable(storage: ObjectStora
     await storage.check()
 
 
-async def test_only_stale_uploads_are_aborted(storage: ObjectStorage, key: str) -> None:
+async def test_open_uploads_are_listed_and_aborted(storage: ObjectStorage, key: str) -> None:
     upload_id = await storage._begin(key, CSV)
-    now = datetime.now(UTC)
-    assert await storage.abort_stale_uploads(key, now - timedelta(hours=1)) == 0
-    assert await storage.abort_stale_uploads("another-prefix", now + timedelta(hours=1)) == 0
-    assert await storage.abort_stale_uploads(key, now + timedelta(hours=1)) == 1
-    await storage._abort(key, upload_id)
+    assert [upload async for upload in storage.list_uploads("another-prefix")] == []
+    (upload,) = [upload async for upload in storage.list_uploads(key)]
+    assert upload == (key, upload_id)
+    for _ in range(2):
+        await storage.abort_upload(upload)
     await assert_nothing_left(storage, key)
 
 

@@ -25,7 +25,7 @@ async def remove_orphans(resources: Resources, job_id: uuid.UUID | None = None) 
     owned = await _owned(resources, [*{upload.key for upload in uploads}, *objects])
     for upload in uploads:
         if upload.key not in owned:
-            await resources.storage.abort_upload(upload.key, upload.upload_id)
+            await resources.storage.abort_upload(upload)
             await logger.ainfo("orphaned_upload_aborted", key=upload.key)
     for key in objects:
         if key not in owned:
