@@ -1,0 +1,103 @@
+"""PostgreSQL refuses to run as root: then it runs as `nobody`, in a folder that account can reach."""
+
+import os
+import pwd
+import shutil
+import stat
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from devstack.process import Account
+from service.errors import ConfigurationError
+
+HOME_PREFIX: Final = "carryout-postgres-"
+OWNER_FILE: Final = "link"
+
+
+def choose_account(home: Path) -> Account | None:
+    """Whom PostgreSQL runs as: None is ourselves. A home that exists stays with the account that owns it."""
+    if os.geteuid() != 0:
+        return None
+    with suppress(FileNotFoundError):
+        owner = home.stat()
+        if owner.st_uid != 0:
+            return Account(owner.st_uid, owner.st_gid)
+    try:
+        nobody = pwd.getpwnam("nobody")
+    except KeyError:
+        raise ConfigurationError(
+            "PostgreSQL doesn't run as root, and there is no account nobody to run it as"
+        ) from None
+    return Account(nobody.pw_uid, nobody.pw_gid)
+
+
+def open_home(link: Path, account: Account | None) -> Path:
+    """The folder at `link`, made if missing; `account` owns it.
+
+    Where that account couldn't reach it, no parent's mode is changed: the folder is made in the system's folder for
+    temporary files, and `link` becomes a symbolic link to it.
+    """
+    if link.is_symlink() and not link.exists():
+        link.unlink()  # what it led to was cleaned away
+    if not link.exists():
+        if account is None or is_reachable(link.parent):
+            link.mkdir(mode=0o700)
+            give(link, account)
+        else:
+            _remove_orphans(account)
+            link.symlink_to(_make_distant_home(link, account))
+    return link.resolve()
+
+
+def reach_install(install: Path, home: Path, account: Account | None) -> Path:
+    """`install`, or its copy in `home` where `account` can't reach the original."""
+    if account is None or is_reachable(install):
+        return install
+    copy = home / install.name
+    if not copy.exists():
+        unfinished = home / f"{install.name}.new"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(install, unfinished, symlinks=True)
+        unfinished.rename(copy)
+    return copy
+
+
+def give(path: Path, account: Account | None) -> None:
+    if account is not None:
+        os.chown(path, account.uid, account.gid)
+
+
+def is_reachable(folder: Path) -> bool:
+    """Whether any account may pass through the folder and all above it."""
+    folder = folder.resolve()
+    return all(parent.stat().st_mode & stat.S_IXOTH for parent in (folder, *folder.parents))
+
+
+def _make_distant_home(link: Path, account: Account) -> Path:
+    home = Path(tempfile.mkdtemp(prefix=HOME_PREFIX, dir=_distant_parent()))
+    (home / OWNER_FILE).write_text(str(link.absolute()))
+    give(home, account)
+    return home
+
+
+def _distant_parent() -> Path:
+    for parent in _distant_parents():
+        if is_reachable(parent) and os.access(parent, os.W_OK):
+            return parent
+    raise ConfigurationError("PostgreSQL doesn't run as root, and there is no temporary folder that others can reach")
+
+
+def _distant_parents() -> list[Path]:
+    """The first survives a restart of the machine."""
+    return [path for path in (Path("/var/tmp"), Path(tempfile.gettempdir())) if path.is_dir()]  # noqa: S108 - mkdtemp
+
+
+def _remove_orphans(account: Account) -> None:
+    """Remove the homes whose data folder is gone; nobody else would ever find them."""
+    for home in (home for parent in _distant_parents() for home in parent.glob(HOME_PREFIX + "*")):
+        with suppress(OSError):
+            link = Path((home / OWNER_FILE).read_text())
+            if home.lstat().st_uid == account.uid and not (link.is_symlink() and link.resolve() == home.resolve()):
+                shutil.rmtree(home)

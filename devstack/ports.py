@@ -1,0 +1,50 @@
+"""Ports of 127.0.0.1, and what answers there."""
+
+import asyncio
+import secrets
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+# Below the ephemeral ranges of Linux and macOS: no outgoing connection takes a server's port while it is down.
+PORTS: Final = range(15_000, 32_000)
+
+
+def keep_port(record: Path) -> int:
+    """The port written in the file `record`; a free one, which is then written there, if it has none or it's taken."""
+    with suppress(FileNotFoundError, ValueError):
+        port = int(record.read_text())
+        if is_port_free(port):
+            return port
+    port = next(port for port in iter(lambda: secrets.choice(PORTS), None) if is_port_free(port))
+    record.write_text(f"{port}\n")
+    return port
+
+
+def is_port_free(port: int) -> bool:
+    with socket.socket() as listener:
+        # As servers do: the connections of one that just stopped don't count.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+async def ask(port: int, request: bytes) -> bytes:
+    """The first line of the answer to `request`; empty if nobody answers."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return b""
+    try:
+        writer.write(request)
+        return await reader.readline()
+    except OSError:
+        return b""
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()

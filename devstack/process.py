@@ -1,0 +1,183 @@
+"""Child processes that don't outlive the process that owns them."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, Final, TypeAlias
+
+from devstack.files import try_lock
+from service.errors import ConfigurationError
+
+START_TIMEOUT_SECONDS: Final = 30
+STOP_TIMEOUT_SECONDS: Final = 20
+POLL_SECONDS: Final = 0.02
+LOG_TAIL_LINES: Final = 5
+LOG_TAIL_BYTES: Final = 2_000
+
+Command: TypeAlias = list[str | Path]
+
+PR_SET_PDEATHSIG: Final = 1
+_LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+@dataclass(frozen=True)
+class Account:
+    """Whom a child runs as when it may not run as root."""
+
+    uid: int
+    gid: int
+
+
+class ChildProcess:
+    """A named child; its output is appended to `run_dir/NAME.log`.
+
+    A killed owner leaves nothing behind. On Linux the kernel then sends the child its stop signal, for which the
+    owner's event loop has to run in the main thread (the kernel watches the thread that forked). Elsewhere, and
+    whenever that fails, the next start does it: the child holds a lock on `run_dir/NAME.pid`, so while that lock is
+    taken, the pid in the file is this child's and nobody else's.
+    """
+
+    def __init__(self, name: str, run_dir: Path, *, stop_signal: signal.Signals = signal.SIGTERM) -> None:
+        self.name = name
+        self.log_path = run_dir / f"{name}.log"
+        self._pid_path = run_dir / f"{name}.pid"
+        self._stop_signal = stop_signal
+        self._process: asyncio.subprocess.Process | None = None
+        self._log_start_bytes = 0
+
+    async def start(
+        self,
+        command: Command,
+        environ: Mapping[str, str],
+        *,
+        answers: Callable[[], Awaitable[bool]],
+        account: Account | None = None,
+    ) -> None:
+        """Return when `answers` is true. Raises ConfigurationError, leaving nothing running, if it doesn't get so."""
+        await self.spawn(command, environ, account=account)
+        try:
+            async with asyncio.timeout(START_TIMEOUT_SECONDS):
+                while not await answers():
+                    self._raise_if_ended()
+                    await asyncio.sleep(POLL_SECONDS)
+            self._raise_if_ended()  # then it was somebody else who answered
+        except TimeoutError:
+            await self.stop()
+            raise self._failure(f"did not answer within {START_TIMEOUT_SECONDS} seconds") from None
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def run(self, command: Command, environ: Mapping[str, str], *, account: Account | None = None) -> None:
+        """Run to the end. Raises ConfigurationError if that wasn't a success."""
+        await self.spawn(command, environ, account=account)
+        try:
+            status = await self.wait()
+        finally:
+            await self.stop()
+        if status:
+            raise self._failure(f"failed with status {status}")
+
+    async def spawn(self, command: Command, environ: Mapping[str, str], *, account: Account | None = None) -> None:
+        with await self._take_lock() as lock, self.log_path.open("ab") as log:
+            self._log_start_bytes = log.tell()
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    *command,
+                    env=environ,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[lock.fileno()],
+                    start_new_session=True,  # a terminal's Ctrl-C is for the owner, who stops things in order
+                    preexec_fn=partial(_tie_to_owner, os.getpid(), self._stop_signal, lock.fileno()),
+                    **_switch(account),
+                )
+            except OSError as error:
+                raise ConfigurationError(f"{self.name} can't be run: {error}") from error
+
+    async def wait(self) -> int:
+        """The exit status; negative: the signal that ended it."""
+        if self._process is None:
+            raise RuntimeError(f"{self.name} was never started")
+        return await self._process.wait()
+
+    async def stop(self) -> None:
+        """End it, and return when it has ended; harmless if it doesn't run."""
+        if self._process is None:
+            return
+        for number in (self._stop_signal, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                self._process.send_signal(number)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_SECONDS)
+                return
+
+    def kill(self) -> None:
+        """SIGKILL, without waiting; harmless if it doesn't run."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def stop_leftover(self) -> None:
+        """End what a killed owner left running. Raises ConfigurationError if it can't be ended."""
+        (await self._take_lock()).close()
+
+    async def _take_lock(self) -> BinaryIO:
+        lock = self._pid_path.open("a+b")
+        if try_lock(lock.fileno()):
+            return lock
+        for number in (self._stop_signal, signal.SIGKILL):
+            with suppress(ValueError, ProcessLookupError):
+                os.kill(int(self._pid_path.read_bytes()), number)
+            if await _wait_for_lock(lock.fileno()):
+                return lock
+        lock.close()
+        raise ConfigurationError(f"{self.name} of an earlier run can't be stopped; its pid is in {self._pid_path}")
+
+    def _raise_if_ended(self) -> None:
+        if self._process is not None and self._process.returncode is not None:
+            raise self._failure(f"ended with status {self._process.returncode}")
+
+    def _failure(self, fact: str) -> ConfigurationError:
+        lines = (
+            self.log_path.read_bytes()[self._log_start_bytes :][-LOG_TAIL_BYTES:].decode(errors="replace").split("\n")
+        )
+        tail = " | ".join([line.strip() for line in lines if line.strip()][-LOG_TAIL_LINES:])
+        return ConfigurationError(f"{self.name} {fact}; its log ends: {tail or '(empty)'}")
+
+
+def _switch(account: Account | None) -> dict[str, Any]:
+    """Options of `subprocess`; another account might not be able to read the working directory."""
+    if account is None:
+        return {}
+    return {"user": account.uid, "group": account.gid, "extra_groups": [], "cwd": "/"}
+
+
+def _tie_to_owner(owner_pid: int, stop_signal: signal.Signals, lock_fd: int) -> None:
+    """Runs in the child after the switch of accounts, which would undo it, and before the server.
+
+    Between fork and exec only what takes no lock is safe: system calls.
+    """
+    if _LIBC is not None:
+        _LIBC.prctl(PR_SET_PDEATHSIG, int(stop_signal))
+    if os.getppid() != owner_pid:
+        os._exit(1)
+    os.ftruncate(lock_fd, 0)
+    os.write(lock_fd, b"%d\n" % os.getpid())
+
+
+async def _wait_for_lock(fd: int) -> bool:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(STOP_TIMEOUT_SECONDS):
+            while not try_lock(fd):  # noqa: ASYNC110 - another process holds it
+                await asyncio.sleep(POLL_SECONDS)
+            return True
+    return False

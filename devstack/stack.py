@@ -1,0 +1,138 @@
+"""Everything Carryout needs to run, in one folder."""
+
+import asyncio
+import json
+import secrets
+import signal
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from devstack.files import own_folder, write_private
+from devstack.mailsink import MailSink
+from devstack.servers import ObjectStore, Postgres, Redis, Server
+from service.settings import PREFIX
+
+SECRET_NAMES: Final = (
+    "postgres_password",
+    "redis_password",
+    "s3_access_key_id",
+    "s3_secret_access_key",
+    "link_secret",
+    "jwt_secret",
+)
+JWT_KEYS: Final = frozenset({"CARRYOUT_JWT_SECRET", "CARRYOUT_JWT_PUBLIC_KEY_FILE", "CARRYOUT_JWT_JWKS_URL"})
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A server that a setting of the caller's replaces is None.
+
+    `environ` is every CARRYOUT_ setting a process needs, except `CARRYOUT_PUBLIC_URL`.
+    """
+
+    data_dir: Path
+    mail_dir: Path
+    environ: dict[str, str]
+    postgres: Postgres | None
+    redis: Redis | None
+    object_store: ObjectStore | None
+    mail_sink: MailSink | None
+
+
+@asynccontextmanager
+async def open_stack(data_dir: Path, environ: Mapping[str, str]) -> AsyncIterator[Stack]:
+    """Start what `environ` doesn't replace, stop it at the end; meanwhile SIGTERM does what Ctrl-C does.
+
+    Only for an event loop in the main thread. Raises ConfigurationError if a server can't be started or another
+    process uses `data_dir`.
+    """
+    given = {name: text for name, text in environ.items() if name.startswith(PREFIX) and text.strip()}
+    with own_folder(data_dir), _sigterm_as_ctrl_c():
+        stack = _plan(data_dir, given)
+        planned: list[Server | None] = [stack.postgres, stack.redis, stack.object_store, stack.mail_sink]
+        servers = [server for server in planned if server is not None]
+        try:
+            await _start(servers)
+            yield stack
+        finally:
+            await asyncio.gather(*(server.stop() for server in servers))
+
+
+def _plan(data_dir: Path, given: dict[str, str]) -> Stack:
+    run_dir = data_dir / "run"
+    run_dir.mkdir(mode=0o700, exist_ok=True)
+    mail_dir = data_dir / "mail"
+    own = _load_secrets(data_dir / "secrets.json")
+    settings = _default_settings(own, given) | given
+    postgres = redis = object_store = mail_sink = None
+    if "CARRYOUT_DATABASE_URL" not in given:
+        postgres = Postgres(data_dir / "postgres", run_dir, password=own["postgres_password"])
+        settings["CARRYOUT_DATABASE_URL"] = postgres.url
+    if "CARRYOUT_REDIS_URL" not in given:
+        redis = Redis(run_dir, password=own["redis_password"])
+        settings["CARRYOUT_REDIS_URL"] = redis.url
+    if "CARRYOUT_S3_ENDPOINT_URL" not in given:
+        object_store = ObjectStore(
+            data_dir / "objects",
+            run_dir,
+            bucket=settings["CARRYOUT_S3_BUCKET"],
+            access_key_id=settings["CARRYOUT_S3_ACCESS_KEY_ID"],
+            secret_access_key=settings["CARRYOUT_S3_SECRET_ACCESS_KEY"],
+        )
+        settings["CARRYOUT_S3_ENDPOINT_URL"] = object_store.url
+    if "CARRYOUT_SMTP_URL" not in given:
+        mail_sink = MailSink(mail_dir, run_dir)
+        settings["CARRYOUT_SMTP_URL"] = mail_sink.url
+    return Stack(
+        data_dir=data_dir,
+        mail_dir=mail_dir,
+        environ=settings,
+        postgres=postgres,
+        redis=redis,
+        object_store=object_store,
+        mail_sink=mail_sink,
+    )
+
+
+def _default_settings(own: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    settings = {
+        "CARRYOUT_S3_BUCKET": "carryout",
+        "CARRYOUT_MAIL_FROM": "Carryout <carryout@example.com>",
+        "CARRYOUT_LINK_SECRETS": own["link_secret"],
+    }
+    if JWT_KEYS.isdisjoint(given):
+        settings["CARRYOUT_JWT_SECRET"] = own["jwt_secret"]
+    if "CARRYOUT_S3_ENDPOINT_URL" not in given:
+        settings["CARRYOUT_S3_ACCESS_KEY_ID"] = own["s3_access_key_id"]
+        settings["CARRYOUT_S3_SECRET_ACCESS_KEY"] = own["s3_secret_access_key"]
+    return settings
+
+
+def _load_secrets(path: Path) -> dict[str, str]:
+    """Random ones, made at the first call."""
+    if not path.exists():
+        write_private(path, json.dumps({name: secrets.token_hex(32) for name in SECRET_NAMES}, indent=2).encode())
+    loaded: dict[str, str] = json.loads(path.read_bytes())
+    return loaded
+
+
+async def _start(servers: Sequence[Server]) -> None:
+    try:
+        async with asyncio.TaskGroup() as group:
+            for server in servers:
+                group.create_task(server.start())
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Its default would end the process without stopping anything."""
+    previous = signal.signal(signal.SIGTERM, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
