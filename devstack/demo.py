@@ -1,0 +1,184 @@
+"""`make demo`: a user's data leaves a real database in every way there is, and each step is checked and shown."""
+
+import asyncio
+import csv
+import email
+import email.policy
+import hashlib
+import itertools
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any, Final, cast
+from uuid import UUID
+
+import aiohttp
+import msgspec
+
+from devstack.dev import open_service
+from devstack.ports import keep_port
+from devstack.sample import ADA, USER_50000
+from devstack.stack import Stack, open_stack
+from service.auth import create_token
+from service.errors import ServiceError
+from service.settings import Settings
+
+TOKEN_TTL_SECONDS: Final = 3_600
+SHOWN_LINES: Final = 3
+SHOWN_CHARACTERS: Final = 116
+WATCH_SECONDS: Final = 0.2
+PATIENCE_SECONDS: Final = 120
+# In every password hash of the sample.
+CANARY: Final = b"canary-never-exported"
+FORBIDDEN: Final = (CANARY, b"password", b"internal_id")
+
+
+class DemoError(ServiceError):
+    """The demo saw something other than the README promises."""
+
+
+async def run_demo(data_dir: Path) -> None:
+    """Raises DemoError, or what a step raises: the command's exit status tells whether all went well."""
+    started = time.monotonic()
+    environ = dict(os.environ) | {"CARRYOUT_EXPORTS_PER_HOUR": "1000"}  # the demo may be run again
+    print("Starting PostgreSQL, Redis, S3, a mail server, the API and a worker; loading the sample application")
+    async with open_stack(data_dir, environ) as stack:
+        port = keep_port(data_dir / "run" / "api.port")
+        async with open_service(stack, port) as settings, aiohttp.ClientSession() as session:
+            print(f"  ready after {time.monotonic() - started:.1f} s: {settings.public_url}")
+            files = data_dir / "files"
+            files.mkdir(exist_ok=True)
+            await _Demo(stack, settings, session, files).run()
+    print(f"\nDone in {time.monotonic() - started:.1f} s. The files are in {files}")
+
+
+class _Demo:
+    def __init__(self, stack: Stack, settings: Settings, session: aiohttp.ClientSession, files: Path) -> None:
+        self._stack = stack
+        self._settings = settings
+        self._session = session
+        self._files = files
+
+    async def run(self) -> None:
+        csv_records = await self._small("csv")
+        json_records = await self._small("json")
+        _require(csv_records == json_records, "CSV and JSON hold different numbers of records")
+        await self._queued()
+        await self._stream("csv")
+        await self._stream("json")
+
+    async def _small(self, format_: str) -> int:
+        """An export of fewer than 1,000 records: the file is there with the answer."""
+        with _step(f"Small {format_.upper()} export: POST /api/export, then its signed link"):
+            export = await self._call("POST", "/api/export", ADA, body={"format": format_}, wanted=201)
+            path = self._files / f"small.{format_}"
+            await self._download(export["download_url"], path)
+            await self._check(path, ADA, export)
+        return cast(int, export["record_count"])
+
+    async def _queued(self) -> None:
+        """A larger one: queued, watched, announced by a mail whose link needs no credentials."""
+        with _step("Queued CSV export of 50,000 records: POST /api/export, progress, mail"):
+            asked = await self._call("POST", "/api/export", USER_50000, body={"format": "csv"}, wanted=202)
+            print(f"  202 {asked['status']}, {asked['estimated_records']:,} records expected")
+            export = await self._watch(asked["job_id"])
+            mail = await self._find_mail(asked["job_id"])
+            body = mail.get_body(("plain",))
+            text = body.get_content() if body else ""
+            print(f"  mail to {mail['To']}: {mail['Subject']}")
+            print("".join(f"  │ {line}\n" for line in text.strip().splitlines()), end="")
+            link = re.search(r"https?://\S+/download\?\S+", text)
+            _require(link is not None, "the mail has no link")
+            path = self._files / "queued.csv"
+            await self._download(link[0] if link else "", path)
+            await self._check(path, USER_50000, export)
+
+    async def _watch(self, job_id: str) -> dict[str, Any]:
+        shown = -1
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                export = await self._call("GET", f"/api/export/{job_id}", USER_50000)
+                progress = export["progress"]
+                if progress["records_done"] != shown:
+                    shown = progress["records_done"]
+                    print(f"  {export['status']}: {shown:,} of {progress['records_total']:,}")
+                _require(export["status"] != "failed", f"the export failed: {export['error_message']}")
+                if export["status"] == "completed":
+                    return export
+                await asyncio.sleep(WATCH_SECONDS)
+
+    async def _find_mail(self, job_id: str) -> EmailMessage:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                for path in sorted(self._stack.mail_dir.glob("*.eml"), reverse=True):
+                    mail = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
+                    body = mail.get_body(("plain",))
+                    if body and job_id in body.get_content():
+                        return mail
+                await asyncio.sleep(WATCH_SECONDS)
+
+    async def _stream(self, format_: str) -> None:
+        with _step(f"Live {format_.upper()} stream of 50,000 records: GET /api/export/stream"):
+            path = self._files / f"stream.{format_}"
+            url = f"{self._settings.public_url}/api/export/stream?format={format_}"
+            await self._download(url, path, self._headers(USER_50000))
+            await self._check(path, USER_50000, None)
+
+    async def _call(
+        self, method: str, path: str, user_id: UUID, *, body: dict[str, str] | None = None, wanted: int = 200
+    ) -> dict[str, Any]:
+        async with self._session.request(
+            method, self._settings.public_url + path, headers=self._headers(user_id), json=body
+        ) as response:
+            answer: dict[str, Any] = await response.json(content_type=None)
+        _require(response.status == wanted, f"{method} {path} answered {response.status}: {answer.get('detail')}")
+        return answer
+
+    def _headers(self, user_id: UUID) -> dict[str, str]:
+        return {"Authorization": f"Bearer {create_token(self._settings, str(user_id), TOKEN_TTL_SECONDS)}"}
+
+    async def _download(self, url: str, path: Path, headers: dict[str, str] | None = None) -> None:
+        async with self._session.get(url, headers=headers) as response:
+            _require(response.status == 200, f"the download answered {response.status}")  # noqa: PLR2004 (OK)
+            with path.open("wb") as file:
+                async for chunk in response.content.iter_chunked(64 * 1024):
+                    file.write(chunk)
+
+    async def _check(self, path: Path, user_id: UUID, export: dict[str, Any] | None) -> None:
+        """The file is whole, says what the export's row says, and holds nothing forbidden."""
+        content = path.read_bytes()
+        records = _count_records(path)
+        for forbidden in FORBIDDEN:
+            _require(forbidden not in content, f"{path.name} contains {forbidden.decode()}")
+        if export:
+            _require(records == export["record_count"], f"{path.name} holds {records} records")
+            row = await self._call("GET", f"/api/export/{export['job_id']}", user_id)
+            _require(hashlib.sha256(content).hexdigest() == row["sha256"], f"{path.name} has another checksum")
+        print(f"  {path} · {records:,} records · {len(content):,} bytes · nothing forbidden in it")
+        for line in itertools.islice(content.decode().splitlines(), SHOWN_LINES):
+            print(f"  │ {line[:SHOWN_CHARACTERS]}{'…' if len(line) > SHOWN_CHARACTERS else ''}")
+
+
+def _count_records(path: Path) -> int:
+    if path.suffix == ".csv":
+        with path.open(newline="", encoding="utf-8") as file:
+            return sum(1 for _ in csv.DictReader(file))
+    document = msgspec.json.decode(path.read_bytes())
+    return 1 + len(document["activity"]) + len(document["content"])
+
+
+@contextmanager
+def _step(title: str) -> Iterator[None]:
+    print(f"\n{title}")
+    started = time.monotonic()
+    yield
+    print(f"  took {time.monotonic() - started:.2f} s")
+
+
+def _require(true: bool, otherwise: str) -> None:  # noqa: FBT001 (reads like assert, which -O would drop)
+    if not true:
+        raise DemoError(otherwise)
