@@ -11,10 +11,11 @@ import click
 
 from service.auth import create_token
 from service.database import migrate as apply_migrations
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, ServiceError
 from service.logs import configure_logging
 from service.settings import PREFIX, Settings, from_env
 
+EXIT_FAILURE = 1
 EXIT_CONFIGURATION = 2
 Answer = TypeVar("Answer")
 
@@ -117,12 +118,12 @@ def _run(work: Coroutine[Any, Any, Answer]) -> Answer:
 
 
 def main() -> None:
-    """Exit 2 with one sentence where the configuration is wrong."""
+    """Exit 2 where the configuration is wrong, 1 where something else is: with one sentence."""
     try:
         cli()
-    except ConfigurationError as error:
+    except ServiceError as error:
         click.echo(f"carryout: {error.detail}", err=True)
-        sys.exit(EXIT_CONFIGURATION)
+        sys.exit(EXIT_CONFIGURATION if isinstance(error, ConfigurationError) else EXIT_FAILURE)
 
 
 if __name__ == "__main__":

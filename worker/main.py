@@ -19,6 +19,7 @@ from worker.running import run_export
 
 RESTART_SECONDS = 1.0
 MAILS_SECONDS = 1.0
+CANCEL_AGAIN_SECONDS = 1.0
 MAILS_AT_ONCE = 10
 # arq gives up jobs by their time and their tries without calling anybody. PostgreSQL counts both; arq is never to.
 NEVER_TRIES = 1_000_000
@@ -55,9 +56,7 @@ class _Worker:
         await logger.ainfo("worker_started", jobs=self._resources.settings.worker_jobs)
         await stopping.wait()
         await logger.ainfo("worker_stopping", running=len(self._running))
-        for task in loops:
-            task.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
+        await _cancel(set(loops))
         await self._finish()
 
     def start(self, export: Export) -> None:
@@ -79,9 +78,7 @@ class _Worker:
         left = set(self._running.values())
         if left:
             _, left = await asyncio.wait(left, timeout=self._resources.settings.worker_grace_seconds)
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await _cancel(left)
 
     async def _run_export(self, _context: dict[str, Any], job_id: str) -> None:
         """What arq calls. Its own cancellation must not reach the export, which `_finish` ends."""
@@ -115,6 +112,14 @@ class _Worker:
         while True:
             await send_due_mails(self._resources, limit=MAILS_AT_ONCE)
             await asyncio.sleep(MAILS_SECONDS)
+
+
+async def _cancel(tasks: set["asyncio.Task[None]"]) -> None:
+    """Until they have ended: a client that is just connecting to Redis can swallow a cancellation."""
+    while tasks:
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=CANCEL_AGAIN_SECONDS)
 
 
 async def _restarting(name: str, run: Callable[[], Coroutine[Any, Any, None] | Awaitable[None]]) -> None:
