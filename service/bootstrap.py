@@ -62,7 +62,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             queue=await enter(open_queue(settings.redis_url)),
             verifier=await enter(open_jwt_verifier(settings)),
             links=LinkSigner(settings.link_secrets),
-            exports=ExportRepository(),
+            exports=ExportRepository(lease_seconds=settings.lease_seconds),
             audit=AuditLog(),
         )
         await _require_servers(resources)

@@ -22,7 +22,7 @@ from service.errors import (
     ServiceError,
     UnavailableError,
 )
-from service.exports import LEASE_SECONDS, Export, ExportStatus, FileFacts
+from service.exports import Export, ExportStatus, FileFacts
 from service.streaming import Document, open_document
 
 RETRY_AFTER_FAILURE_SECONDS = 2.0
@@ -136,7 +136,7 @@ async def _accept(resources: Resources, request: ExportRequest, records: int, *,
 async def _make_at_once(resources: Resources, export: Export, document: Document) -> Export:
     """A small export's file, from the snapshot that counted it; if that fails now, the worker tries again."""
     try:
-        async with asyncio.timeout(LEASE_SECONDS / 2):  # nobody else may take it for lost meanwhile
+        async with asyncio.timeout(resources.settings.lease_seconds / 2):  # nobody else may take it for lost meanwhile
             return await make_file(resources, export, document)
     except ExportSupersededError:
         raise ExportGoneError("cancelled by user", job_id=export.id) from None

@@ -11,7 +11,6 @@ from service.database import QUERIES, Connection, UserId
 from service.errors import ExportNotFoundError, ExportSupersededError, RateLimitedError
 
 MAX_ATTEMPTS = 3
-LEASE_SECONDS = 15.0
 
 
 class ExportStatus(StrEnum):
@@ -73,6 +72,10 @@ def object_key(job_id: uuid.UUID, attempt: int, format_: str) -> str:
 class ExportRepository:
     """Changes take the connection of the transaction that also writes the audit event."""
 
+    def __init__(self, *, lease_seconds: float) -> None:
+        """`lease_seconds`: how long an attempt counts as alive without a heartbeat."""
+        self._lease_seconds = lease_seconds
+
     async def lock_user(self, connection: Connection, user_id: UserId) -> None:
         """Make the user's requests take turns until the transaction ends, so that limits count exactly."""
         await connection.execute(QUERIES["lock_user"], str(user_id))
@@ -103,7 +106,7 @@ class ExportRepository:
                     idempotency_key,
                     request_id,
                     traceparent,
-                    LEASE_SECONDS,
+                    self._lease_seconds,
                 )
         except asyncpg.UniqueViolationError as error:
             if error.constraint_name == "one_running_export_per_user":
@@ -141,12 +144,14 @@ class ExportRepository:
         return [_export(row) for row in await connection.fetch(QUERIES["list_exports"], user_id, after, limit)]
 
     async def claim(self, connection: Connection, job_id: uuid.UUID) -> Export | None:
-        """Take a pending export, or one whose lease is lost, for LEASE_SECONDS; None if there is nothing to take."""
-        row = await connection.fetchrow(QUERIES["claim_export"], job_id, LEASE_SECONDS, MAX_ATTEMPTS)
+        """Take a pending export, or one whose lease is lost; None if there is nothing to take."""
+        row = await connection.fetchrow(QUERIES["claim_export"], job_id, self._lease_seconds, MAX_ATTEMPTS)
         return _export_or_none(row)
 
     async def renew_lease(self, connection: Connection, export: Export, *, records_done: int) -> None:
-        row = await connection.fetchrow(QUERIES["renew_lease"], export.id, export.attempt, LEASE_SECONDS, records_done)
+        row = await connection.fetchrow(
+            QUERIES["renew_lease"], export.id, export.attempt, self._lease_seconds, records_done
+        )
         _still_ours(row)
 
     async def complete(self, connection: Connection, export: Export, file: FileFacts, *, ttl_seconds: int) -> Export:

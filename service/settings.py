@@ -90,6 +90,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         PositiveFloat, Meta(description="How long a request waits for a connection before it gets 503")
     ] = 5.0
     worker_jobs: Annotated[PositiveInt, Meta(description="Exports a worker makes at once")] = 4
+    lease_seconds: Annotated[
+        float, Meta(ge=2, description="After so long without a heartbeat an export goes to another worker")
+    ] = 15.0
     worker_poll_seconds: Annotated[PositiveFloat, Meta(description="How often a worker looks into its queue")] = 0.1
     worker_grace_seconds: Annotated[
         float, Meta(ge=0, description="After SIGTERM: how long a worker's exports may take to end")

@@ -13,8 +13,7 @@ from service.errors import ServiceError
 from service.exports import Export
 from worker.orphans import remove_orphans
 
-REPAIR_SECONDS = 2.0
-REQUEUE_AFTER_SECONDS = 10.0
+REPAIR_SECONDS = 1.0
 BATCH = 100
 
 logger = structlog.get_logger()
@@ -45,7 +44,9 @@ async def _try(step: Awaitable[None]) -> None:
 
 async def enqueue_forgotten(resources: Resources, run_here: Callable[[Export], None]) -> None:
     async with exporting.begin(resources) as connection:
-        forgotten = await resources.exports.take_forgotten(connection, after_seconds=REQUEUE_AFTER_SECONDS, limit=BATCH)
+        forgotten = await resources.exports.take_forgotten(
+            connection, after_seconds=resources.settings.lease_seconds, limit=BATCH
+        )
     for export in forgotten:
         if not await resources.queue.enqueue_export(export.id, export.attempt):
             run_here(export)

@@ -18,11 +18,11 @@ from service.errors import (
     SubjectNotFoundError,
     UnavailableError,
 )
-from service.exports import LEASE_SECONDS, MAX_ATTEMPTS, Export
+from service.exports import MAX_ATTEMPTS, Export
 from service.streaming import Document
 from worker.orphans import remove_orphans
 
-HEARTBEAT_SECONDS = 1.0
+HEARTBEAT_SECONDS = 0.5
 BACKOFF_SECONDS = 5.0
 BACKOFF_FACTOR = 4.0
 # No second attempt would end otherwise.
@@ -102,14 +102,15 @@ async def _while_leased(
 async def _keep_lease(resources: Resources, export: Export, records_done: Callable[[], int]) -> None:
     """Renew the lease until it is lost: taken by another (ExportSupersededError), or run out (UnavailableError)."""
     loop = asyncio.get_running_loop()
-    lost_at = loop.time() + LEASE_SECONDS
+    lease_seconds = resources.settings.lease_seconds
+    lost_at = loop.time() + lease_seconds
     while True:
         await asyncio.sleep(HEARTBEAT_SECONDS)
         renewing_at = loop.time()
         try:
             async with asyncio.timeout_at(lost_at), exporting.begin(resources) as connection:
                 await resources.exports.renew_lease(connection, export, records_done=records_done())
-            lost_at = renewing_at + LEASE_SECONDS
+            lost_at = renewing_at + lease_seconds
         except (UnavailableError, *CONNECTION_LOST) as error:
             if loop.time() >= lost_at:
                 raise UnavailableError("The lease could not be renewed in time") from error
