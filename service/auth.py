@@ -124,7 +124,7 @@ class _Header(msgspec.Struct):
 
 
 class _Claims(msgspec.Struct):
-    """Checked after PyJWT, which takes texts in the digits of any script, fractions and `true` for times."""
+    """Required, and of these types: PyJWT takes texts in the digits of any script, fractions and `true` for times."""
 
     sub: str
     exp: Annotated[int, Meta(ge=0, le=253_402_300_799)]  # the end of the year 9999; milliseconds lie beyond it
@@ -135,7 +135,7 @@ class _StrictJwt(jwt.PyJWT):
         return _parse_object(decoded["payload"])
 
 
-_JWT = _StrictJwt(options={"require": ["exp", "sub"], "enforce_minimum_key_length": True})
+_JWT = _StrictJwt(options={"enforce_minimum_key_length": True})
 
 
 def _read_header(token: str) -> _Header:

@@ -21,13 +21,14 @@ from service.errors import UnavailableError
 
 PublicKey: TypeAlias = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey | Ed448PublicKey
 
+ASYMMETRIC_TYPES = ("RSA", "EC", "OKP")
 REFRESH_SECONDS = 300.0
 RETRY_SECONDS = 5.0
 REFETCH_COOLDOWN_SECONDS = 30.0
 FETCH_TIMEOUT_SECONDS = 3.0
 MAX_BODY_BYTES = 256 * 1024
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 
 class VerificationKey(msgspec.Struct, frozen=True):
@@ -117,7 +118,7 @@ class Jwks:
         try:
             self._keys = parse_key_set(await self._download(), self._algorithms)
         except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
-            log.warning("jwks_fetch_failed", error=repr(error))
+            logger.warning("jwks_fetch_failed", error=repr(error))
             return False
         return True
 
@@ -139,19 +140,21 @@ def parse_key_set(body: bytes | bytearray, algorithms: tuple[str, ...]) -> tuple
     Raises ValueError or RecursionError if it isn't a key set at all.
     """
     jwks = msgspec.json.decode(body, type=_KeySet).keys
-    keys = (_parse_key(jwk, algorithms) for jwk in jwks if jwk.get("use", "sig") == "sig")
+    keys = (_parse_key(jwk, algorithms) for jwk in jwks)
     return tuple(key for key in keys if key is not None and key.algorithms)
 
 
 def _parse_key(jwk: dict[str, Any], algorithms: tuple[str, ...]) -> VerificationKey | None:
-    try:
-        parsed = jwt.PyJWK(jwk)
-    except (jwt.PyJWTError, UnsupportedAlgorithm, ArithmeticError, LookupError, TypeError, ValueError):
-        return None
-    if not isinstance(parsed.key, PublicKey):
-        return None
     declared = tuple(name for name in algorithms if name == jwk.get("alg", name))
-    return VerificationKey(parsed.key, fitting_algorithms(parsed.key, declared), jwk.get("kid"))
+    if jwk.get("kty") not in ASYMMETRIC_TYPES or jwk.get("use", "sig") != "sig" or not declared:
+        return None
+    try:
+        key = jwt.PyJWK(jwk).key
+    except (jwt.PyJWTError, UnsupportedAlgorithm):
+        return None
+    if not isinstance(key, PublicKey):
+        return None
+    return VerificationKey(key, fitting_algorithms(key, declared), jwk.get("kid"))
 
 
 def fitting_algorithms(key: PublicKey | bytes, algorithms: tuple[str, ...]) -> tuple[str, ...]:
