@@ -13,6 +13,7 @@ import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ExceptionHandler
 
 from service import errors
@@ -72,7 +73,8 @@ async def error_response(request: Request, error: Exception) -> Response:
             response = problem_response(request, problem, error.detail, headers=_headers(error), fields=error.fields)
         case HTTPException():
             problem = _plain(error.status_code)
-            response = problem_response(request, problem, error.detail, headers=error.headers)
+            headers = _allow(request) if problem.status == HTTPStatus.METHOD_NOT_ALLOWED else error.headers
+            response = problem_response(request, problem, error.detail, headers=headers)
         case _:
             problem = INTERNAL_ERROR
             response = problem_response(request, problem, "The request failed; the service's log says why")
@@ -117,6 +119,12 @@ def problem_response(
 
 def _lookup(wanted: type[errors.ServiceError]) -> Problem:
     return next(PROBLEMS[parent] for parent in wanted.__mro__ if parent in PROBLEMS)
+
+
+def _allow(request: Request) -> dict[str, str]:
+    """The methods of every route of this path: Starlette names those of the first alone."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return {"Allow": ", ".join(sorted({method for route in routes for method in route.methods}))}
 
 
 def _headers(error: errors.ServiceError) -> dict[str, str]:

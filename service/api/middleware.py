@@ -1,6 +1,6 @@
 """What happens to every request, as pure ASGI: Starlette's BaseHTTPMiddleware ends a broken stream politely.
 
-`Starlette(middleware=[Middleware(RequestMiddleware), Middleware(BodyLimitMiddleware)])`, in this order.
+`Starlette(middleware=[Middleware(RequestMiddleware), Middleware(BodyLimitMiddleware, max_bytes=…)])`, in this order.
 """
 
 import re
@@ -26,7 +26,6 @@ DEFAULT_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cache-Control": "private, no-store",
 }
-MAX_BODY_BYTES = 16 * 1024
 MAX_LOGGED_PATH = 200
 
 logger = structlog.get_logger()
@@ -69,7 +68,7 @@ class BodyLimitMiddleware:
     Starlette's `max_body_size` replaces the handlers' answer by text/plain when the length was declared.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app
         self.max_bytes = max_bytes
 

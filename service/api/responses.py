@@ -13,8 +13,8 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-# A send that waits returns once uvicorn's buffer fell from 64 KiB to 16 KiB: a client must take 48 KiB in this time,
-# 1.6 KiB/s. Only waiting for the client counts, not waiting for rows.
+# A send that has to wait returns once uvicorn's buffer fell from 64 to 16 KiB. In this time a client must take 48 KiB,
+# or 130 KB where chunks are of 64 KiB: 1.6 to 4.4 kB/s. Waiting for rows doesn't count.
 SEND_TIMEOUT_SECONDS = 30.0
 # Without it the kernel buffers megabytes and reports progress in steps of one: a client at 20 kB/s then looks stalled
 # for more than a minute, with it for 7 seconds.

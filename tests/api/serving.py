@@ -16,11 +16,13 @@ from service.api.errors import exception_handlers
 from service.api.middleware import BodyLimitMiddleware, RequestMiddleware
 from service.api.responses import StreamingProtocol
 
+MAX_BODY_BYTES = 16 * 1024
+
 
 def create_edge(routes: Sequence[BaseRoute]) -> Starlette:
     return Starlette(
         routes=routes,
-        middleware=[Middleware(RequestMiddleware), Middleware(BodyLimitMiddleware)],
+        middleware=[Middleware(RequestMiddleware), Middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES)],
         exception_handlers=exception_handlers,
     )
 

@@ -12,8 +12,7 @@ from starlette.routing import Mount, Route
 from starlette.types import Message
 from structlog.testing import capture_logs
 
-from service.api.middleware import MAX_BODY_BYTES
-from tests.api.serving import Served, create_edge, serve, until
+from tests.api.serving import MAX_BODY_BYTES, Served, create_edge, serve, until
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE_ID}-00f067aa0ba902b7-01"
