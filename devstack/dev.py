@@ -1,0 +1,125 @@
+"""The whole service on one machine: what `carryout dev` runs."""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from devstack.files import write_private
+from devstack.ports import ask, is_port_free
+from devstack.process import ChildProcess, Command
+from devstack.sample import ADA, load_sample
+from devstack.stack import Stack, open_stack
+from service.auth import create_token
+from service.errors import ConfigurationError
+from service.settings import Settings, from_env
+
+CARRYOUT: Final[Command] = [sys.executable, "-m", "service.cli"]
+TOKEN_TTL_SECONDS: Final = 24 * 3_600
+FIRST_BACKOFF_SECONDS: Final = 0.5
+LONGEST_BACKOFF_SECONDS: Final = 10.0
+
+
+async def run_dev(port: int, data_dir: Path) -> None:
+    """Run until Ctrl-C or SIGTERM. Raises ConfigurationError if something can't be started."""
+    started = time.monotonic()
+    async with open_stack(data_dir, os.environ) as stack, open_service(stack, port) as settings:
+        print(_welcome(stack, settings, port, time.monotonic() - started), flush=True)
+        with suppress(asyncio.CancelledError):  # Ctrl-C is how this is meant to end
+            await asyncio.Event().wait()
+
+
+@asynccontextmanager
+async def open_service(stack: Stack, port: int) -> AsyncIterator[Settings]:
+    """The API, ready on 127.0.0.1, and a worker, both started again when they die; the sample application is loaded.
+
+    Their settings are in `env` in the data folder before they start. Raises ConfigurationError if the API doesn't
+    get ready.
+    """
+    environ = {"CARRYOUT_PUBLIC_URL": f"http://127.0.0.1:{port}"} | stack.environ
+    settings = from_env(environ)
+    child_environ = dict(os.environ) | environ
+    run_dir = stack.data_dir / "run"
+    api, worker = ChildProcess("api", run_dir), ChildProcess("worker", run_dir)
+    await asyncio.gather(api.stop_leftover(), worker.stop_leftover())
+    if not is_port_free(port):
+        raise ConfigurationError(f"Port {port} is taken; choose another with --port")
+    write_private(stack.data_dir / "env", "".join(f"{name}={text}\n" for name, text in environ.items()).encode())
+    await ChildProcess("migrate", run_dir).run([*CARRYOUT, "migrate"], child_environ)
+    if settings.source_database_url == settings.database_url:
+        await load_sample(settings.database_url)
+    serve: Command = [*CARRYOUT, "serve", "--host", "127.0.0.1", "--port", str(port)]
+    work: Command = [*CARRYOUT, "worker"]
+    try:
+        await worker.spawn(work, child_environ)
+        await api.start(serve, child_environ, answers=lambda: _is_ready(port))
+        async with _kept_running((api, serve), (worker, work), environ=child_environ):
+            yield settings
+    finally:
+        await asyncio.gather(api.stop(), worker.stop())
+
+
+@asynccontextmanager
+async def _kept_running(*children: tuple[ChildProcess, Command], environ: dict[str, str]) -> AsyncIterator[None]:
+    keepers = [asyncio.create_task(_keep_running(child, command, environ)) for child, command in children]
+    try:
+        yield
+    finally:
+        for keeper in keepers:
+            keeper.cancel()
+        await asyncio.gather(*keepers, return_exceptions=True)
+
+
+async def _is_ready(port: int) -> bool:
+    return (await ask(port, b"GET /readyz HTTP/1.0\r\n\r\n")).split()[1:2] == [b"200"]
+
+
+async def _keep_running(child: ChildProcess, command: Command, environ: dict[str, str]) -> None:
+    backoff_seconds = FIRST_BACKOFF_SECONDS
+    while True:
+        began = time.monotonic()
+        status = await child.wait()
+        if time.monotonic() - began > LONGEST_BACKOFF_SECONDS:
+            backoff_seconds = FIRST_BACKOFF_SECONDS
+        print(f"{child.name} ended with status {status}, see {child.log_path}; it is started again", flush=True)
+        await asyncio.sleep(backoff_seconds)
+        backoff_seconds = min(2 * backoff_seconds, LONGEST_BACKOFF_SECONDS)
+        await child.spawn(command, environ)
+
+
+def _welcome(stack: Stack, settings: Settings, port: int, seconds: float) -> str:
+    url = f"http://127.0.0.1:{port}"
+    lines = [
+        f"Carryout is ready after {seconds:.1f} s; Ctrl-C stops it.",
+        f"  API       {url}  (documentation: {url}/docs)",
+        f"  settings  {stack.data_dir / 'env'}",
+        f"  logs      {stack.data_dir / 'run'}/*.log",
+    ]
+    if stack.mail_sink is not None:
+        lines.append(f"  mails     {stack.mail_dir}/*.eml")
+    if stack.object_store is not None:
+        lines.append(f"  files     {stack.data_dir / 'objects' / settings.s3_bucket}")
+    # Only then is the token ours to make, and the sample's user there.
+    if settings.jwt_secret and settings.user_id_type == "uuid":
+        lines += ["", "To paste, as a user of the sample application:", "", *_examples(settings, url)]
+    return "\n".join(lines)
+
+
+def _examples(settings: Settings, url: str) -> list[str]:
+    call = 'curl -sS -H "Authorization: Bearer $TOKEN"'
+    post = f"{call} -H 'Content-Type: application/json'"
+    return [
+        f"TOKEN={create_token(settings, str(ADA), TOKEN_TTL_SECONDS)}",
+        "# a small export is made at once",
+        f"""{post} -d '{{"format":"csv"}}' {url}/api/export""",
+        "# a queued one is announced by a mail",
+        f"""{post} -H 'Prefer: respond-async' -d '{{"format":"json"}}' {url}/api/export""",
+        "# the same document, straight from the database",
+        f"{call} -o my-data.csv '{url}/api/export/stream?format=csv'",
+        "# all exports so far",
+        f"{call} {url}/api/export",
+    ]
