@@ -1,0 +1,106 @@
+"""What must hold after every fault, once everything works again: one check for all tests."""
+
+import csv
+import hashlib
+import io
+import re
+from collections import Counter
+
+import msgspec
+
+from service.exporting import key_of
+from service.exports import Export, ExportStatus
+from tests.faults.world import World, idle_in_transaction
+
+ENDINGS = {
+    ExportStatus.COMPLETED: {"export:completed"},
+    ExportStatus.FAILED: {"export:failed"},
+}
+
+
+async def assert_healed(world: World) -> None:
+    """Wait until the world is at rest, then hold it to the oracle."""
+    await world.until(lambda: _at_rest(world), "every export and mail to end")
+    exports = await _all_exports(world)
+    await _files_are_as_recorded(world, exports)
+    await _only_owned_objects(world, exports)
+    await _audit_chains_are_whole(world, exports)
+    _at_most_one_mail_each(world, exports)
+    async with world.database() as connection:
+        assert await idle_in_transaction(connection) == 0
+    assert world.resources.database.get_idle_size() == world.resources.database.get_size()
+    assert world.resources.source.get_idle_size() == world.resources.source.get_size()
+
+
+async def _at_rest(world: World) -> bool:
+    async with world.database() as connection:
+        busy: int = await connection.fetchval(
+            """SELECT (SELECT count(*) FROM carryout.export_jobs WHERE status IN ('pending', 'processing'))
+            + (SELECT count(*) FROM carryout.export_notifications WHERE state IN ('pending', 'sending'))
+            + (SELECT count(*) FROM carryout.export_jobs
+               WHERE status = 'completed' AND expires_at <= now() AND file_deleted_at IS NULL)"""
+        )
+    return busy == 0
+
+
+async def _all_exports(world: World) -> list[Export]:
+    async with world.database() as connection:
+        ids = [row["id"] for row in await connection.fetch("SELECT id FROM carryout.export_jobs")]
+        found = [await world.resources.exports.find(connection, job_id) for job_id in ids]
+    return [export for export in found if export]
+
+
+def _live(exports: list[Export]) -> list[Export]:
+    return [export for export in exports if export.status is ExportStatus.COMPLETED and not export.expired]
+
+
+async def _files_are_as_recorded(world: World, exports: list[Export]) -> None:
+    for export in _live(exports):
+        async with world.resources.storage.open_download(key_of(export)) as chunks:
+            content = b"".join([chunk async for chunk in chunks])
+        assert len(content) == export.size_bytes
+        assert hashlib.sha256(content).digest() == export.sha256
+        assert _count(content, export.format) == export.record_count
+
+
+def _count(content: bytes, format_: str) -> int:
+    if format_ == "csv":
+        return sum(1 for _ in csv.reader(io.StringIO(content.decode(), newline=""))) - 1
+    document = msgspec.json.decode(content)
+    return 1 + len(document["activity"]) + len(document["content"])
+
+
+async def _only_owned_objects(world: World, exports: list[Export]) -> None:
+    """Objects are those of completed, unexpired exports, and no upload is open; the sweep may need a moment."""
+    expected = {key_of(export) for export in _live(exports)}
+    storage = world.resources.storage
+    mine = {str(export.id) for export in exports}
+
+    async def swept() -> bool:
+        keys = {found.key async for found in storage.list_keys("exports/") if found.key.split("/")[1] in mine}
+        uploads = [upload async for upload in storage.list_uploads("exports/") if upload.key.split("/")[1] in mine]
+        assert expected <= keys
+        return keys == expected and not uploads
+
+    await world.until(swept, "orphans to be swept")
+
+
+async def _audit_chains_are_whole(world: World, exports: list[Export]) -> None:
+    async with world.database() as connection:
+        for export in exports:
+            rows = await connection.fetch(
+                "SELECT action FROM carryout.export_audit WHERE job_id = $1 ORDER BY id", export.id
+            )
+            actions = [row["action"] for row in rows if re.match("export:(requested|started|completed|failed)", row[0])]
+            assert actions[0] == "export:requested", actions
+            assert actions.count("export:started") == export.attempt, actions
+            assert {actions[-1]} == ENDINGS[export.status], actions
+            endings = [action for action in actions if action in {"export:completed", "export:failed"}]
+            assert len(endings) == 1, actions
+
+
+def _at_most_one_mail_each(world: World, exports: list[Export]) -> None:
+    for export in _live(exports):
+        count = sum(str(export.id) in mail for mail in world.mails())
+        assert count <= 1, f"{count} mails for one export"
+    assert Counter(world.mails()).most_common(1)[0][1] == 1 if world.mails() else True

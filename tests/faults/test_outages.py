@@ -1,0 +1,222 @@
+"""Servers that fail, workers that stop, and a queue full of rubbish: every accepted export ends, and ends once."""
+
+import asyncio
+import os
+import pickle
+import signal
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import redis.asyncio
+
+from devstack.stack import Stack
+from service import exporting
+from service.exports import Export, ExportStatus
+from service.jobs import QUEUE_NAME, serialize
+from tests.faults.oracle import assert_healed
+from tests.faults.proxy import FaultProxy, open_proxy
+from tests.faults.world import Process, World, open_world
+
+LARGE = 90_000
+
+
+@pytest.fixture
+async def s3_proxy(fragile_stack: Stack) -> AsyncIterator[FaultProxy]:
+    async with open_proxy(fragile_stack.environ["CARRYOUT_S3_ENDPOINT_URL"]) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def proxied_world(fragile_stack: Stack, s3_proxy: FaultProxy, tmp_path: Path) -> AsyncIterator[World]:
+    async with open_world(fragile_stack, tmp_path, CARRYOUT_S3_ENDPOINT_URL=s3_proxy.url) as opened:
+        yield opened
+
+
+async def _is_processing(world: World, export: Export) -> bool:
+    return (await world.find(export)).status is ExportStatus.PROCESSING
+
+
+async def _start_and_stall(world: World, proxy: FaultProxy, worker: Process | None = None) -> tuple[Export, Process]:
+    """An export that a worker has begun and can't end while the storage hangs."""
+    export = await world.ask(await world.create_user(records=LARGE))
+    proxy.mode = "hang"
+    worker = worker or await world.start_worker()
+    await world.until(lambda: _is_processing(world, export), "the export to begin")
+    return export, worker
+
+
+async def test_sigterm_hands_the_export_back_at_no_cost(proxied_world: World, s3_proxy: FaultProxy) -> None:
+    world = proxied_world
+    export, worker = await _start_and_stall(world, s3_proxy)
+    for _ in range(6):
+        worker.signal(signal.SIGTERM)
+        assert await worker.ended() == 0, worker.log
+        assert (await world.find(export)).failures == 0
+        worker = await world.start_worker()
+        await world.until(lambda: _is_processing(world, export), "the export to begin again")
+    s3_proxy.mode = "pass"
+    ended = await world.ended(export)
+    assert (ended.status, ended.attempt, ended.failures) == (ExportStatus.COMPLETED, 7, 0)
+    await assert_healed(world)
+
+
+async def test_paused_worker_finds_its_lease_lost(proxied_world: World, s3_proxy: FaultProxy) -> None:
+    world = proxied_world
+    export, paused = await _start_and_stall(world, s3_proxy)
+    paused.signal(signal.SIGSTOP)
+    s3_proxy.mode = "pass"
+    await world.start_worker()
+    ended = await world.ended(export)
+    assert (ended.status, ended.attempt) == (ExportStatus.COMPLETED, 2)
+    paused.signal(signal.SIGCONT)
+    await assert_healed(world)
+    assert (await world.find(export)) == ended
+
+
+async def test_cancelled_while_running(proxied_world: World, s3_proxy: FaultProxy) -> None:
+    world = proxied_world
+    export, _ = await _start_and_stall(world, s3_proxy)
+    await exporting.cancel_or_delete(world.resources, export, exporting.SYSTEM)
+    ended = await world.find(export)
+    assert (ended.status, ended.error_message) == (ExportStatus.FAILED, "cancelled by user")
+    s3_proxy.mode = "pass"
+    await assert_healed(world)
+    again = await world.ask(export.user_id)  # type: ignore[arg-type]
+    assert (await world.ended(again)).status is ExportStatus.COMPLETED
+
+
+@pytest.mark.parametrize("fault", ["error", "refuse", "lose complete"])
+async def test_storage_fails(proxied_world: World, s3_proxy: FaultProxy, fault: str) -> None:
+    world = proxied_world
+    export, _ = await _start_and_stall(world, s3_proxy)
+    s3_proxy.mode = fault
+    if fault != "lose complete":
+        await world.until(lambda: _has_failed_once(world, export), "an attempt to fail")
+        s3_proxy.mode = "pass"
+    ended = await world.ended(export)
+    assert ended.status is ExportStatus.COMPLETED
+    await assert_healed(world)
+
+
+async def _has_failed_once(world: World, export: Export) -> bool:
+    return (await world.find(export)).failures == 1
+
+
+async def test_storage_that_never_heals_fails_the_export(proxied_world: World, s3_proxy: FaultProxy) -> None:
+    world = proxied_world
+    export, _ = await _start_and_stall(world, s3_proxy)
+    async with world.database() as connection:
+        await connection.execute("UPDATE carryout.export_jobs SET failures = 2")
+    s3_proxy.mode = "error"
+    ended = await world.ended(export)
+    assert (ended.status, ended.error_message) == (ExportStatus.FAILED, exporting.FAILED_MESSAGE)
+    s3_proxy.mode = "pass"
+    await assert_healed(world)
+    assert sum("could not be made" in mail for mail in world.mails()) == 1
+
+
+async def test_redis_restarted(world: World, fragile_stack: Stack) -> None:
+    assert fragile_stack.redis
+    exports = [await world.ask(await world.create_user(records=1_500)) for _ in range(5)]
+    await world.start_worker()
+    fragile_stack.redis.kill()
+    late = await world.ask(await world.create_user(records=1_500))
+    ended = [await world.ended(export) for export in [*exports, late]]
+    await fragile_stack.redis.stop()
+    await fragile_stack.redis.start()
+    again = await world.ask(late.user_id)  # type: ignore[arg-type]
+    ended.append(await world.ended(again))
+    assert {export.status for export in ended} == {ExportStatus.COMPLETED}
+    await assert_healed(world)
+
+
+async def test_redis_flushed_with_fifty_exports_queued(world: World) -> None:
+    exports = [await world.ask(await world.create_user(records=1_100)) for _ in range(50)]
+    async with redis.asyncio.Redis.from_url(world.environ["CARRYOUT_REDIS_URL"]) as queue:
+        await queue.flushall()
+    await world.start_worker()
+    assert {(await world.ended(export)).status for export in exports} == {ExportStatus.COMPLETED}
+    await assert_healed(world)
+
+
+async def test_postgresql_restarted(proxied_world: World, s3_proxy: FaultProxy, fragile_stack: Stack) -> None:
+    assert fragile_stack.postgres
+    world = proxied_world
+    export, _ = await _start_and_stall(world, s3_proxy)
+    await fragile_stack.postgres.stop()
+    await fragile_stack.postgres.start()
+    s3_proxy.mode = "pass"
+    assert (await world.ended(export)).status is ExportStatus.COMPLETED
+    await assert_healed(world)
+
+
+async def test_same_job_delivered_twice_at_once(world: World) -> None:
+    export = await world.ask(await world.create_user(records=LARGE))
+    async with redis.asyncio.Redis.from_url(world.environ["CARRYOUT_REDIS_URL"]) as queue:
+        for copy in range(5):
+            await _enqueue(queue, f"copy-{copy}", serialize(_job(str(export.id))))
+    await asyncio.gather(world.start_worker(), world.start_worker())
+    ended = await world.ended(export)
+    assert (ended.status, ended.attempt) == (ExportStatus.COMPLETED, 1)
+    await assert_healed(world)
+
+
+def _job(job_id: str) -> dict[str, object]:
+    return {"t": None, "f": "run_export", "a": (job_id,), "k": {}, "et": 0}
+
+
+async def _enqueue(queue: "redis.asyncio.Redis", name: str, content: bytes) -> None:
+    await queue.set(f"arq:job:{name}", content)
+    await queue.zadd(QUEUE_NAME, {name: 1})
+
+
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("wrong_type", [False, True])
+async def test_rubbish_in_the_queue(world: World, tmp_path: Path, wrong_type: bool) -> None:  # noqa: FBT001
+    exploded = tmp_path / "exploded"
+    export = await world.ask(await world.create_user(records=1_500))
+    rubbish = {
+        "garbage": os.urandom(100),
+        "bomb": pickle.dumps({"t": None, "f": "run_export", "a": (Bomb(exploded),), "k": {}, "et": 0}),
+        "unknown-function": serialize(_job("x") | {"f": "os.system"}),
+        "no-uuid": serialize(_job("../../etc/passwd")),
+        "unknown-export": serialize(_job(str(uuid.uuid4()))),
+        "too-many-arguments": serialize(_job("x") | {"a": ("x", "y", "z")}),
+        "no-dictionary": serialize([1, 2]),  # type: ignore[arg-type]
+    }
+    async with redis.asyncio.Redis.from_url(world.environ["CARRYOUT_REDIS_URL"]) as queue:
+        if wrong_type:
+            await queue.delete(QUEUE_NAME)
+            await queue.set(QUEUE_NAME, "not a sorted set")
+        else:
+            for name, content in rubbish.items():
+                await _enqueue(queue, name, content)
+            await queue.zadd(QUEUE_NAME, {b"\xff\xfe": 1})
+        worker = await world.start_worker()
+        assert (await world.ended(export)).status is ExportStatus.COMPLETED
+        again = await world.ask(export.user_id)  # type: ignore[arg-type]
+        assert (await world.ended(again)).status is ExportStatus.COMPLETED
+        await queue.flushall()
+    assert not exploded.exists()
+    assert worker.child.returncode is None
+    await assert_healed(world)
+
+
+async def test_poison_export_ends_failed(world: World) -> None:
+    export = await world.ask(await world.create_user(records=2_000))
+    for _ in range(3):
+        victim = await world.start_worker(crash_at="claimed")
+        assert await victim.ended() == -signal.SIGKILL
+    await world.start_worker()
+    ended = await world.ended(export)
+    assert (ended.status, ended.attempt, ended.failures) == (ExportStatus.FAILED, 3, 3)
+    await assert_healed(world)

@@ -1,0 +1,193 @@
+"""A whole Carryout of one test: its own database, bucket and queue on shared servers, and worker processes to hurt."""
+
+import asyncio
+import contextlib
+import email
+import email.policy
+import os
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import redis.asyncio
+
+from devstack.stack import Stack
+from service import exporting
+from service.audit import Actor
+from service.bootstrap import Resources, open_resources
+from service.database import Connection, connect, migrate
+from service.exports import Export
+from service.settings import SQL_DIR, from_env
+
+HEALING_SECONDS = 60.0
+# Short, so that a lost worker is missed soon; long enough for a busy machine.
+QUICK = {
+    "CARRYOUT_LEASE_SECONDS": "3",
+    "CARRYOUT_SWEEP_SECONDS": "2",
+    "CARRYOUT_WORKER_GRACE_SECONDS": "0.2",
+    "CARRYOUT_EXPORTS_PER_HOUR": "1000",
+    "CARRYOUT_PUBLIC_URL": "http://127.0.0.1:1",
+}
+
+
+class Process:
+    """A real child process; whatever it is told, its output goes to `log_path`."""
+
+    def __init__(self, child: asyncio.subprocess.Process, log_path: Path) -> None:
+        self.child = child
+        self.log_path = log_path
+
+    def signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.child.send_signal(number)
+
+    async def ended(self) -> int:
+        async with asyncio.timeout(HEALING_SECONDS):
+            return await self.child.wait()
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+
+@dataclass
+class World:
+    stack: Stack
+    environ: dict[str, str]
+    resources: Resources
+    folder: Path
+    processes: list[Process] = field(default_factory=list)
+
+    async def start_worker(self, *, crash_at: str = "", **environ: str) -> Process:
+        """A worker; one that kills itself when it comes to the step `crash_at` (see crashing.py)."""
+        return await self._start("worker", crash_at, environ)
+
+    async def start_api(self, port: int, *, crash_at: str = "") -> Process:
+        return await self._start(f"serve --port {port}", crash_at, {})
+
+    async def _start(self, command: str, crash_at: str, environ: dict[str, str]) -> Process:
+        module = ["tests.faults.crashing", crash_at] if crash_at else ["service.cli"]
+        log_path = self.folder / f"{len(self.processes)}.log"
+        with log_path.open("wb") as log:
+            child = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                *module,
+                *command.split(),
+                env=dict(os.environ) | self.environ | environ,
+                stdout=log,
+                stderr=log,
+                cwd=SQL_DIR.parent,
+            )
+        process = Process(child, log_path)
+        self.processes.append(process)
+        return process
+
+    async def create_user(self, *, records: int) -> uuid.UUID:
+        """A user with that many records, the profile included. Their e-mail address is their id's."""
+        async with connect(self.environ["CARRYOUT_DATABASE_URL"]) as connection:
+            user_id: uuid.UUID = await connection.fetchval(
+                """INSERT INTO public.users (email, name, password_hash)
+                VALUES (gen_random_uuid() || '@example.com', 'Ada', 'x') RETURNING id"""
+            )
+            await connection.execute(
+                """INSERT INTO public.activity (user_id, kind, ip, detail, occurred_at)
+                SELECT $1, 'login', '10.0.0.1', jsonb_build_object('n', n, 'text', repeat('x', 120)), now()
+                FROM generate_series(1, $2::int) AS n""",
+                user_id,
+                records - 1,
+            )
+            return user_id
+
+    async def ask(self, user_id: uuid.UUID, format_: str = "csv") -> Export:
+        """What POST /api/export does, queued."""
+        request = exporting.ExportRequest(
+            user_id,
+            format_,  # type: ignore[arg-type]
+            Actor("user", str(user_id), request_id="test"),
+            respond_async=True,
+        )
+        export, _ = await exporting.request_export(self.resources, request)
+        return export
+
+    async def find(self, export: Export) -> Export:
+        async with exporting.read(self.resources) as connection:
+            found = await self.resources.exports.find(connection, export.id)
+        assert found is not None
+        return found
+
+    async def ended(self, export: Export) -> Export:
+        await self.until(lambda: self._is_ended(export), "the export to end")
+        return await self.find(export)
+
+    async def _is_ended(self, export: Export) -> bool:
+        return not (await self.find(export)).running
+
+    async def until(self, true: Callable[[], Awaitable[bool]], what: str) -> None:
+        try:
+            async with asyncio.timeout(HEALING_SECONDS):
+                while not await true():
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            logs = "\n".join(process.log for process in self.processes)
+            raise AssertionError(f"Waited in vain for {what}\n{logs}") from None
+
+    def mails(self) -> list[str]:
+        """The text of every mail that arrived for this world's exports or another's."""
+        messages = [
+            email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
+            for path in self.stack.mail_dir.glob("*.eml")
+        ]
+        bodies = [message.get_body(("plain",)) for message in messages]
+        return [body.get_content() for body in bodies if body]
+
+    @asynccontextmanager
+    async def database(self) -> AsyncIterator[Connection]:
+        async with connect(self.environ["CARRYOUT_DATABASE_URL"]) as connection:
+            yield connection
+
+
+@asynccontextmanager
+async def open_world(stack: Stack, folder: Path, **environ: str) -> AsyncIterator[World]:
+    name = f"w{uuid.uuid4().hex}"
+    admin = stack.environ["CARRYOUT_DATABASE_URL"]
+    async with connect(admin) as connection:
+        await connection.execute(f"CREATE DATABASE {name}")
+    settings = stack.environ | QUICK | {"CARRYOUT_DATABASE_URL": _other_database(admin, name)} | environ
+    await migrate(settings["CARRYOUT_DATABASE_URL"], user_id_type="uuid")
+    async with connect(settings["CARRYOUT_DATABASE_URL"]) as connection:
+        await connection.execute((SQL_DIR / "sample" / "schema.sql").read_text())
+    async with redis.asyncio.Redis.from_url(settings["CARRYOUT_REDIS_URL"]) as queue:
+        await queue.flushall()
+    try:
+        async with open_resources(from_env(settings)) as resources:
+            world = World(stack, settings, resources, folder)
+            try:
+                yield world
+            finally:
+                await _kill(world.processes)
+    finally:
+        async with connect(admin) as connection:
+            await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def _kill(processes: list[Process]) -> None:
+    for process in processes:
+        if process.child.returncode is None:
+            process.signal(signal.SIGKILL)
+            await process.ended()
+
+
+def _other_database(url: str, name: str) -> str:
+    return url.rpartition("/")[0] + f"/{name}"
+
+
+async def idle_in_transaction(connection: Connection) -> int:
+    count: int = await connection.fetchval(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
+    )
+    return count
