@@ -4,13 +4,14 @@ import base64
 import hmac
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from service.errors import ExportNotFoundError
 
 # Another use of the same secret, or another layout, must never yield the same bytes.
 _PURPOSE = b"carryout/download-link/v1\0"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EXPIRES = re.compile(r"[1-9][0-9]{0,11}")
 _SIGNATURE = re.compile(r"[A-Za-z0-9_-]{43}")
 
@@ -22,7 +23,7 @@ class LinkSigner:
 
     def sign(self, job_id: UUID, expires_at: datetime) -> str:
         """Return the link's query string. `expires_at` is cut to whole seconds."""
-        expires = int(expires_at.timestamp())
+        expires = (expires_at - _EPOCH) // timedelta(seconds=1)  # timestamp() is a float, which may round up
         return f"expires={expires}&signature={_signature(self._keys[0], job_id, expires)}"
 
     def verify(self, job_id: UUID, expires: str, signature: str) -> datetime:

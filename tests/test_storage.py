@@ -5,12 +5,8 @@ import hashlib
 import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from subprocess import DEVNULL, Popen
-from sysconfig import get_path
-from time import sleep
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
@@ -18,9 +14,10 @@ import httpx
 import msgspec
 import pytest
 
+from devstack.stack import Stack
 from service import storage as storage_module
 from service.errors import ExportGoneError, UnavailableError
-from service.settings import Settings
+from service.settings import Settings, from_env
 from service.storage import PART_BYTES, ObjectStorage, OpenUpload, content_disposition, open_storage
 
 CSV = "text/csv; charset=utf-8"
@@ -32,44 +29,9 @@ class SourceFailedError(Exception):
     pass
 
 
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    folder = tmp_path_factory.mktemp("s3")
-    (folder / "exports").mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    rclone = Path(get_path("scripts")) / "rclone"
-    address = f"127.0.0.1:{port}"
-    arguments: list[str | Path] = [
-        rclone,
-        "serve",
-        "s3",
-        "--addr",
-        address,
-        "--auth-key",
-        "test-access-key,test-secret-key",
-        folder,
-    ]
-    with Popen(arguments, stdout=DEVNULL, stderr=DEVNULL) as server:
-        while True:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                break
-            assert server.poll() is None
-            sleep(0.02)
-        yield Settings(
-            database_url="postgresql://localhost/carryout",
-            redis_url="redis://localhost",
-            smtp_url="smtp://localhost",
-            mail_from="exports@example.test",
-            public_url="http://localhost",
-            link_secrets=("0123456789abcdef0123456789abcdef",),
-            jwt_secret="0123456789abcdef0123456789abcdef",
-            s3_bucket="exports",
-            s3_endpoint_url=f"http://{address}",
-            s3_access_key_id="test-access-key",
-            s3_secret_access_key="test-secret-key",
-        )
-        server.terminate()
+@pytest.fixture(scope="session")
+def settings(stack: Stack) -> Settings:
+    return from_env(stack.environ | {"CARRYOUT_PUBLIC_URL": "http://localhost"})
 
 
 @pytest.fixture
@@ -402,7 +364,7 @@ async def test_presigned_url_is_for_the_public_address(silent_settings: Settings
     public = msgspec.structs.replace(silent_settings, s3_public_url="https://files.example.test")
     async with open_storage(public) as storage:
         url = await storage.presign("a/b.csv", filename="b.csv", content_type=CSV, expires_in_seconds=60)
-    assert url.startswith("https://files.example.test/exports/a/b.csv?")
+    assert url.startswith(f"https://files.example.test/{public.s3_bucket}/a/b.csv?")
     assert parse_qs(url)["X-Amz-Expires"] == ["60"]
 
 
