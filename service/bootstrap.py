@@ -13,6 +13,8 @@ from service.errors import ConfigurationError, UnavailableError
 from service.exports import ExportRepository
 from service.jobs import JobQueue, open_queue
 from service.links import LinkSigner
+from service.mailer import Mailer
+from service.notifications import NotificationRepository
 from service.settings import Settings
 from service.storage import ObjectStorage, open_storage
 
@@ -29,13 +31,16 @@ class Resources:
     queue: JobQueue
     verifier: JwtVerifier
     links: LinkSigner
+    mailer: Mailer
     exports: ExportRepository
+    notifications: NotificationRepository
     audit: AuditLog
 
 
 @asynccontextmanager
 async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     """Raises ConfigurationError, one sentence that names what is wrong, if a server or a dataset is amiss."""
+    mailer = Mailer(settings.smtp_url, settings.mail_from)
     async with connect(settings.database_url) as connection:
         await check_schema(connection, user_id_type=settings.user_id_type)
     async with connect(settings.source_database_url) as connection:
@@ -62,7 +67,9 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             queue=await enter(open_queue(settings.redis_url)),
             verifier=await enter(open_jwt_verifier(settings)),
             links=LinkSigner(settings.link_secrets),
+            mailer=mailer,
             exports=ExportRepository(lease_seconds=settings.lease_seconds),
+            notifications=NotificationRepository(mailer.domain),
             audit=AuditLog(),
         )
         await _require_servers(resources)

@@ -105,3 +105,10 @@ class ExportSupersededError(ServiceError):
 
     def __init__(self) -> None:
         super().__init__("This attempt isn't the current one any more")
+
+
+class NotificationSupersededError(ServiceError):
+    """Another worker has this mail now, or it has ended: this attempt may neither send nor change it any more."""
+
+    def __init__(self) -> None:
+        super().__init__("This attempt to send a mail isn't the current one any more")
