@@ -119,6 +119,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _require_url(self.database_url, "DATABASE_URL", {"postgresql", "postgres"})
         _require_url(self.source_database_url, "SOURCE_DATABASE_URL", {"postgresql", "postgres"})
         _require_url(self.redis_url, "REDIS_URL", {"redis", "rediss", "unix"})
+        for name in ("s3_endpoint_url", "s3_public_url"):
+            if url := getattr(self, name):
+                _require_url(url, name.upper(), {"http", "https"})
         _require_url(self.smtp_url, "SMTP_URL", {"smtp", "smtps"})
         _require_url(self.public_url, "PUBLIC_URL", {"http", "https"})
         _require_secrets(self)
@@ -166,6 +169,8 @@ def _require_url(url: str, name: str, schemes: set[str]) -> None:
 
 
 def _require_secrets(settings: Settings) -> None:
+    if not settings.link_secrets:
+        raise ConfigurationError(_named("LINK_SECRETS", "names no secret"))
     for secret in settings.link_secrets:
         _require_secret(secret, "LINK_SECRETS")
     if settings.jwt_secret:

@@ -80,8 +80,9 @@ class _Worker:
             _, left = await asyncio.wait(left, timeout=self._resources.settings.worker_grace_seconds)
         await _cancel(left)
 
-    async def _run_export(self, _context: dict[str, Any], job_id: str) -> None:
+    async def _run_export(self, _context: dict[Any, Any], *arguments: Any) -> None:
         """What arq calls. Its own cancellation must not reach the export, which `_finish` ends."""
+        (job_id,) = arguments
         await asyncio.shield(self._start(uuid.UUID(job_id)))
 
     async def _consume_forever(self) -> None:

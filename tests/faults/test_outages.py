@@ -13,6 +13,7 @@ import redis.asyncio
 
 from devstack.stack import Stack
 from service import exporting
+from service.audit import SYSTEM
 from service.exports import Export, ExportStatus
 from service.jobs import QUEUE_NAME, serialize
 from tests.faults.oracle import assert_healed
@@ -78,7 +79,7 @@ async def test_paused_worker_finds_its_lease_lost(proxied_world: World, s3_proxy
 async def test_cancelled_while_running(proxied_world: World, s3_proxy: FaultProxy) -> None:
     world = proxied_world
     export, _ = await _start_and_stall(world, s3_proxy)
-    await exporting.cancel_or_delete(world.resources, export, exporting.SYSTEM)
+    await exporting.cancel_or_delete(world.resources, export, SYSTEM)
     ended = await world.find(export)
     assert (ended.status, ended.error_message) == (ExportStatus.FAILED, "cancelled by user")
     s3_proxy.mode = "pass"
