@@ -49,6 +49,7 @@ PROBLEMS: Mapping[type[errors.ServiceError], Problem] = {
     errors.ExportInProgressError: _problem(409, "export-in-progress", "Export in progress"),
     errors.ExportNotReadyError: _problem(409, "export-not-ready", "Export not ready"),
     errors.ExportSupersededError: _problem(409, "export-superseded", "Export superseded"),
+    errors.NotificationSupersededError: _problem(409, "notification-superseded", "Notification superseded"),
     errors.ExportGoneError: _problem(410, "export-gone", "Export gone"),
     errors.UnsupportedMediaTypeError: _problem(415, "unsupported-media-type", "Unsupported media type"),
     errors.RangeNotSatisfiableError: _problem(416, "range-not-satisfiable", "Range not satisfiable"),
