@@ -26,7 +26,7 @@ from service.settings import SQL_DIR, from_env
 HEALING_SECONDS = 60.0
 # Short, so that a lost worker is missed soon; long enough for a busy machine.
 QUICK = {
-    "CARRYOUT_LEASE_SECONDS": "3",
+    "CARRYOUT_LEASE_SECONDS": "2",
     "CARRYOUT_SWEEP_SECONDS": "2",
     "CARRYOUT_WORKER_GRACE_SECONDS": "0.2",
     "CARRYOUT_EXPORTS_PER_HOUR": "1000",
