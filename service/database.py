@@ -38,7 +38,7 @@ def load_queries(directory: Path = SQL_DIR / "queries") -> dict[str, str]:
     """The statements below each `-- name: …` line. Raises ConfigurationError if two share a name."""
     queries: dict[str, str] = {}
     for path in sorted(directory.glob("*.sql")):
-        _, *parts = re.split(r"^-- name: (\w+)\n", path.read_text(), flags=re.MULTILINE)
+        _, *parts = re.split(r"^-- name: (\w+)\n", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
         for name, text in zip(parts[::2], parts[1::2], strict=True):
             if name in queries:
                 raise ConfigurationError(f"Two queries are called {name}")
@@ -76,7 +76,10 @@ async def open_pool(dsn: str, *, size: int, application_name: str) -> AsyncItera
 
 @asynccontextmanager
 async def acquire(pool: Pool, *, timeout_seconds: float) -> AsyncIterator[Connection]:
-    """A connection of `pool`. Raises UnavailableError if none is free in time or PostgreSQL goes away."""
+    """A connection of `pool`. Raises UnavailableError if none is free in time or PostgreSQL goes away.
+
+    What else the caller's block raises stays as it is, an OSError of another server, say.
+    """
     try:
         connection = await pool.acquire(timeout=timeout_seconds)
     except CONNECTION_LOST as error:
@@ -84,7 +87,9 @@ async def acquire(pool: Pool, *, timeout_seconds: float) -> AsyncIterator[Connec
     try:
         yield connection
     except CONNECTION_LOST as error:
-        raise UnavailableError("PostgreSQL is not available") from error
+        if isinstance(error, asyncpg.PostgresError) or connection.is_closed():
+            raise UnavailableError("PostgreSQL is not available") from error
+        raise
     finally:
         with suppress(*CONNECTION_LOST):
             await pool.release(connection)
@@ -126,7 +131,7 @@ async def migrate(dsn: str, *, user_id_type: str, directory: Path = SQL_DIR / "m
         for path in fresh:
             async with connection.transaction():
                 await connection.execute("SELECT set_config('carryout.user_id_type', $1, true)", user_id_type)
-                await connection.execute(path.read_text())
+                await connection.execute(path.read_text(encoding="utf-8"))
                 await connection.execute(QUERIES["record_migration"], path.stem, _checksum(path))
         await check_user_id_type(connection, user_id_type)
     return [path.stem for path in fresh]

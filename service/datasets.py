@@ -17,9 +17,15 @@ from service.errors import ConfigurationError
 from service.plans import Plan, check_unique_order, explain, identifiers, outputs, reads_whole_row
 
 PROFILE = "profile"
+PROFILE_COLUMNS = {"id", "email"}
 NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
-NOT_CODE = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|(\$\w*\$).*?\1", re.DOTALL)
-STAR = re.compile(r"(?:\b(?:select|distinct|all)\b|,|\.)\s*\*", re.IGNORECASE)
+RESERVED_NAMES = {"exported_at", "user"}  # members of the JSON document
+COMMENT_OR_QUOTED = re.compile(
+    r"""--[^\n]*|/\*.*?\*/|(?P<quoted>\be'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|(\$\w*\$).*?\2)""",
+    re.DOTALL | re.IGNORECASE,
+)
+STAR = re.compile(r"\.\s*\*|\*\s*(?:,|from\b)", re.IGNORECASE)  # neither count(*) nor a product
+ORDER_BY = re.compile(r"\border\s+by\b", re.IGNORECASE)
 USER_ID_TYPE_NAMES = {"uuid": "uuid", "int8": "bigint", "text": "text"}
 
 
@@ -46,32 +52,45 @@ async def load_datasets(
     paths = sorted(directory.glob("*.sql"), key=lambda path: (path.stem != PROFILE, path.stem))
     if not paths or paths[0].stem != PROFILE:
         raise ConfigurationError(f"CARRYOUT_DATASETS_DIR: {directory} holds no {PROFILE}.sql")
-    return tuple(
-        [await _load_dataset(connection, path, user_id_type=user_id_type, forbidden=forbidden) for path in paths]
-    )
+    datasets = [await _load_dataset(connection, path, user_id_type=user_id_type, forbidden=forbidden) for path in paths]
+    if repeated := _find_repeated(csv_names(datasets)):
+        raise ConfigurationError(f"Two columns of the CSV would be called {repeated}: rename a dataset or a column")
+    return tuple(datasets)
+
+
+def csv_names(datasets: Sequence[Dataset]) -> list[str]:
+    """The names in a CSV's header; `datasets` begins with the profile."""
+    profile, *others = datasets
+    names = ["user_id" if column.name == "id" else column.name for column in profile.columns]
+    return names + [f"{dataset.name}_{column.name}" for dataset in others for column in dataset.columns]
 
 
 async def _load_dataset(connection: Connection, path: Path, *, user_id_type: str, forbidden: Sequence[str]) -> Dataset:
     try:
-        sql = path.read_text().strip().removesuffix(";") + "\n"  # so that a comment at its end ends there
-        _check_text(path.stem, sql)
+        sql = path.read_text(encoding="utf-8").strip().removesuffix(";") + "\n"  # so that a comment ends there
+        code = COMMENT_OR_QUOTED.sub(lambda found: "x" if found["quoted"] else " ", sql)
+        _check_text(path.stem, code)
         statement = await connection.prepare(f'SELECT * FROM ({sql}) AS "row"')  # noqa: S608 (an operator's file)
         _check_parameters(statement.get_parameters(), user_id_type)
         columns = await _columns(connection, statement.get_attributes())
         _check_names(columns, forbidden)
         plan = await explain(connection, sql, user_id_type)
         _check_origins(plan, columns, forbidden)
-        if path.stem != PROFILE:
-            await check_unique_order(connection, plan)
-    except (ConfigurationError, asyncpg.PostgresError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"Dataset {path.name}: {error}") from None
+        if path.stem == PROFILE:
+            _check_profile(columns)
+        else:
+            await check_unique_order(connection, plan, has_order_by=ORDER_BY.search(code) is not None)
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"Dataset {path.name}: it is not UTF-8") from None
+    except (ConfigurationError, asyncpg.PostgresError) as error:
+        raise ConfigurationError(f"Dataset {path.name}: {error.args[0]}") from None
     return Dataset(path.stem, sql, columns)
 
 
-def _check_text(name: str, sql: str) -> None:
-    if not NAME.fullmatch(name):
-        raise ConfigurationError("its file name must be lower-case letters, digits and underscores")
-    if STAR.search(NOT_CODE.sub(" ", sql)):
+def _check_text(name: str, code: str) -> None:
+    if not NAME.fullmatch(name) or name in RESERVED_NAMES:
+        raise ConfigurationError("its file name must be lower-case letters, digits and underscores, and not reserved")
+    if STAR.search(code):
         raise ConfigurationError("`*` would let columns leave that nobody chose; list the columns")
 
 
@@ -88,13 +107,22 @@ def _check_parameters(parameters: Sequence[asyncpg.Type], user_id_type: str) -> 
 async def _columns(connection: Connection, attributes: Sequence[asyncpg.Attribute]) -> tuple[Column, ...]:
     names = [attribute.name for attribute in attributes]
     if not names:
-        raise ConfigurationError("it is not a SELECT")
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigurationError(f"two columns are called {repeated[0]}")
+        raise ConfigurationError("it has no columns")
+    if repeated := _find_repeated(names):
+        raise ConfigurationError(f"two columns are called {repeated}")
     if "?column?" in names:
         raise ConfigurationError("an expression has no name; add AS")
     types = await connection.fetch(QUERIES["list_types"], [attribute.type.oid for attribute in attributes])
     return tuple(Column(name, row["name"], row["category"]) for name, row in zip(names, types, strict=True))
+
+
+def _find_repeated(names: Sequence[str]) -> str | None:
+    return next((name for name in names if names.count(name) > 1), None)
+
+
+def _check_profile(columns: Sequence[Column]) -> None:
+    for missing in sorted(PROFILE_COLUMNS - {column.name for column in columns}):
+        raise ConfigurationError(f"it has no column {missing}, which every profile needs")
 
 
 def _check_names(columns: Sequence[Column], forbidden: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 
-from service.datasets import Column, Dataset
+from service.datasets import Column, Dataset, csv_names
 
 Format: TypeAlias = Literal["csv", "json"]
 MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "json": "application/json"}
@@ -53,7 +53,6 @@ class CsvEncoder:
 
     def __init__(self, *, bom: bool = False) -> None:
         self._bom = BOM if bom else b""
-        self._separators: list[bytes] = []
         self._prefixes: list[bytes] = []
         self._suffixes: list[bytes] = []
 
@@ -68,7 +67,8 @@ class CsvEncoder:
         for position in range(len(datasets)):
             self._prefixes.append(profile + b"," * (sum(widths[1:position]) + 1))
             self._suffixes.append(b"," * sum(widths[position + 1 :]) + CRLF)
-        return self._bom + _csv_header(datasets) + CRLF + profile + self._suffixes[0]
+        header = ",".join(map(_csv_quoted, csv_names(datasets))).encode()
+        return self._bom + header + CRLF + profile + self._suffixes[0]
 
     def rows(self, position: int, rows: Sequence[bytes], *, first: bool) -> bytes:  # noqa: ARG002 (rows end, not begin, with their separator)
         prefix, suffix = self._prefixes[position], self._suffixes[position]
@@ -114,13 +114,6 @@ class JsonEncoder:
 
 def create_encoder(format_: Format, *, bom: bool = False) -> Encoder:
     return CsvEncoder(bom=bom) if format_ == "csv" else JsonEncoder()
-
-
-def _csv_header(datasets: Sequence[Dataset]) -> bytes:
-    profile, *others = datasets
-    names = ["user_id" if column.name == "id" else column.name for column in profile.columns]
-    names += [f"{dataset.name}_{column.name}" for dataset in others for column in dataset.columns]
-    return ",".join(map(_csv_quoted, names)).encode()
 
 
 def _csv_quoted(name: str) -> str:

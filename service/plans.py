@@ -1,7 +1,10 @@
 """What PostgreSQL's plan of a query reveals: the columns that its results are made of, behind aliases and views, and
 whether its order is unique.
 
-The text of a query can hide both; the planner has already resolved them. Reference: PostgreSQL's manual, EXPLAIN.
+The text of a query can hide both; the planner has already resolved them. (What a function, a materialized view or a
+list of VALUES contains, it doesn't show.) Reference: PostgreSQL's manual, EXPLAIN. With the settings of the query
+`reveal_plans` orders are made by sorts alone, and joins are nested loops: the outer side gives the order, and in an
+outer join it is the one whose rows are all kept.
 """
 
 import re
@@ -14,88 +17,98 @@ from service.database import QUERIES, Connection
 from service.errors import ConfigurationError
 
 Plan: TypeAlias = dict[str, Any]
+Key: TypeAlias = frozenset[str]
 
 LITERAL = re.compile(r"'(?:[^']|'')*'")
-IDENTIFIER = re.compile(r'"(?:[^"]|"")+"|[^\W\d][\w$]*')
+IDENTIFIER = re.compile(r'("(?:[^"]|"")+"|[^\W\d][\w$]*)(\.)?')
 WHOLE_ROW = re.compile(r'(?:"[^"]+"|\w)\.\*')
-COLUMN = r'\(?([\w."$]+)\)?(?:::[\w ]+)?\)?'
-EQUATION = re.compile(rf"{COLUMN} = {COLUMN}")
 SORT_OPTIONS = re.compile(r" (?:DESC|NULLS (?:FIRST|LAST)|COLLATE \S+|USING \S+)")
+SUBPLAN = re.compile(r"(?:Init|Sub)Plan \d+|\$\d+")  # $n before PostgreSQL 17
+CONSTANT = re.compile(r"'(?:[^']|'')*'|\(InitPlan \d+\)\.col\d+|\$\d+")
+COLUMN = r'\(*([\w."$]+)\)*(?:::(?:text|bpchar|bigint))?\)*'
+EQUATION = re.compile(rf"{COLUMN} = {COLUMN}")
+PARTITION_NUMBER = re.compile(r"_\d+(?=\.)")  # those of the table events are called events_1, events_2, …
+
 # Below these a result's column has another name than the one it was read by.
 RENAMING_NODES = {"Subquery Scan", "CTE Scan", "Append", "Merge Append", "Recursive Union", "SetOp", "WorkTable Scan"}
-CONDITIONS = ("Filter", "Join Filter", "Hash Cond", "Merge Cond", "Index Cond", "Recheck Cond")
+FUNCTION_CALLS = ("Function Call", "Table Function Call")
+MULTIPLYING_NODES = {*RENAMING_NODES, "ProjectSet"}
+ORDERED_NODES = {"Group", "Limit", "Materialize", "Nested Loop", "Result", "Subquery Scan", "Unique", "WindowAgg"}
+CONDITIONS = ("Filter", "Join Filter", "One-Time Filter")
 
 
 async def explain(connection: Connection, sql: str, user_id_type: str) -> Plan:
-    """The plan's root node. A generic plan keeps `$1` unknown; without indexes an order can't hide in a scan.
-
-    Raises ConfigurationError if `sql` is no SELECT.
-    """
+    """The plan's root node. A generic plan keeps `$1` unknown; without indexes an order can't hide in a scan."""
     async with connection.transaction(readonly=True):
         await connection.execute(QUERIES["reveal_plans"])
         await connection.execute(f"PREPARE carryout_dataset ({user_id_type}) AS {sql}")
         text = await connection.fetchval("EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE carryout_dataset (NULL)")
         await connection.execute("DEALLOCATE carryout_dataset")
     root: Plan = msgspec.json.decode(text)[0]["Plan"]
-    if root["Node Type"] == "ModifyTable":
-        raise ConfigurationError("it is not a SELECT")
     return root
 
 
 def outputs(plan: Plan, column_count: int) -> Iterator[str]:
     """The expressions that the result's columns are made of; below a renaming node, all that its children give."""
     yield from plan.get("Output", [])[:column_count]
-    for node in _nodes(plan):
-        if node.get("Parent Relationship") in {"InitPlan", "SubPlan"}:
+    nodes = list(_nodes(plan))
+    yield from (node[call] for node in nodes for call in FUNCTION_CALLS if call in node)
+    compared = _compared_subplans(nodes)
+    for node in nodes:
+        if node.get("Subplan Name", "") not in {"", *compared}:
             yield from node.get("Output", [])
         if node["Node Type"] in RENAMING_NODES:
             for child in node.get("Plans", []):
                 yield from child.get("Output", [])
 
 
+def _compared_subplans(nodes: list[Plan]) -> set[str]:
+    """The names of the subplans whose result serves in conditions alone."""
+    conditions = " ".join(node.get(name, "") for node in nodes for name in CONDITIONS)
+    given = str([node.get(name) for node in nodes for name in ("Output", *FUNCTION_CALLS)])
+    return {
+        node["Subplan Name"]
+        for node in nodes
+        for label in SUBPLAN.findall(node.get("Subplan Name", ""))
+        if label in conditions and label not in given
+    }
+
+
 def identifiers(expression: str) -> list[str]:
-    return [name.strip('"') for name in IDENTIFIER.findall(LITERAL.sub("", expression))]
+    """The names in it but those that only say where another one belongs: tables, schemas."""
+    found = IDENTIFIER.findall(LITERAL.sub("", expression))
+    return [name.strip('"') for name, qualifies in found if not qualifies]
 
 
 def reads_whole_row(expression: str) -> bool:
     return WHOLE_ROW.search(LITERAL.sub("", expression)) is not None
 
 
-async def check_unique_order(connection: Connection, plan: Plan) -> None:
+async def check_unique_order(connection: Connection, plan: Plan, *, has_order_by: bool) -> None:
     """Raise ConfigurationError unless rows that compare equal in the plan's order must be one row.
 
-    That is so if the order, and what the conditions equate with it, determine a unique key of every table read; or if
-    it covers all that the rows are grouped by.
+    That is so if the order, and what the conditions equate with it, determine a unique key of everything that is
+    joined: tables, and groups. Without an ORDER BY, sorts that the plan needs for its own ends are no order.
     """
-    keys = _sort_keys(plan)
-    known = keys | {"$1"}
-    if any(_bare(*node["Group Key"]) <= keys for node in _nodes(plan) if "Group Key" in node):
-        return
-    if keys and _is_distinct(plan):
-        return
-    tables = list(_tables(plan))
-    equations = [set(pair) for node in _nodes(plan) for pair in _equations(node)]
-    undetermined = {node["Alias"]: await _unique_keys(connection, node) for node in tables}
-    while determined := _determine(undetermined, known, equations):
-        del undetermined[determined]
-    if not tables or undetermined:
+    keys = _sort_keys(plan) if has_order_by else frozenset()
+    unique_keys = [await _unique_keys(connection, source) for source in _sources(plan)]
+    if not _determines(keys, unique_keys, list(_inferences(plan))):
         fault = "its ORDER BY isn't known to be unique" if keys else "it has no ORDER BY"
         raise ConfigurationError(f"{fault}: rows need a unique order, so end it with the primary key of what it lists")
 
 
-def _determine(undetermined: dict[str, list[set[str]]], known: set[str], equations: list[set[str]]) -> str | None:
-    """A table one of whose unique keys is known; all its columns then join `known`."""
-    for equation in equations:
-        if any(name in known or _owner(name) in known for name in equation):
-            known |= equation
-    for alias, uniques in undetermined.items():
-        if any(unique <= known for unique in uniques):
-            known.add(alias)
-            return alias
-    return None
+def _determines(keys: Key, unique_keys: list[list[Key]], inferences: list[tuple[str, str]]) -> bool:
+    """Whether values of `keys` leave one row of each source. A known unique key makes all of its table known."""
+    known = keys | {"$1"}
+    while True:
+        found = {_table(column) for uniques in unique_keys for key in uniques if key <= known for column in key}
+        found |= {known_too for column, known_too in inferences if column in known or _table(column) in known}
+        if found <= known:
+            return all(any(key <= known for key in uniques) for uniques in unique_keys)
+        known |= found
 
 
-def _owner(column: str) -> str:
+def _table(column: str) -> str:
     return column.rpartition(".")[0]
 
 
@@ -105,47 +118,85 @@ def _nodes(plan: Plan) -> Iterator[Plan]:
         yield from _nodes(child)
 
 
-def _tables(plan: Plan) -> Iterator[Plan]:
-    """The scans that can multiply rows: all but those of sub-plans and the inner side of EXISTS and NOT EXISTS."""
-    if "Relation Name" in plan or plan["Node Type"] in {"Function Scan", "Values Scan", *RENAMING_NODES}:
-        yield plan
+def _joined(plan: Plan) -> Iterator[Plan]:
+    """The children whose rows become the plan's rows: neither scalar subqueries nor (NOT) EXISTS."""
     existence = plan.get("Join Type") in {"Semi", "Anti"}
     for child in plan.get("Plans", []):
-        relation = child.get("Parent Relationship")
-        if relation in {"InitPlan", "SubPlan"} or (existence and relation == "Inner"):
-            continue
-        yield from _tables(child)
+        relation = child["Parent Relationship"]
+        if relation not in {"InitPlan", "SubPlan"} and not (existence and relation == "Inner"):
+            yield child
 
 
-async def _unique_keys(connection: Connection, node: Plan) -> list[set[str]]:
-    """Sets of `alias.column`; none for what isn't a table."""
-    if "Relation Name" not in node:
+def _sources(plan: Plan) -> Iterator[Plan]:
+    """What is joined: the nodes whose rows can multiply the others'."""
+    children = list(_joined(plan))
+    if plan["Node Type"] in {"Result", "Aggregate"} and (not children or plan.get("Strategy") == "Plain"):
+        return  # one row
+    if _is_grouped(plan) or plan["Node Type"] in MULTIPLYING_NODES or not children:
+        yield plan
+        return
+    for child in children:
+        yield from _sources(child)
+
+
+def _is_grouped(plan: Plan) -> bool:
+    return plan["Node Type"] in {"Aggregate", "Group", "Unique"}
+
+
+async def _unique_keys(connection: Connection, source: Plan) -> list[Key]:
+    """Sets of columns as the plan names them; none if we know of none."""
+    if _is_grouped(source):
+        key = _sort_keys(source) if source["Node Type"] == "Unique" else _bare(source.get("Group Key", []))
+        return [key] if key else []
+    partitions = source.get("Plans", []) if source["Node Type"] == "Append" else []
+    scan = partitions[0] if partitions else source
+    names = {PARTITION_NUMBER.sub("", f"{node.get('Alias')}.") for node in partitions} or {f"{source.get('Alias')}."}
+    if "Relation Name" not in scan or len(names) > 1:
         return []
-    rows = await connection.fetch(QUERIES["list_unique_keys"], node["Schema"], node["Relation Name"])
-    return [{f"{node['Alias']}.{name}" for name in row["columns"]} for row in rows]
+    rows = await connection.fetch(QUERIES["list_unique_keys"], scan["Schema"], scan["Relation Name"], bool(partitions))
+    return [frozenset(name + column for column in row["columns"]) for row in rows for name in names]
 
 
-def _sort_keys(plan: Plan) -> set[str]:
-    """The keys of the sort that orders the result; nodes above it keep its order."""
+def _sort_keys(plan: Plan) -> Key:
+    """The keys of the sort that orders the plan's rows; the nodes above it keep its order."""
     while "Sort Key" not in plan:
-        ordered = [c for c in plan.get("Plans", []) if c.get("Parent Relationship") in {"Outer", "Subquery"}]
-        if not ordered or plan["Node Type"] in {"Hash Join", "Append"}:
-            return set()
-        plan = ordered[0]
-    return _bare(*plan["Sort Key"])
+        ordered = plan["Node Type"] in ORDERED_NODES or plan.get("Strategy") == "Sorted"
+        outer = [child for child in _joined(plan) if child["Parent Relationship"] in {"Outer", "Subquery"}]
+        if not ordered or not outer:
+            return frozenset()
+        plan = outer[0]
+    return _bare(plan["Sort Key"])
 
 
-def _is_distinct(plan: Plan) -> bool:
-    return plan["Node Type"] == "Unique" or (
-        plan["Node Type"] in {"Result", "Limit"} and any(map(_is_distinct, plan.get("Plans", [])))
-    )
+def _inferences(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Pairs of columns: where the first is known, so is the second."""
+    for left, right in _equations(plan.get("Filter", "")):
+        yield left, right
+        yield right, left
+    if plan.get("Join Type") in {"Inner", "Left"}:
+        inner = [child for child in plan["Plans"] if child["Parent Relationship"] == "Inner"]
+        padded = (
+            {node.get("Alias") for child in inner for node in _nodes(child)} if plan["Join Type"] == "Left" else set()
+        )
+        for left, right in _equations(plan.get("Join Filter", "")):
+            if _table(left) not in padded:
+                yield left, right
+            if _table(right) not in padded:
+                yield right, left
+    for child in _joined(plan):
+        for pair in _inferences(child):
+            yield pair
+            if plan["Node Type"] == "Append":
+                yield PARTITION_NUMBER.sub("", pair[0]), PARTITION_NUMBER.sub("", pair[1])
 
 
-def _equations(node: Plan) -> list[tuple[str, str]]:
-    conditions = " ".join(str(node.get(name, "")) for name in CONDITIONS)
-    found = EQUATION.findall(LITERAL.sub("", conditions)) if " OR " not in conditions else []
-    return [(left.replace('"', ""), right.replace('"', "")) for left, right in found]
+def _equations(condition: str) -> Iterator[tuple[str, str]]:
+    if " OR " in condition:
+        return
+    for part in CONSTANT.sub("$1", condition).split(" AND "):
+        if found := EQUATION.fullmatch(part):
+            yield found[1].replace('"', ""), found[2].replace('"', "")
 
 
-def _bare(*keys: str) -> set[str]:
-    return {SORT_OPTIONS.sub("", key).strip("()").replace('"', "") for key in keys}
+def _bare(keys: list[str]) -> Key:
+    return frozenset(SORT_OPTIONS.sub("", key).strip("()").replace('"', "") for key in keys)

@@ -1,19 +1,28 @@
 """One user's data as a document: datasets, one snapshot, one cursor after the other, chunks of bytes."""
 
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 
 import asyncpg
 
-from service.database import QUERIES, Connection, Pool, UserId, acquire
+from service.database import CONNECTION_LOST, QUERIES, Connection, Pool, UserId, acquire
 from service.datasets import Dataset
 from service.encoders import Encoder
-from service.errors import DocumentError, ExportInProgressError, ExportTooLargeError, SubjectNotFoundError
+from service.errors import (
+    DocumentError,
+    ExportInProgressError,
+    ExportTooLargeError,
+    SubjectNotFoundError,
+    UnavailableError,
+)
 
 CHUNK_BYTES = 64 * 1024
-FIRST_BATCH_ROWS = 100
-MAX_BATCH_ROWS = 2_000
+# However wide the rows, no fetch takes more than MAX_FETCHED_SLICES * SLICE_BYTES.
+SLICE_BYTES = 4 * 1024
+FIRST_FETCHED_SLICES = 100
+MAX_FETCHED_SLICES = 1_000
+QUERY_TIMEOUT_SECONDS = 300.0
 
 
 class Document:
@@ -39,7 +48,8 @@ class Document:
     async def chunks(self, encoder: Encoder) -> AsyncGenerator[bytes, None]:
         """The document in chunks of about 64 KiB (a single larger row is a chunk of its own).
 
-        Raises DocumentError where the rows don't match their count: a document that ends here is whole.
+        A document that ends is whole: raises DocumentError where rows don't match their count or can't be read, and
+        UnavailableError if the database goes away.
         """
         async with aclosing(self._pieces(encoder)) as pieces:
             buffer: list[bytes] = []
@@ -67,27 +77,50 @@ class Document:
             done = 0
             async with aclosing(self._batches(encoder, dataset)) as batches:
                 async for rows in batches:
+                    self.records_done += len(rows)
                     yield encoder.rows(position, rows, first=done == 0)
                     done += len(rows)
-                    self.records_done += len(rows)
             self._check_count(position, done)
             yield encoder.end_dataset(position, empty=done == 0)
         yield encoder.end()
 
     async def _batches(self, encoder: Encoder, dataset: Dataset) -> AsyncGenerator[list[bytes], None]:
-        """Batches sized to make one chunk each; they at most double, so that wide rows after narrow ones stay few."""
-        query = f"SELECT convert_to(line, 'UTF8') FROM ({encoder.row_text(dataset)}) AS lines (line)"  # noqa: S608 (rendered from checked columns)
-        cursor = await self._connection.cursor(query, self._user_id)
-        wanted = FIRST_BATCH_ROWS
-        while rows := [row[0] for row in await cursor.fetch(wanted)]:
-            yield rows
-            fitting = CHUNK_BYTES * len(rows) // (sum(map(len, rows)) + 1)
-            wanted = max(1, min(fitting, 2 * wanted, MAX_BATCH_ROWS))
+        """Batches sized to make one chunk each."""
+        with _naming_failures():
+            cursor = await self._connection.cursor(
+                _sliced(encoder.row_text(dataset)), self._user_id, timeout=QUERY_TIMEOUT_SECONDS
+            )
+        begun: list[bytes] = []
+        wanted = FIRST_FETCHED_SLICES
+        while True:
+            with _naming_failures():
+                slices = [record[0] for record in await cursor.fetch(wanted, timeout=QUERY_TIMEOUT_SECONDS)]
+            if not slices:
+                return
+            rows: list[bytes] = []
+            for slice_ in slices:
+                begun.append(slice_)
+                if len(slice_) < SLICE_BYTES:
+                    rows.append(b"".join(begun))
+                    begun.clear()
+            if rows:
+                yield rows
+            wanted = max(1, min(CHUNK_BYTES * len(slices) // (sum(map(len, slices)) + 1), MAX_FETCHED_SLICES))
 
     def _check_count(self, position: int, done: int) -> None:
         if done != self._counts[position]:
             name = self._datasets[position].name
             raise DocumentError(f"Dataset {name} gave {done} rows, but counted {self._counts[position]}")
+
+
+def _sliced(row_text: str) -> str:
+    """Each line in slices, so that a number of them is a bound in bytes; one shorter than SLICE_BYTES ends its line.
+
+    OFFSET 0 keeps PostgreSQL from rendering a line again for each of its slices.
+    """
+    lines = f"SELECT convert_to(line, 'UTF8') AS line FROM ({row_text}) AS texts (line) OFFSET 0"  # noqa: S608 (rendered from checked columns)
+    starts = f"SELECT line, generate_series(1, length(line) + 1, {SLICE_BYTES}) AS start FROM ({lines}) AS lines"  # noqa: S608 (likewise)
+    return f"SELECT substr(line, start, {SLICE_BYTES}) FROM ({starts}) AS starts"  # noqa: S608 (likewise)
 
 
 @asynccontextmanager
@@ -103,7 +136,7 @@ async def open_document(  # noqa: PLR0913 (each is one independent fact of the r
     """One REPEATABLE READ, READ ONLY snapshot of the user's data, counted; exit ends it and returns the connection.
 
     Raises SubjectNotFoundError, ExportTooLargeError, UnavailableError and, if `exclusive`, ExportInProgressError
-    while another exclusive document of the user is open anywhere.
+    while another exclusive document of the user is open anywhere; DocumentError if the data can't be read.
     """
     async with (
         acquire(pool, timeout_seconds=acquire_timeout_seconds) as connection,
@@ -123,12 +156,12 @@ async def _count(
     for dataset in datasets:
         bound = max_records + 1 - sum(counts)
         query = f'SELECT count(*) FROM (SELECT FROM ({dataset.sql}) AS "row" LIMIT $2::bigint) AS bounded'  # noqa: S608 (checked at start-up)
-        try:
-            counts.append(await connection.fetchval(query, user_id, bound))
-        except asyncpg.DataError:  # a number too large, say, is nobody's id
-            raise SubjectNotFoundError("No such user") from None
+        with _naming_failures():
+            counts.append(await connection.fetchval(query, user_id, bound, timeout=QUERY_TIMEOUT_SECONDS))
         if counts[0] == 0:
             raise SubjectNotFoundError("No such user")
+        if counts[0] > 1:
+            raise DocumentError("The profile has more than one row")
         if sum(counts) > max_records:
             raise ExportTooLargeError(
                 "Export too large, please filter data",
@@ -137,3 +170,16 @@ async def _count(
                 suggestion="Ask for a shorter date range (date-range filters), one period after the other",
             )
     return counts
+
+
+@contextmanager
+def _naming_failures() -> Iterator[None]:
+    """Failures of a query as errors of ours; `acquire` names those of the connection."""
+    try:
+        yield
+    except (TimeoutError, asyncpg.SerializationError, asyncpg.QueryCanceledError) as error:
+        raise UnavailableError("The application's database could not finish a query") from error
+    except CONNECTION_LOST:
+        raise
+    except asyncpg.PostgresError as error:
+        raise DocumentError("The application's data can't be read") from error

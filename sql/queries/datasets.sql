@@ -10,13 +10,19 @@ SET LOCAL enable_indexscan = off;
 SET LOCAL enable_indexonlyscan = off;
 SET LOCAL enable_bitmapscan = off;
 SET LOCAL enable_mergejoin = off;
+SET LOCAL enable_hashjoin = off;
+SET LOCAL enable_nestloop = on;
+SET LOCAL enable_partition_pruning = off;
+SET LOCAL enable_partitionwise_join = off;
+SET LOCAL enable_partitionwise_aggregate = off;
 SET LOCAL max_parallel_workers_per_gather = 0
 
 -- name: list_unique_keys
+-- Of a partition, those of the whole partitioned table; if $3, no others.
 SELECT array_agg(a.attname::text) AS columns
-FROM pg_index i
+FROM (SELECT format('%I.%I', $1::text, $2::text)::regclass AS oid) AS scanned
+JOIN pg_index i ON i.indrelid = coalesce(pg_partition_root(scanned.oid), CASE WHEN NOT $3 THEN scanned.oid END)
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])
-WHERE i.indrelid = format('%I.%I', $1::text, $2::text)::regclass
-  AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
 GROUP BY i.indexrelid
 HAVING bool_and(a.attnotnull)

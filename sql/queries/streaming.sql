@@ -4,13 +4,14 @@ SET LOCAL DateStyle = 'ISO, YMD';
 SET LOCAL IntervalStyle = 'iso_8601';
 SET LOCAL extra_float_digits = 1;
 SET LOCAL bytea_output = 'hex';
+SET LOCAL standard_conforming_strings = on;
 SET LOCAL lc_monetary = 'C';
 SET LOCAL jit = off;
 SET LOCAL statement_timeout = 0;
 SET LOCAL idle_in_transaction_session_timeout = '5min'
 
 -- name: find_snapshot_time
-SELECT replace(to_json(transaction_timestamp() AT TIME ZONE 'UTC') #>> '{}', ' ', 'T') || 'Z'
+SELECT (to_json(transaction_timestamp() AT TIME ZONE 'UTC') #>> '{}') || 'Z'
 
 -- name: try_stream_lock
 SELECT pg_try_advisory_xact_lock(hashtextextended('carryout:stream:' || $1::text, 0))

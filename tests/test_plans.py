@@ -1,0 +1,255 @@
+"""What the planner knows about a dataset: whether its order is unique, and which columns it reads."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from devstack.stack import Stack
+from service.database import Connection
+
+from .sql.sources import PROFILE, load, open_source, refusal
+
+UNKNOWN_ORDER = (
+    "its ORDER BY isn't known to be unique: rows need a unique order, so end it with the primary key of what it lists"
+)
+NO_ORDER = "it has no ORDER BY: rows need a unique order, so end it with the primary key of what it lists"
+WHOLE_ROW = "a whole row would let columns leave that nobody chose; list the columns"
+READS_PASSWORD = "it reads password_hash, which is forbidden (CARRYOUT_FORBIDDEN_COLUMNS)"
+
+UNIQUE_ORDER = {
+    "ascending": "SELECT id, title FROM posts WHERE user_id = $1 ORDER BY id",
+    "descending, nulls last": "SELECT id FROM posts WHERE user_id = $1 ORDER BY title DESC NULLS LAST, id DESC",
+    "collated": 'SELECT id FROM posts WHERE user_id = $1 ORDER BY title COLLATE "C", id',
+    "by position": "SELECT at, id FROM posts WHERE user_id = $1 ORDER BY 1, 2",
+    "by a column that stays": "SELECT email FROM users WHERE id = $1 ORDER BY internal_id",
+    "limited": "SELECT id FROM posts WHERE user_id = $1 ORDER BY id LIMIT 10",
+    "join on a primary key": (
+        "SELECT l.post_id, p.title FROM likes l JOIN posts p ON p.id = l.post_id "
+        "WHERE l.user_id = $1 ORDER BY l.post_id"
+    ),
+    "outer join on a primary key": (
+        "SELECT p.id, a.url FROM posts p LEFT JOIN avatars a USING (user_id) WHERE p.user_id = $1 ORDER BY p.id"
+    ),
+    "self-join over varchar": (
+        "SELECT n.code, p.code AS parent FROM notes n LEFT JOIN notes p ON p.code = n.parent "
+        "WHERE n.user_id = $1 ORDER BY n.code"
+    ),
+    "join through the user": (
+        "SELECT o.number FROM users u JOIN orders o ON o.user_number = u.internal_id WHERE u.id = $1 ORDER BY o.number"
+    ),
+    "user found by a subquery": (
+        "SELECT number FROM orders WHERE user_number = (SELECT internal_id FROM users WHERE id = $1) ORDER BY number"
+    ),
+    "fixed half of a composite key": "SELECT post_id FROM likes WHERE user_id = $1 ORDER BY post_id",
+    "one row by its key": "SELECT url FROM avatars WHERE user_id = $1",
+    "exists": (
+        "SELECT id FROM posts p WHERE user_id = $1 AND EXISTS (SELECT FROM likes WHERE post_id = p.id) "
+        "AND NOT EXISTS (SELECT FROM notes WHERE user_id = p.user_id) ORDER BY id"
+    ),
+    "scalar subquery": (
+        "SELECT id, (SELECT count(*) FROM likes WHERE post_id = p.id) AS likes FROM posts p "
+        "WHERE user_id = $1 ORDER BY id"
+    ),
+    "group by": "SELECT loud, count(*) AS n FROM posts WHERE user_id = $1 GROUP BY loud ORDER BY loud",
+    "group by two": (
+        "SELECT loud, title, max(at) AS at FROM posts WHERE user_id = $1 GROUP BY loud, title ORDER BY title, loud"
+    ),
+    "distinct": "SELECT DISTINCT title FROM posts WHERE user_id = $1 ORDER BY title",
+    "distinct on": "SELECT DISTINCT ON (title) title, at FROM posts WHERE user_id = $1 ORDER BY title, at DESC",
+    "count": "SELECT count(*) AS posts FROM posts WHERE user_id = $1",
+    "window": (
+        "SELECT id, row_number() OVER (PARTITION BY loud ORDER BY at) AS n FROM posts WHERE user_id = $1 ORDER BY id"
+    ),
+    "union": ("SELECT title FROM posts WHERE user_id = $1 UNION SELECT name FROM users WHERE id = $1 ORDER BY title"),
+    "forbidden words as keys": "SELECT settings ->> 'password_rules' AS rules FROM users WHERE id = $1 ORDER BY id",
+    "allowed column of a view": "SELECT called FROM people WHERE id = $1 ORDER BY id",
+    "table with a forbidden name": "SELECT id, platform FROM device_tokens WHERE user_id = $1 ORDER BY id",
+    "range partitions": "SELECT id, kind FROM events WHERE user_id = $1 ORDER BY at, id",
+    "hash partitions": "SELECT id FROM visits AS v WHERE user_id = $1 ORDER BY id",
+    "one partition": "SELECT id FROM events_2026 WHERE user_id = $1 ORDER BY id, at",
+}
+NO_UNIQUE_ORDER = {
+    "no order": ("SELECT id FROM posts WHERE user_id = $1", NO_ORDER),
+    "no order of groups": ("SELECT loud, count(*) AS n FROM posts WHERE user_id = $1 GROUP BY loud", NO_ORDER),
+    "no order of distinct rows": ("SELECT DISTINCT title FROM posts WHERE user_id = $1", NO_ORDER),
+    "order inside": ("SELECT p.title FROM (SELECT title FROM posts WHERE user_id = $1 ORDER BY id) p", UNKNOWN_ORDER),
+    "order that may tie": ("SELECT id FROM posts WHERE user_id = $1 ORDER BY at", UNKNOWN_ORDER),
+    "order by an expression of the key": ("SELECT id FROM posts WHERE user_id = $1 ORDER BY id / 2", UNKNOWN_ORDER),
+    "order by a constant": ("SELECT id FROM posts WHERE user_id = $1 ORDER BY user_id", NO_ORDER),
+    "multiplied by a join": (
+        "SELECT p.id FROM posts p JOIN likes l ON l.post_id = p.id WHERE p.user_id = $1 ORDER BY p.id",
+        UNKNOWN_ORDER,
+    ),
+    "multiplied by a comma": ("SELECT p.id FROM posts p, likes l WHERE p.user_id = $1 ORDER BY p.id", UNKNOWN_ORDER),
+    "multiplied by an alternative": (
+        "SELECT l.post_id FROM likes l JOIN posts p ON p.id = l.post_id OR p.id = 1 WHERE l.user_id = $1 ORDER BY 1",
+        UNKNOWN_ORDER,
+    ),
+    "multiplied by a series": (
+        "SELECT p.id FROM posts p, generate_series(1, 2) WHERE p.user_id = $1 ORDER BY p.id",
+        UNKNOWN_ORDER,
+    ),
+    "multiplied by a function": (
+        (
+            "SELECT s.value FROM users u, jsonb_array_elements_text(u.settings) WITH ORDINALITY AS s (value, n) "
+            "WHERE u.id = $1 ORDER BY s.n"
+        ),
+        UNKNOWN_ORDER,
+    ),
+    "multiplied in the list": (
+        "SELECT id, unnest(tags) AS tag FROM users WHERE id = $1 ORDER BY id, tag",
+        UNKNOWN_ORDER,
+    ),
+    "groups multiplied": (
+        (
+            "SELECT n.loud FROM (SELECT loud, count(*) AS n FROM posts GROUP BY loud) n JOIN posts p ON p.number = n.n "
+            "WHERE p.user_id = $1 ORDER BY n.loud"
+        ),
+        UNKNOWN_ORDER,
+    ),
+    "group by more than ordered by": (
+        "SELECT loud, title FROM posts WHERE user_id = $1 GROUP BY loud, title ORDER BY count(*)",
+        UNKNOWN_ORDER,
+    ),
+    "rollup": (
+        "SELECT loud, title FROM posts WHERE user_id = $1 GROUP BY ROLLUP (loud, title) ORDER BY loud, title",
+        UNKNOWN_ORDER,
+    ),
+    "key of the optional side": (
+        (
+            "SELECT a.url FROM posts p LEFT JOIN avatars a ON a.user_id = p.user_id WHERE p.loud AND $1 <> p.user_id "
+            "ORDER BY a.user_id"
+        ),
+        UNKNOWN_ORDER,
+    ),
+    "equal to the optional side's key": (
+        "SELECT u.email FROM users u LEFT JOIN avatars a ON a.user_id = u.id WHERE u.id <> $1 ORDER BY a.user_id",
+        UNKNOWN_ORDER,
+    ),
+    "full join": (
+        (
+            "SELECT u.email FROM users u FULL JOIN avatars a ON a.user_id = u.id WHERE u.id <> $1 OR a.url = '' "
+            "ORDER BY a.user_id"
+        ),
+        UNKNOWN_ORDER,
+    ),
+    "equation that may be false": (
+        "SELECT id FROM likes l JOIN posts p ON (l.post_id = p.id) IS NOT TRUE WHERE l.user_id = $1 ORDER BY l.post_id",
+        UNKNOWN_ORDER,
+    ),
+    "partial unique index": ("SELECT code FROM notes ORDER BY $1::uuid, user_id", UNKNOWN_ORDER),
+    "unique expression": ("SELECT code FROM notes WHERE user_id = $1 ORDER BY lower(code)", UNKNOWN_ORDER),
+    "unique but nullable": ("SELECT code FROM notes WHERE user_id = $1 ORDER BY parent", UNKNOWN_ORDER),
+    "half a composite key": (
+        "SELECT post_id FROM likes WHERE at > now() AND $1 <> user_id ORDER BY post_id",
+        UNKNOWN_ORDER,
+    ),
+    "union that keeps duplicates": (
+        "SELECT id FROM posts WHERE user_id = $1 UNION ALL SELECT id FROM posts WHERE user_id = $1 ORDER BY id",
+        UNKNOWN_ORDER,
+    ),
+    "partitions, half the key": ("SELECT id FROM events WHERE user_id = $1 ORDER BY id", UNKNOWN_ORDER),
+    "partitions, twice": (
+        (
+            "SELECT id, at FROM events WHERE user_id = $1 UNION ALL SELECT id, at FROM events WHERE user_id = $1 "
+            "ORDER BY at, id"
+        ),
+        UNKNOWN_ORDER,
+    ),
+    "key of a parent alone": ("SELECT id FROM parents WHERE user_id = $1 ORDER BY id", UNKNOWN_ORDER),
+}
+SECRET = {
+    "whole row as JSON": ("SELECT row_to_json(p) AS post FROM posts p WHERE user_id = $1 ORDER BY p.id", WHOLE_ROW),
+    "whole row": ("SELECT p FROM posts p WHERE user_id = $1 ORDER BY p.id", WHOLE_ROW),
+    "whole row in a function in FROM": (
+        "SELECT j.key, j.value FROM users u, jsonb_each_text(to_jsonb(u)) j WHERE u.id = $1 ORDER BY 1",
+        WHOLE_ROW,
+    ),
+    "forbidden under an alias": (
+        "SELECT id, password_hash AS memo FROM users WHERE id = $1 ORDER BY id",
+        READS_PASSWORD,
+    ),
+    "forbidden in an expression": (
+        "SELECT id, 'x' || md5(password_hash) AS memo FROM users WHERE id = $1 ORDER BY id",
+        READS_PASSWORD,
+    ),
+    "forbidden in a condition that shows": (
+        "SELECT id, CASE WHEN password_hash LIKE 'a%' THEN 1 END AS guess FROM users WHERE id = $1 ORDER BY id",
+        READS_PASSWORD,
+    ),
+    "forbidden in an aggregate": ("SELECT max(password_hash) AS memo FROM users WHERE id = $1", READS_PASSWORD),
+    "forbidden in a window": (
+        "SELECT id, first_value(password_hash) OVER (ORDER BY id) AS memo FROM users WHERE id = $1 ORDER BY id",
+        READS_PASSWORD,
+    ),
+    "forbidden through a view": ("SELECT id, fingerprint FROM people WHERE id = $1 ORDER BY id", READS_PASSWORD),
+    "forbidden through a barrier": (
+        "SELECT id, fingerprint FROM guarded_people WHERE id = $1 ORDER BY id",
+        READS_PASSWORD,
+    ),
+    "forbidden in a subquery": (
+        (
+            "SELECT s.id, s.memo FROM (SELECT id, password_hash AS memo FROM users LIMIT 9) s "
+            "WHERE s.id = $1 ORDER BY s.id"
+        ),
+        READS_PASSWORD,
+    ),
+    "forbidden in a scalar subquery": (
+        (
+            "SELECT id, (SELECT password_hash FROM users WHERE id = p.user_id) AS memo FROM posts p "
+            "WHERE user_id = $1 ORDER BY id"
+        ),
+        READS_PASSWORD,
+    ),
+    "forbidden in a constant subquery": (
+        "SELECT id, (SELECT max(password_hash) FROM users) AS memo FROM posts WHERE user_id = $1 ORDER BY id",
+        READS_PASSWORD,
+    ),
+    "forbidden in a CTE": (
+        (
+            "WITH s AS MATERIALIZED (SELECT id, password_hash AS memo FROM users) SELECT id, memo "
+            "FROM s WHERE id = $1 ORDER BY id"
+        ),
+        READS_PASSWORD,
+    ),
+    "forbidden in a union": (
+        "SELECT title FROM posts WHERE user_id = $1 UNION SELECT password_hash FROM users WHERE id = $1 ORDER BY title",
+        READS_PASSWORD,
+    ),
+    "forbidden in a function in FROM": (
+        "SELECT letter FROM users u, regexp_split_to_table(u.password_hash, '') AS letter WHERE u.id = $1 ORDER BY 1",
+        READS_PASSWORD,
+    ),
+    "forbidden in a list of values": (
+        "SELECT v.memo FROM (VALUES ('a'), ((SELECT password_hash FROM users WHERE id = $1))) AS v (memo) ORDER BY 1",
+        READS_PASSWORD,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+async def source(stack: Stack) -> AsyncIterator[Connection]:
+    async with open_source(stack) as connection:
+        yield connection
+
+
+@pytest.mark.parametrize("sql", UNIQUE_ORDER.values(), ids=UNIQUE_ORDER)
+async def test_a_unique_order_is_recognised(source: Connection, tmp_path: Path, sql: str) -> None:
+    datasets = await load(source, tmp_path, {"profile.sql": PROFILE, "things.sql": sql})
+
+    assert [dataset.name for dataset in datasets] == ["profile", "things"]
+
+
+@pytest.mark.parametrize(("sql", "sentence"), NO_UNIQUE_ORDER.values(), ids=NO_UNIQUE_ORDER)
+async def test_an_order_that_may_tie_is_refused(source: Connection, tmp_path: Path, sql: str, sentence: str) -> None:
+    detail = await refusal(source, tmp_path, {"profile.sql": PROFILE, "things.sql": sql})
+
+    assert detail == f"Dataset things.sql: {sentence}"
+
+
+@pytest.mark.parametrize(("sql", "sentence"), SECRET.values(), ids=SECRET)
+async def test_a_forbidden_column_is_found(source: Connection, tmp_path: Path, sql: str, sentence: str) -> None:
+    detail = await refusal(source, tmp_path, {"profile.sql": PROFILE, "things.sql": sql})
+
+    assert detail == f"Dataset things.sql: {sentence}"
