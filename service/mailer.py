@@ -153,7 +153,8 @@ class _Conversation:
     async def run(self, message: EmailMessage, before_data: Callable[[], Awaitable[object]]) -> Delivery:
         client = self._client
         await client.connect()
-        await client.ehlo()
+        if client.is_ehlo_or_helo_needed:
+            await client.ehlo()
         utf8 = not self._recipient.isascii()
         if utf8 and not client.supports_extension("smtputf8"):
             return Delivery(Outcome.FAILED, "the server lacks SMTPUTF8")

@@ -1,0 +1,454 @@
+"""Mails from the row to the mailbox: who gets them, how often, and what is recorded."""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from uuid import UUID
+
+import asyncpg
+import msgspec
+import pytest
+import structlog
+
+from service import mailer as mailer_module
+from service.bootstrap import Resources
+from service.datasets import Dataset
+from service.errors import NotificationSupersededError
+from service.exports import Export, FileFacts
+from service.notifications import Notification, NotificationState
+from service.notifying import send_due_mails, send_mail
+from service.settings import Settings
+from tests.factories import Connection, create_user, list_audit
+from tests.smtp import DROP, HANG, SmtpServer, open_smtp_server
+
+WEEK_SECONDS = 604_800
+
+
+@pytest.fixture
+async def smtp() -> AsyncIterator[SmtpServer]:
+    async with open_smtp_server(extensions=["SMTPUTF8", "8BITMIME"]) as server:
+        yield server
+
+
+@pytest.fixture
+def settings(settings: Settings, smtp: SmtpServer) -> Settings:
+    return msgspec.structs.replace(settings, smtp_url=smtp.url)
+
+
+async def start_export(resources: Resources, database: Connection, user_id: UUID) -> Export:
+    export = await resources.exports.create(
+        database,
+        user_id=user_id,
+        format_="csv",
+        queued=False,
+        estimated_records=1,
+        idempotency_key=None,
+        request_id=None,
+        traceparent=None,
+    )
+    assert export
+    return export
+
+
+async def create_ready(resources: Resources, database: Connection, *, email: str = "ada@example.org") -> Notification:
+    """A completed export of a user with this address, and its mail, which is due."""
+    user_id = await create_user(database)
+    await database.execute("UPDATE public.users SET email = $2 WHERE id = $1", user_id, email)
+    export = await start_export(resources, database, user_id)
+    file = FileFacts(f"s3://carryout/{export.object_key}", 1, 2_048, b"\x5f" * 32)
+    await resources.exports.complete(database, export, file, ttl_seconds=WEEK_SECONDS)
+    return await resources.notifications.create(database, job_id=export.id, kind="ready")
+
+
+async def create_failed(resources: Resources, database: Connection, message: str) -> Notification:
+    export = await start_export(resources, database, await create_user(database))
+    await resources.exports.fail(database, export, message=message, cause="DocumentError")
+    return await resources.notifications.create(database, job_id=export.id, kind="failed")
+
+
+async def find(database: Connection, notification: Notification) -> asyncpg.Record:
+    row = await database.fetchrow("SELECT * FROM carryout.export_notifications WHERE id = $1", notification.id)
+    assert row
+    return row
+
+
+async def make_due(database: Connection) -> None:
+    await database.execute("UPDATE carryout.export_notifications SET next_attempt_at = now() WHERE state = 'pending'")
+
+
+async def lose_lease(database: Connection) -> None:
+    await database.execute("UPDATE carryout.export_notifications SET lease_expires_at = now() WHERE state = 'sending'")
+
+
+async def outcomes(database: Connection) -> list[tuple[str, str]]:
+    return [(event["action"], event["outcome"]) for event in await list_audit(database)]
+
+
+async def test_a_mail_is_sent_once(resources: Resources, database: Connection, smtp: SmtpServer) -> None:
+    wanted = await create_ready(resources, database)
+
+    assert await send_due_mails(resources, limit=10) == 1
+    assert await send_due_mails(resources, limit=10) == 0
+
+    row = await find(database, wanted)
+    assert (row["state"], row["attempts"], row["last_error"]) == ("sent", 1, None)
+    assert await outcomes(database) == [("export:emailed", "sent")]
+    assert [mail.recipients for mail in smtp.mails] == [["RCPT TO:<ada@example.org>"]]
+    assert smtp.mails[0].message["Message-ID"] == wanted.message_id
+    assert wanted.message_id.endswith("@example.com>")
+
+
+async def test_the_link_in_the_mail_is_the_exports(
+    resources: Resources, database: Connection, smtp: SmtpServer
+) -> None:
+    wanted = await create_ready(resources, database)
+    await send_due_mails(resources, limit=10)
+
+    export = await resources.exports.find(database, wanted.job_id)
+    assert export
+    assert export.expires_at
+    link = resources.links.sign(export.id, export.expires_at)
+    text = smtp.mails[0].message.get_body(("plain",))
+    assert text
+    assert f"\r\n{resources.settings.public_url}/api/export/{export.id}/download?{link}\r\n" in text.get_content()
+
+
+async def test_a_failure_is_announced(resources: Resources, database: Connection, smtp: SmtpServer) -> None:
+    await create_failed(resources, database, "The data could not be read")
+
+    await send_due_mails(resources, limit=10)
+
+    assert smtp.mails[0].message["Subject"] == "Your data export failed"
+    assert b"The data could not be read" in smtp.mails[0].content
+
+
+async def test_it_goes_to_the_address_of_this_moment(
+    resources: Resources, database: Connection, smtp: SmtpServer
+) -> None:
+    await create_ready(resources, database, email="old@example.org")
+    await database.execute("UPDATE public.users SET email = 'new@example.org'")
+
+    await send_due_mails(resources, limit=10)
+
+    assert [mail.recipients for mail in smtp.mails] == [["RCPT TO:<new@example.org>"]]
+
+
+async def test_workers_at_once_send_one_mail(resources: Resources, database: Connection, smtp: SmtpServer) -> None:
+    wanted = [await create_ready(resources, database, email=f"user{n}@example.org") for n in range(5)]
+
+    await asyncio.gather(
+        *(send_due_mails(resources, limit=3) for _ in range(4)), *(send_mail(resources, mail.id) for mail in wanted)
+    )
+    await send_due_mails(resources, limit=10)
+
+    assert sorted(mail.recipients for mail in smtp.mails) == [[f"RCPT TO:<user{n}@example.org>"] for n in range(5)]
+
+
+# A worker is lost
+
+
+async def test_a_worker_lost_before_the_mail_left_it_to_another(
+    resources: Resources, database: Connection, smtp: SmtpServer
+) -> None:
+    wanted = await create_ready(resources, database)
+    smtp.replies["RCPT"] = HANG
+    await _lose_worker(resources, wanted, smtp)
+
+    assert await send_due_mails(resources, limit=10) == 0
+    smtp.replies.clear()
+    await lose_lease(database)
+    assert await send_due_mails(resources, limit=10) == 1
+
+    row = await find(database, wanted)
+    assert (row["state"], row["attempts"]) == ("sent", 2)
+    assert len(smtp.mails) == 1
+
+
+async def test_a_worker_lost_inside_the_mail_leaves_it_ambiguous(
+    resources: Resources, database: Connection, smtp: SmtpServer
+) -> None:
+    wanted = await create_ready(resources, database)
+    smtp.replies["MESSAGE"] = HANG
+    await _lose_worker(resources, wanted, smtp)
+
+    smtp.replies.clear()
+    await lose_lease(database)
+    assert await send_due_mails(resources, limit=10) == 0
+    await send_mail(resources, wanted.id)
+
+    assert (await find(database, wanted))["state"] == "ambiguous"
+    assert await outcomes(database) == [("export:emailed", "ambiguous: its worker was lost")]
+    assert smtp.commands.count("DATA") == 1
+
+
+async def _lose_worker(resources: Resources, wanted: Notification, smtp: SmtpServer) -> None:
+    """Cut it off where the server hangs: nothing is tidied up, as after SIGKILL."""
+    worker = asyncio.create_task(send_mail(resources, wanted.id))
+    await smtp.hanging.wait()
+    worker.cancel()
+    with suppress(asyncio.CancelledError):
+        await worker
+
+
+async def test_a_worker_that_lost_its_claim_sends_nothing(
+    resources: Resources, database: Connection, smtp: SmtpServer
+) -> None:
+    wanted = await create_ready(resources, database)
+    smtp.replies["RCPT"] = HANG
+    late = asyncio.create_task(send_mail(resources, wanted.id))
+    await smtp.hanging.wait()
+    await lose_lease(database)
+    smtp.replies.clear()
+    await send_due_mails(resources, limit=10)
+    smtp.go_on.set()
+    await late
+
+    assert smtp.commands.count("DATA") == len(smtp.mails) == 1
+    row = await find(database, wanted)
+    assert (row["state"], row["attempts"]) == ("sent", 2)
+
+
+async def test_an_expired_claim_may_not_begin(resources: Resources, database: Connection) -> None:
+    wanted = await create_ready(resources, database)
+    claimed = await resources.notifications.claim(database, wanted.id)
+    assert claimed
+    await lose_lease(database)
+
+    with pytest.raises(NotificationSupersededError):
+        await resources.notifications.begin_data(database, claimed)
+
+
+async def test_a_stopping_worker_hears_the_answer(resources: Resources, database: Connection, smtp: SmtpServer) -> None:
+    wanted = await create_ready(resources, database)
+    smtp.replies["MESSAGE"] = HANG
+    sending = asyncio.create_task(send_due_mails(resources, limit=10))
+    await smtp.hanging.wait()
+
+    sending.cancel()
+    await asyncio.sleep(0)
+    smtp.go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+
+    assert (await find(database, wanted))["state"] == "sent"
+
+
+# The server refuses, or goes silent
+
+
+@pytest.mark.parametrize("reply", [DROP, HANG])
+async def test_a_doubtful_mail_is_never_sent_again(
+    resources: Resources, database: Connection, smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch, reply: str
+) -> None:
+    monkeypatch.setattr(mailer_module, "CONVERSATION_SECONDS", 0.5)
+    wanted = await create_ready(resources, database)
+    smtp.replies["MESSAGE"] = reply
+
+    await send_due_mails(resources, limit=10)
+    smtp.replies.clear()
+    await send_due_mails(resources, limit=10)
+
+    assert (await find(database, wanted))["state"] == "ambiguous"
+    assert [event for event, _ in await outcomes(database)] == ["export:emailed"]
+    assert smtp.commands.count("DATA") == 1
+
+
+async def test_a_refused_mail_has_failed(resources: Resources, database: Connection, smtp: SmtpServer) -> None:
+    wanted = await create_ready(resources, database)
+    smtp.replies["RCPT"] = "550 5.1.1 no such user"
+
+    await send_due_mails(resources, limit=10)
+    await send_due_mails(resources, limit=10)
+
+    assert (await find(database, wanted))["state"] == "failed"
+    assert await outcomes(database) == [("export:emailed", "failed: RCPT answered 550 5.1.1")]
+    assert smtp.commands[-1] == "QUIT"
+
+
+@pytest.mark.parametrize("step", ["RCPT", "DATA", "MESSAGE"])
+async def test_a_postponed_mail_waits_and_is_sent(
+    resources: Resources, database: Connection, smtp: SmtpServer, step: str
+) -> None:
+    wanted = await create_ready(resources, database)
+    smtp.replies[step] = "451 later"
+    await send_due_mails(resources, limit=10)
+    row = await find(database, wanted)
+    smtp.replies.clear()
+
+    assert (row["state"], row["data_started_at"], row["last_error"].endswith("answered 451")) == ("pending", None, True)
+    assert await send_due_mails(resources, limit=10) == 0
+    await make_due(database)
+    assert await send_due_mails(resources, limit=10) == 1
+    assert [mail.message["Message-ID"] for mail in smtp.mails] == [wanted.message_id]
+    assert await outcomes(database) == [("export:emailed", "sent")]
+
+
+async def test_waits_grow(resources: Resources, database: Connection) -> None:
+    wanted = await create_ready(resources, database)
+    waits = []
+
+    async with database.transaction():  # in which now() stands still
+        for _ in range(6):
+            await make_due(database)
+            claimed = await resources.notifications.claim(database, wanted.id)
+            assert claimed
+            retried = await resources.notifications.retry(database, claimed, cause="451")
+            waits.append((retried.next_attempt_at - await database.fetchval("SELECT now()")).total_seconds())
+
+    assert waits == [30, 120, 600, 3_600, 14_400, 14_400]
+
+
+async def test_after_a_day_it_has_failed(resources: Resources, database: Connection, smtp: SmtpServer) -> None:
+    wanted = await create_ready(resources, database)
+    await database.execute("UPDATE carryout.export_notifications SET created_at = now() - interval '24 hours'")
+    smtp.replies["MAIL"] = "451 later"
+
+    await send_due_mails(resources, limit=10)
+
+    assert (await find(database, wanted))["state"] == "failed"
+    assert await outcomes(database) == [("export:emailed", "failed: MAIL answered 451")]
+
+
+async def test_a_mail_that_kills_workers_has_failed_after_a_day(
+    resources: Resources, database: Connection, smtp: SmtpServer
+) -> None:
+    wanted = await create_ready(resources, database)
+    await resources.notifications.claim(database, wanted.id)
+    await lose_lease(database)
+    await database.execute("UPDATE carryout.export_notifications SET created_at = now() - interval '24 hours'")
+
+    assert await send_due_mails(resources, limit=10) == 0
+    assert (await find(database, wanted))["state"] == "failed"
+    assert await outcomes(database) == [("export:emailed", "failed: its worker was lost")]
+
+
+# Nobody to mail, or nothing to say
+
+
+@pytest.mark.parametrize(
+    "email",
+    [
+        "",
+        "a@x.example, b@y.example",
+        "ada@example.org\r\nBcc: eve@example.org",
+        "ada@example.org>\r\nRCPT TO:<eve@example.org",
+        "Ada <ada@example.org>",
+        "x" * 255 + "@example.org",
+    ],
+)
+async def test_a_bad_address_gets_no_mail(
+    resources: Resources, database: Connection, smtp: SmtpServer, email: str
+) -> None:
+    wanted = await create_ready(resources, database, email=email)
+
+    await send_due_mails(resources, limit=10)
+
+    assert (await find(database, wanted))["state"] == "skipped"
+    assert await outcomes(database) == [
+        ("export:emailed", "skipped: what the application has is not one valid address")
+    ]
+    assert smtp.commands == []
+
+
+async def test_an_erased_user_gets_no_mail(resources: Resources, database: Connection, smtp: SmtpServer) -> None:
+    wanted = await create_ready(resources, database)
+    await database.execute("DELETE FROM public.users")
+
+    await send_due_mails(resources, limit=10)
+
+    row = await find(database, wanted)
+    assert (row["state"], row["last_error"]) == ("skipped", "the application has no address of this user")
+    assert smtp.commands == []
+
+
+async def test_a_profile_without_addresses_means_no_mails(
+    resources: Resources, database: Connection, smtp: SmtpServer
+) -> None:
+    wanted = await create_ready(resources, database)
+    profile = resources.datasets[0]
+    columns = tuple(column for column in profile.columns if column.name != "email")
+    bare = Dataset(profile.name, "SELECT id FROM public.users WHERE id = $1\n", columns)
+
+    await send_due_mails(dataclasses.replace(resources, datasets=(bare,)), limit=10)
+
+    assert (await find(database, wanted))["state"] == "skipped"
+    assert smtp.commands == []
+
+
+@pytest.mark.parametrize(
+    "change", ["expires_at = now()", "expires_at = now() - interval '1 day', file_deleted_at = now()"]
+)
+async def test_a_link_that_has_ended_is_not_announced(
+    resources: Resources, database: Connection, smtp: SmtpServer, change: str
+) -> None:
+    wanted = await create_ready(resources, database)
+    await database.execute(f"UPDATE carryout.export_jobs SET {change}")
+
+    await send_due_mails(resources, limit=10)
+
+    row = await find(database, wanted)
+    assert (row["state"], row["last_error"]) == ("skipped", "there is nothing to announce any more")
+    assert smtp.commands == []
+
+
+async def test_an_unreadable_source_is_tried_again(
+    resources: Resources, database: Connection, smtp: SmtpServer
+) -> None:
+    wanted = await create_ready(resources, database)
+    await database.execute("ALTER TABLE public.users RENAME TO people")
+    await send_due_mails(resources, limit=10)
+    row = await find(database, wanted)
+    await database.execute("ALTER TABLE public.people RENAME TO users")
+    await make_due(database)
+    await send_due_mails(resources, limit=10)
+
+    assert (row["state"], row["last_error"]) == ("pending", "reading the address ended in UndefinedTableError")
+    assert len(smtp.mails) == 1
+
+
+# What is left behind
+
+
+async def test_one_broken_attempt_stops_no_other(resources: Resources, database: Connection, smtp: SmtpServer) -> None:
+    broken, fine = [await create_ready(resources, database, email=f"{name}@example.org") for name in ("eve", "ada")]
+    await database.execute(
+        "ALTER TABLE carryout.export_notifications ADD CHECK (id <> $1 OR data_started_at IS NULL)".replace(
+            "$1", str(broken.id)
+        )
+    )
+
+    with structlog.testing.capture_logs() as logs:
+        assert await send_due_mails(resources, limit=10) == 2
+
+    assert (await find(database, broken))["state"] == "sending"
+    assert (await find(database, fine))["state"] == "sent"
+    assert "mail_attempt_failed" in [line["event"] for line in logs]
+
+
+@pytest.mark.parametrize("reply", ["250 ok", "451 <ada@example.org>", "550 <ada@example.org>", DROP])
+async def test_logs_and_records_hold_no_address_and_no_link(
+    resources: Resources, database: Connection, smtp: SmtpServer, reply: str
+) -> None:
+    wanted = await create_ready(resources, database)
+    smtp.replies["RCPT"] = reply
+
+    with structlog.testing.capture_logs() as logs:
+        await send_due_mails(resources, limit=10)
+
+    row = await find(database, wanted)
+    written = f"{logs} {row['last_error']} {[tuple(event) for event in await list_audit(database)]}"
+    assert [line["event"] for line in logs] == ["mail_attempted"]
+    assert "example.org" not in written
+    assert "signature" not in written
+
+
+async def test_the_database_knows_which_states_are_possible(resources: Resources, database: Connection) -> None:
+    wanted = await create_ready(resources, database)
+    claimed = await resources.notifications.claim(database, wanted.id)
+    assert claimed
+
+    with pytest.raises(asyncpg.CheckViolationError):  # sent, but never begun
+        await resources.notifications.end(database, claimed, NotificationState.SENT)
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await resources.notifications.create(database, job_id=wanted.job_id, kind="ready")
