@@ -3,8 +3,10 @@
 import asyncio
 import re
 import socket
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 from urllib.parse import quote
@@ -13,15 +15,26 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-# A send that has to wait returns once uvicorn's buffer fell from 64 to 16 KiB. In this time a client must take 48 KiB,
-# or 130 KB where chunks are of 64 KiB: 1.6 to 4.4 kB/s. Waiting for rows doesn't count.
-SEND_TIMEOUT_SECONDS = 30.0
 # Without it the kernel buffers megabytes and reports progress in steps of one: a client at 20 kB/s then looks stalled
 # for more than a minute, with it for 7 seconds.
 UNSENT_BYTES = 64 * 1024
 ABORT = "carryout.abort"
 UNSAFE_IN_FILENAME = re.compile(r"[^A-Za-z0-9._ -]")
 NEVER_IN_FILENAME = re.compile(r"[\x00-\x1f\x7f/\\]")
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a client may make us wait: at first `initial_seconds`; what it takes earns it more, up to `max_seconds`.
+
+    By the defaults a client that reads nothing is cut after 70 s (its buffers take 320 kB), one slower than 8 KiB/s
+    within minutes. The maximum is for those who read in bursts: curl 7.88 with `--limit-rate 20k` takes 2 MB and then
+    nothing for 101 s. Waiting for rows doesn't count.
+    """
+
+    initial_seconds: float = 30.0
+    max_seconds: float = 120.0
+    bytes_per_second: int = 8 * 1024
 
 
 class StreamEnd(StrEnum):
@@ -31,6 +44,9 @@ class StreamEnd(StrEnum):
     TOO_SLOW = "too_slow"
     FAILED = "failed"
     """The chunks raised, or the server is stopping."""
+
+
+DEFAULT_PATIENCE = Patience()
 
 
 class SlowClientError(Exception):
@@ -54,7 +70,7 @@ class ChunkedStream(Response):
         status_code: int = 200,
         headers: Mapping[str, str] | None = None,
         on_end: Callable[[StreamEnd], Awaitable[None]] | None = None,
-        send_timeout_seconds: float = SEND_TIMEOUT_SECONDS,
+        patience: Patience = DEFAULT_PATIENCE,
     ) -> None:
         self.status_code = status_code
         self.media_type = media_type
@@ -62,7 +78,8 @@ class ChunkedStream(Response):
         self.init_headers(headers)
         self._chunks = chunks
         self._on_end = on_end
-        self._send_timeout_seconds = send_timeout_seconds
+        self._patience = patience
+        self._patience_seconds = patience.initial_seconds
         self._closing = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,11 +114,15 @@ class ChunkedStream(Response):
             await self._chunks.aclose()
 
     async def _send(self, send: Send, message: Message) -> None:
+        started_at = time.monotonic()
         try:
-            async with asyncio.timeout(self._send_timeout_seconds):
+            async with asyncio.timeout(self._patience_seconds):
                 await send(message)
         except TimeoutError:
             raise SlowClientError from None
+        earned = len(message.get("body", b"")) / self._patience.bytes_per_second
+        left = self._patience_seconds - (time.monotonic() - started_at) + earned
+        self._patience_seconds = min(left, self._patience.max_seconds)
 
     async def _end(self, scope: Scope, pump: asyncio.Task[None], watch: asyncio.Task[None]) -> None:
         await asyncio.wait({pump, watch})

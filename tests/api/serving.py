@@ -48,7 +48,7 @@ class Served:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    while not condition():  # noqa: ASYNC110 - uvicorn announces its states by no event
+    while not condition():
         await asyncio.sleep(0.01)
 
 

@@ -15,11 +15,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.responses import ChunkedStream, StreamEnd, attachment_headers
+from service.api.responses import DEFAULT_PATIENCE, ChunkedStream, Patience, StreamEnd, attachment_headers
 from service.errors import DocumentError
 from tests.api.serving import Served, create_edge, serve, until
 
 CHUNK = b"x" * 65_536
+HASTY = Patience(initial_seconds=0.5, max_seconds=0.5)
 
 
 class Source:
@@ -63,14 +64,14 @@ class Source:
         self.ends.append(end)
 
 
-def stream(source: Source, *, send_timeout_seconds: float = 30.0) -> Route:
+def stream(source: Source, *, patience: Patience = DEFAULT_PATIENCE) -> Route:
     async def endpoint(_request: Request) -> Response:
         return ChunkedStream(
             source.chunks(),
             media_type="text/csv",
             headers=attachment_headers("users_export.csv"),
             on_end=source.on_end,
-            send_timeout_seconds=send_timeout_seconds,
+            patience=patience,
         )
 
     return Route("/", endpoint)
@@ -170,7 +171,7 @@ async def test_a_client_that_leaves_before_the_first_chunk_closes_the_chunks() -
 
 async def test_a_stalled_client_is_cut() -> None:
     source = Source(endless=True)
-    async with serve(create_edge([stream(source, send_timeout_seconds=0.5)])) as served:
+    async with serve(create_edge([stream(source, patience=HASTY)])) as served:
         reader, writer = await connect(served)
         await source.closed.wait()
         await until(lambda: not served.server.server_state.connections)  # uvicorn alone waits for the client to read
@@ -183,7 +184,7 @@ async def test_a_stalled_client_is_cut() -> None:
 async def test_a_stalled_client_that_leaves_while_it_is_cut_disturbs_nothing() -> None:
     source = Source(endless=True)
     source.may_close.clear()
-    async with serve(create_edge([stream(source, send_timeout_seconds=0.5)])) as served:
+    async with serve(create_edge([stream(source, patience=HASTY)])) as served:
         _, writer = await connect(served)
         await source.closing.wait()
         writer.close()
@@ -193,14 +194,45 @@ async def test_a_stalled_client_that_leaves_while_it_is_cut_disturbs_nothing() -
     assert source.ends == [StreamEnd.TOO_SLOW]
 
 
+async def read_slowly(reader: asyncio.StreamReader) -> bytes:
+    """The last that comes of a stream, read at 600 kB/s."""
+    last = b""
+    while part := await reader.read(30_000):
+        last = part
+        if last.endswith(b"0\r\n\r\n"):
+            break
+        await asyncio.sleep(0.05)
+    return last
+
+
 async def test_a_slow_but_living_client_is_served() -> None:
-    """It takes longer than the time-out, which counts from one progress to the next."""
     source = Source(*[CHUNK] * 28)
-    async with serve(create_edge([stream(source, send_timeout_seconds=2)])) as served:
+    patience = Patience(initial_seconds=2, max_seconds=2, bytes_per_second=100_000)
+    async with serve(create_edge([stream(source, patience=patience)])) as served:
         reader, writer = await connect(served)
-        while not (part := await reader.read(30_000)).endswith(b"0\r\n\r\n"):
-            assert part
-            await asyncio.sleep(0.05)
+        assert (await read_slowly(reader)).endswith(b"0\r\n\r\n")
+        writer.close()
+    assert source.ends == [StreamEnd.COMPLETE]
+
+
+async def test_a_client_below_the_rate_is_cut() -> None:
+    source = Source(endless=True)
+    patience = Patience(initial_seconds=2, max_seconds=2, bytes_per_second=10_000_000)
+    async with serve(create_edge([stream(source, patience=patience)])) as served:
+        reader, writer = await connect(served)
+        assert not (await read_slowly(reader)).endswith(b"0\r\n\r\n")
+        writer.close()
+    assert source.ends == [StreamEnd.TOO_SLOW]
+
+
+async def test_what_a_client_takes_earns_it_a_pause() -> None:
+    source = Source(*[CHUNK] * 28)
+    patience = Patience(initial_seconds=0.1, max_seconds=10, bytes_per_second=20_000)
+    async with serve(create_edge([stream(source, patience=patience)])) as served:
+        reader, writer = await connect(served)
+        await reader.readexactly(1_000)
+        await asyncio.sleep(1)
+        assert (await read_slowly(reader)).endswith(b"0\r\n\r\n")
         writer.close()
     assert source.ends == [StreamEnd.COMPLETE]
 
