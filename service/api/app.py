@@ -30,6 +30,7 @@ def create_app(resources: Resources) -> Starlette:
         middleware=[Middleware(RequestMiddleware), Middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES)],
         exception_handlers=exception_handlers,
     )
+    app.router.redirect_slashes = False  # its redirects would follow the request's Host
     app.state.resources = resources
     app.state.draining = False
     return app
