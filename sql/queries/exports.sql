@@ -20,7 +20,8 @@ UPDATE carryout.export_jobs SET idempotency_key = NULL
 WHERE user_id = $1 AND idempotency_key = $2 AND created_at <= now() - interval '24 hours'
 
 -- name: find_by_idempotency_key
-SELECT * FROM carryout.export_jobs
+SELECT *, coalesce(expires_at <= now(), false) AS expired
+FROM carryout.export_jobs
 WHERE user_id = $1 AND idempotency_key = $2 AND created_at > now() - interval '24 hours'
 
 -- name: find_rate_wait
