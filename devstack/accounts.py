@@ -64,6 +64,14 @@ def reach_install(install: Path, home: Path, account: Account | None) -> Path:
     return copy
 
 
+def choose_temporary_folder() -> Path:
+    """One that every account can reach. Raises ConfigurationError if there is none."""
+    for folder in _temporary_folders():
+        if is_reachable(folder) and os.access(folder, os.W_OK):
+            return folder
+    raise ConfigurationError("PostgreSQL doesn't run as root, and no temporary folder can be reached by others")
+
+
 def give(path: Path, account: Account | None) -> None:
     if account is not None:
         os.chown(path, account.uid, account.gid)
@@ -76,28 +84,25 @@ def is_reachable(folder: Path) -> bool:
 
 
 def _make_distant_home(link: Path, account: Account) -> Path:
-    home = Path(tempfile.mkdtemp(prefix=HOME_PREFIX, dir=_distant_parent()))
+    home = Path(tempfile.mkdtemp(prefix=HOME_PREFIX, dir=choose_temporary_folder()))
     (home / OWNER_FILE).write_text(str(link.absolute()))
     give(home, account)
     return home
 
 
-def _distant_parent() -> Path:
-    for parent in _distant_parents():
-        if is_reachable(parent) and os.access(parent, os.W_OK):
-            return parent
-    raise ConfigurationError("PostgreSQL doesn't run as root, and there is no temporary folder that others can reach")
-
-
-def _distant_parents() -> list[Path]:
+def _temporary_folders() -> list[Path]:
     """The first survives a restart of the machine."""
     return [path for path in (Path("/var/tmp"), Path(tempfile.gettempdir())) if path.is_dir()]  # noqa: S108 - mkdtemp
 
 
 def _remove_orphans(account: Account) -> None:
-    """Remove the homes whose data folder is gone; nobody else would ever find them."""
-    for home in (home for parent in _distant_parents() for home in parent.glob(HOME_PREFIX + "*")):
+    """Remove the homes whose data folder is gone or has another one; nobody would ever find them."""
+    for home in (home for parent in _temporary_folders() for home in parent.glob(HOME_PREFIX + "*")):
         with suppress(OSError):
-            link = Path((home / OWNER_FILE).read_text())
-            if home.lstat().st_uid == account.uid and not (link.is_symlink() and link.resolve() == home.resolve()):
+            if home.lstat().st_uid == account.uid and _is_orphan(home, Path((home / OWNER_FILE).read_text())):
                 shutil.rmtree(home)
+
+
+def _is_orphan(home: Path, link: Path) -> bool:
+    """A missing link in a folder that exists is none: it may be about to be made."""
+    return not link.parent.exists() or (link.exists() and link.resolve() != home.resolve())

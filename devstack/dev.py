@@ -45,7 +45,6 @@ async def open_service(stack: Stack, port: int) -> AsyncIterator[Settings]:
     child_environ = dict(os.environ) | environ
     run_dir = stack.data_dir / "run"
     api, worker = ChildProcess("api", run_dir), ChildProcess("worker", run_dir)
-    await asyncio.gather(api.stop_leftover(), worker.stop_leftover())
     if not is_port_free(port):
         raise ConfigurationError(f"Port {port} is taken; choose another with --port")
     write_private(stack.data_dir / "env", "".join(f"{name}={text}\n" for name, text in environ.items()).encode())

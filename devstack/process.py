@@ -86,7 +86,7 @@ class ChildProcess:
             raise self._failure(f"failed with status {status}")
 
     async def spawn(self, command: Command, environ: Mapping[str, str], *, account: Account | None = None) -> None:
-        with await self._take_lock() as lock, self.log_path.open("ab") as log:
+        with await _take_lock(self._pid_path) as lock, self.log_path.open("ab") as log:
             self._log_start_bytes = log.tell()
             try:
                 self._process = await asyncio.create_subprocess_exec(
@@ -126,22 +126,6 @@ class ChildProcess:
             with suppress(ProcessLookupError):
                 self._process.kill()
 
-    async def stop_leftover(self) -> None:
-        """End what a killed owner left running. Raises ConfigurationError if it can't be ended."""
-        (await self._take_lock()).close()
-
-    async def _take_lock(self) -> BinaryIO:
-        lock = self._pid_path.open("a+b")
-        if try_lock(lock.fileno()):
-            return lock
-        for number in (self._stop_signal, signal.SIGKILL):
-            with suppress(ValueError, ProcessLookupError):
-                os.kill(int(self._pid_path.read_bytes()), number)
-            if await _wait_for_lock(lock.fileno()):
-                return lock
-        lock.close()
-        raise ConfigurationError(f"{self.name} of an earlier run can't be stopped; its pid is in {self._pid_path}")
-
     def _raise_if_ended(self) -> None:
         if self._process is not None and self._process.returncode is not None:
             raise self._failure(f"ended with status {self._process.returncode}")
@@ -171,7 +155,31 @@ def _tie_to_owner(owner_pid: int, stop_signal: signal.Signals, lock_fd: int) -> 
     if os.getppid() != owner_pid:
         os._exit(1)
     os.ftruncate(lock_fd, 0)
-    os.write(lock_fd, b"%d\n" % os.getpid())
+    os.write(lock_fd, b"%d %d\n" % (os.getpid(), stop_signal))
+
+
+async def stop_leftovers(run_dir: Path) -> None:
+    """End what a killed owner left running. Raises ConfigurationError if something can't be ended."""
+    for pid_path in run_dir.glob("*.pid"):
+        (await _take_lock(pid_path)).close()
+
+
+async def _take_lock(pid_path: Path) -> BinaryIO:
+    lock = pid_path.open("a+b")
+    if try_lock(lock.fileno()):
+        return lock
+    for force in (False, True):
+        _signal_holder(pid_path, force=force)
+        if await _wait_for_lock(lock.fileno()):
+            return lock
+    lock.close()
+    raise ConfigurationError(f"{pid_path.stem} of an earlier run can't be stopped; its pid is in {pid_path}")
+
+
+def _signal_holder(pid_path: Path, *, force: bool) -> None:
+    with suppress(ProcessLookupError, ValueError):  # ValueError: it didn't get to fill the file, and ends by itself
+        pid, stop_signal = map(int, pid_path.read_bytes().split())
+        os.kill(pid, signal.SIGKILL if force else stop_signal)
 
 
 async def _wait_for_lock(fd: int) -> bool:

@@ -44,7 +44,6 @@ class Postgres:
         self.url = f"postgresql://carryout:{password}@127.0.0.1:{self._port}/postgres"
 
     async def start(self) -> None:
-        await self._process.stop_leftover()
         account = choose_account(self._folder)
         home = open_home(self._folder, account)
         install = reach_install(

@@ -12,6 +12,7 @@ from typing import Final
 
 from devstack.files import own_folder, write_private
 from devstack.mailsink import MailSink
+from devstack.process import stop_leftovers
 from devstack.servers import ObjectStore, Postgres, Redis, Server
 from service.settings import PREFIX
 
@@ -51,7 +52,10 @@ async def open_stack(data_dir: Path, environ: Mapping[str, str]) -> AsyncIterato
     """
     given = {name: text for name, text in environ.items() if name.startswith(PREFIX) and text.strip()}
     with own_folder(data_dir), _sigterm_as_ctrl_c():
-        stack = _plan(data_dir, given)
+        run_dir = data_dir / "run"
+        run_dir.mkdir(mode=0o700, exist_ok=True)
+        await stop_leftovers(run_dir)  # first of all: their ports are the ones to use again
+        stack = _plan(data_dir, run_dir, given)
         planned: list[Server | None] = [stack.postgres, stack.redis, stack.object_store, stack.mail_sink]
         servers = [server for server in planned if server is not None]
         try:
@@ -61,9 +65,7 @@ async def open_stack(data_dir: Path, environ: Mapping[str, str]) -> AsyncIterato
             await asyncio.gather(*(server.stop() for server in servers))
 
 
-def _plan(data_dir: Path, given: dict[str, str]) -> Stack:
-    run_dir = data_dir / "run"
-    run_dir.mkdir(mode=0o700, exist_ok=True)
+def _plan(data_dir: Path, run_dir: Path, given: dict[str, str]) -> Stack:
     mail_dir = data_dir / "mail"
     own = _load_secrets(data_dir / "secrets.json")
     settings = _default_settings(own, given) | given

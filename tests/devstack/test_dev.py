@@ -1,0 +1,102 @@
+"""`carryout dev` as a person runs it."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import aiohttp
+import asyncpg
+import pytest
+
+from devstack.ports import keep_port
+from devstack.sample import ADA
+from service.settings import from_env
+
+
+@pytest.fixture
+def port(data_dir: Path) -> int:
+    return keep_port(data_dir / "port")
+
+
+@contextmanager
+def start_dev(port: int, data_dir: Path) -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-m", "service.cli", "dev", "--port", str(port), "--data-dir", str(data_dir)]
+    environ = {name: text for name, text in os.environ.items() if not name.startswith("CARRYOUT_")}
+    with subprocess.Popen(
+        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def read_until(process: "subprocess.Popen[str]", text: str) -> str:
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if text in line:
+            return seen
+    raise AssertionError(seen)
+
+
+async def get_readyz(port: int) -> int:
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/readyz") as answer:
+        return answer.status
+
+
+async def test_dev_from_an_empty_folder_to_its_end(data_dir: Path, port: int) -> None:
+    with start_dev(port, data_dir) as process:
+        welcome = read_until(process, "# all exports so far")
+        assert f"http://127.0.0.1:{port}" in welcome
+        assert await get_readyz(port) == 200
+        env_file = data_dir / "env"
+        assert env_file.stat().st_mode & 0o777 == 0o600
+        settings = from_env(dict(line.split("=", 1) for line in env_file.read_text().splitlines()))
+        connection = await asyncpg.connect(settings.database_url)
+        assert await connection.fetchval("SELECT email FROM public.users WHERE id = $1", ADA) == "ada@example.com"
+        await connection.close()
+
+        token = welcome.partition("TOKEN=")[2].split()[0]
+        async with (
+            aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as session,
+            session.post(f"{settings.public_url}/api/export", json={"format": "csv"}) as answer,
+        ):
+            assert (answer.status, (await answer.json())["record_count"]) == (201, 400)
+
+        with start_dev(port, data_dir) as second:
+            assert "is in use by another process" in read_until(second, "carryout:")
+            assert second.wait() == 2
+
+        pid = int((data_dir / "run" / "api.pid").read_text().split()[0])
+        os.kill(pid, signal.SIGKILL)
+        read_until(process, "api ended with status -9")
+        while not await answers(port):
+            await asyncio.sleep(0.1)
+        assert await get_readyz(port) == 200
+    assert process.returncode == 0
+    assert not await answers(port)
+
+
+async def answers(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    await writer.wait_closed()
+    return True
+
+
+async def test_a_taken_port_is_named(data_dir: Path, port: int) -> None:
+    server = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", port)
+    async with server:
+        with start_dev(port, data_dir) as process:
+            assert f"Port {port} is taken" in await asyncio.to_thread(read_until, process, "carryout:")
+            assert process.wait() == 2
