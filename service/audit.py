@@ -1,5 +1,6 @@
 """The append-only trail of what happened to anyone's data."""
 
+import datetime as dt
 import ipaddress
 import uuid
 from enum import StrEnum
@@ -47,6 +48,35 @@ class Actor(msgspec.Struct, frozen=True):
 SYSTEM = Actor("system")
 
 
+class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """What is None isn't looked at."""
+
+    user_id: UserId | None = None
+    job_id: uuid.UUID | None = None
+    action: AuditAction | None = None
+    since_seconds: float | None = None
+    limit: int
+
+
+class AuditEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of `carryout.export_audit`, ids and addresses as text."""
+
+    id: int
+    occurred_at: dt.datetime
+    actor_type: str
+    actor: str | None
+    action: str
+    subject: str | None
+    user_id: str | None
+    job_id: str | None
+    format: str | None
+    records: int | None
+    outcome: str | None
+    ip: str | None
+    user_agent: str | None
+    request_id: str | None
+
+
 class AuditLog:
     """Give it the connection of the transaction that does the thing, so that neither happens without the other."""
 
@@ -61,7 +91,9 @@ class AuditLog:
         format_: str | None = None,
         records: int | None = None,
         outcome: str | None = None,
+        subject: str | None = None,
     ) -> None:
+        """`subject` is what an event that isn't about one export is about: a list, a key's prefix, a flag."""
         await connection.execute(
             QUERIES["insert_audit_event"],
             actor.type,
@@ -75,7 +107,20 @@ class AuditLog:
             _address(actor.ip),
             (actor.user_agent or "").replace("\0", "")[:MAX_USER_AGENT_CHARACTERS] or None,
             actor.request_id,
+            subject,
         )
+
+    async def list_latest(self, connection: Connection, wanted: AuditFilter) -> list[AuditEvent]:
+        """The last events that `wanted` describes, the oldest of them first."""
+        rows = await connection.fetch(
+            QUERIES["list_audit_events"],
+            wanted.user_id,
+            wanted.job_id,
+            wanted.action,
+            wanted.since_seconds,
+            wanted.limit,
+        )
+        return [msgspec.convert(dict(row), AuditEvent) for row in reversed(rows)]
 
 
 def _address(text: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -1,19 +1,19 @@
 """The `carryout` command."""
 
 import asyncio
-import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from service.auth import create_token
+from service.command_options import env_file_option, load_settings
 from service.database import migrate as apply_migrations
 from service.errors import ConfigurationError, ServiceError
 from service.logs import configure_logging
-from service.settings import PREFIX, Settings, from_env
+from service.operators_cli import audit, features, keys
 
 EXIT_FAILURE = 1
 EXIT_CONFIGURATION = 2
@@ -26,43 +26,35 @@ def cli() -> None:
     """Personal data exports beside a PostgreSQL application."""
 
 
-def _env_file_option(command: Callable[..., None]) -> Callable[..., None]:
-    return click.option(
-        "--env-file",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="Settings as lines CARRYOUT_NAME=value; the environment wins.",
-    )(command)
-
-
 @cli.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65_535), help="Port to listen on.")
-@_env_file_option
+@env_file_option
 def serve(host: str, port: int, env_file: Path | None) -> None:
     """Run the API."""
     from service.api.server import serve as serve_api  # noqa: PLC0415 (the worker doesn't need Starlette)
 
-    settings = _load_settings(env_file)
+    settings = load_settings(env_file)
     configure_logging(settings.log_level)
     _run(serve_api(settings, host=host, port=port))
 
 
 @cli.command()
-@_env_file_option
+@env_file_option
 def worker(env_file: Path | None) -> None:
     """Run a worker, which makes queued exports, sends the mails and repairs."""
     from worker.main import work  # noqa: PLC0415 (the API doesn't need the worker's half of arq)
 
-    settings = _load_settings(env_file)
+    settings = load_settings(env_file)
     configure_logging(settings.log_level)
     _run(work(settings))
 
 
 @cli.command()
-@_env_file_option
+@env_file_option
 def migrate(env_file: Path | None) -> None:
     """Bring the database's schema up to date."""
-    settings = _load_settings(env_file)
+    settings = load_settings(env_file)
     applied = _run(apply_migrations(settings.database_url, user_id_type=settings.user_id_type))
     click.echo("\n".join(f"applied {name}" for name in applied) or "nothing to apply")
 
@@ -70,10 +62,10 @@ def migrate(env_file: Path | None) -> None:
 @cli.command()
 @click.argument("user_id")
 @click.option("--ttl", default=3_600, show_default=True, type=click.IntRange(1), help="Seconds the token is good for.")
-@_env_file_option
+@env_file_option
 def token(user_id: str, ttl: int, env_file: Path | None) -> None:
     """Print a JWT for USER_ID, signed with CARRYOUT_JWT_SECRET."""
-    click.echo(create_token(_load_settings(env_file), user_id, ttl))
+    click.echo(create_token(load_settings(env_file), user_id, ttl))
 
 
 @cli.command()
@@ -107,10 +99,8 @@ def demo(data_dir: Path) -> None:
     _run(run_demo(data_dir))
 
 
-def _load_settings(env_file: Path | None) -> Settings:
-    lines = env_file.read_text().splitlines() if env_file else []
-    from_file = dict(line.split("=", 1) for line in lines if line.startswith(PREFIX) and "=" in line)
-    return from_env(from_file | dict(os.environ))
+for command in (keys, features, audit):
+    cli.add_command(command)
 
 
 def _run(work: Coroutine[Any, Any, Answer]) -> Answer:

@@ -70,7 +70,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     forbidden_columns: Annotated[
         CommaSeparated, Meta(description="Column names (globs) that never leave, checked against what a dataset reads")
     ] = ("*password*", "*passwd*", "*secret*", "*token*", "*api_key*", "internal_id", "*_hash", "*salt*", "*otp*")
-    features: Annotated[CommaSeparated, Meta(description="Feature flags on by default; `-name` is off")] = (
+    operator_columns: Annotated[
+        CommaSeparated, Meta(description="Entries of `FORBIDDEN_COLUMNS` that don't hold for the operators' user lists")
+    ] = ("internal_id",)
+    users_filename: Annotated[str, Meta(description="Name of the file with the operators' user list")] = (
+        "users_export.csv"
+    )
+    users_full_filename: Annotated[str, Meta(description="Name of the file with their full user list")] = (
+        "users_full_export.csv"
+    )
+    features: Annotated[
+        CommaSeparated,
+        Meta(
+            description="Feature flags that are on by default: these, and without any all, less those given as `-name`"
+        ),
+    ] = (
         "users:export",
         "users:export_full",
         "users:export_alive",

@@ -1,0 +1,24 @@
+"""What the commands of `carryout` share: where their settings come from."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from service.settings import PREFIX, Settings, from_env
+
+
+def env_file_option(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option(
+        "--env-file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Settings as lines CARRYOUT_NAME=value; the environment wins.",
+    )(command)
+
+
+def load_settings(env_file: Path | None) -> Settings:
+    """Raises ConfigurationError."""
+    lines = env_file.read_text().splitlines() if env_file else []
+    from_file = dict(line.split("=", 1) for line in lines if line.startswith(PREFIX) and "=" in line)
+    return from_env(from_file | dict(os.environ))

@@ -1,0 +1,97 @@
+"""Feature flags: defaults from the settings, overridden by rows that `carryout features` writes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from enum import StrEnum
+
+import asyncpg
+import structlog
+
+from service.database import QUERIES, Connection, connect
+from service.errors import ConfigurationError
+
+READ_SECONDS = 1.0
+TIMEOUT_SECONDS = 5.0
+
+logger = structlog.get_logger()
+
+
+class Flag(StrEnum):
+    USERS_EXPORT = "users:export"
+    USERS_EXPORT_FULL = "users:export_full"
+    USERS_EXPORT_ALIVE = "users:export_alive"
+    USERS_EXPORT_SIMPLE = "users:export_simple"
+
+
+class FlagRepository:
+    async def list_switched(self, connection: Connection) -> dict[Flag, bool]:
+        """The flags that somebody switched; rows of flags that we don't know are passed over."""
+        rows = await connection.fetch(QUERIES["list_feature_flags"])
+        return {Flag(row["name"]): row["enabled"] for row in rows if row["name"] in set(Flag)}
+
+    async def set(self, connection: Connection, flag: Flag, *, enabled: bool) -> None:
+        await connection.execute(QUERIES["set_feature_flag"], flag, enabled)
+
+
+class Flags:
+    """The flags as they were a second ago, in memory."""
+
+    def __init__(self, defaults: Mapping[Flag, bool]) -> None:
+        self._defaults = defaults
+        self._switched: Mapping[Flag, bool] = {}
+
+    def is_enabled(self, flag: Flag) -> bool:
+        return self._switched.get(flag, self._defaults[flag])
+
+    async def read(self, connection: Connection) -> None:
+        self._switched = await FlagRepository().list_switched(connection)
+
+
+def default_flags(features: Sequence[str]) -> dict[Flag, bool]:
+    """What CARRYOUT_FEATURES means: the flags it names, or all if it names none, less those it names as `-name`.
+
+    Raises ConfigurationError for an unknown one.
+    """
+    for name in features:
+        if name.removeprefix("-") not in set(Flag):
+            raise ConfigurationError(
+                f"CARRYOUT_FEATURES: {name.removeprefix('-')} is no feature flag; there are {', '.join(Flag)}"
+            )
+    named = [name for name in features if not name.startswith("-")] or list(Flag)
+    return {flag: flag in named and f"-{flag}" not in features for flag in Flag}
+
+
+@asynccontextmanager
+async def open_flags(database_url: str, features: Sequence[str]) -> AsyncIterator[Flags]:
+    """Flags that follow the table, read once before this returns. Raises ConfigurationError.
+
+    While PostgreSQL can't be reached they stay as they were.
+    """
+    flags = Flags(default_flags(features))
+    async with connect(database_url) as connection:
+        await flags.read(connection)
+    following = asyncio.create_task(_follow(flags, database_url))
+    try:
+        yield flags
+    finally:
+        following.cancel()
+        with suppress(asyncio.CancelledError):
+            await following
+
+
+async def _follow(flags: Flags, database_url: str) -> None:
+    """Reading one row or none each second needs no LISTEN, which gets lost with its connection and in pgbouncer.
+
+    Nor can it wait for the pool: flags are switched off when the service is in trouble.
+    """
+    while True:
+        try:
+            async with connect(database_url) as connection:
+                while True:
+                    async with asyncio.timeout(TIMEOUT_SECONDS):
+                        await flags.read(connection)
+                    await asyncio.sleep(READ_SECONDS)
+        except (ConfigurationError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            await logger.awarning("flags_not_read", error_type=type(error).__name__)
+            await asyncio.sleep(READ_SECONDS)

@@ -1,0 +1,65 @@
+"""What operators do: each change commits together with its audit event."""
+
+from collections.abc import Collection
+
+import msgspec
+
+from service.audit import SYSTEM, Actor, AuditAction, AuditLog
+from service.database import Connection
+from service.flags import Flag, FlagRepository
+from service.keys import ApiKey, KeyRepository, Scope
+
+keys = KeyRepository()
+flags = FlagRepository()
+audit = AuditLog()
+
+
+async def create_key(
+    connection: Connection, *, name: str, scopes: Collection[Scope], expires_in_days: int | None
+) -> tuple[ApiKey, str]:
+    """The key and its text, shown this once. Raises InvalidValueError if the name is taken."""
+    async with connection.transaction():
+        key, text = await keys.create(connection, name=name, scopes=scopes, expires_in_days=expires_in_days)
+        await audit.record(
+            connection, SYSTEM, AuditAction.KEY_CREATED, subject=key.prefix, outcome=", ".join(key.scopes)
+        )
+    return key, text
+
+
+async def revoke_key(connection: Connection, name: str) -> ApiKey:
+    """Raises InvalidValueError if no key of this name can be used any more."""
+    async with connection.transaction():
+        key = await keys.revoke(connection, name)
+        await audit.record(connection, SYSTEM, AuditAction.KEY_REVOKED, subject=key.prefix)
+    return key
+
+
+async def switch_flag(connection: Connection, flag: Flag, *, enabled: bool) -> None:
+    async with connection.transaction():
+        await flags.set(connection, flag, enabled=enabled)
+        await audit.record(
+            connection, SYSTEM, AuditAction.FEATURE_CHANGED, subject=flag, outcome="enabled" if enabled else "disabled"
+        )
+
+
+async def authenticate_key(connection: Connection, text: str, origin: Actor) -> tuple[ApiKey, Actor] | None:
+    """The usable key that `text` is, noted as used, and `origin` under its name.
+
+    For a key that exists a refusal is audited; any other text leaves no trace, as anybody could fill the trail with it.
+    """
+    key = await keys.find(connection, text)
+    if key is None:
+        return None
+    actor = msgspec.structs.replace(origin, type="key", name=key.prefix)
+    fault = key.state if key.matches(text) else "wrong secret"
+    if fault != "active":
+        await record_denial(connection, key, actor, outcome=fault)
+        return None
+    await keys.touch(connection, key)
+    return key, actor
+
+
+async def record_denial(connection: Connection, key: ApiKey, actor: Actor, *, outcome: str) -> None:
+    """At most once a minute for each key."""
+    if await keys.claim_denial(connection, key):
+        await audit.record(connection, actor, AuditAction.USERS_DENIED, outcome=outcome)

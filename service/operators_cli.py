@@ -1,0 +1,240 @@
+"""Commands for operators: API keys, feature flags, and the audit trail."""
+
+import asyncio
+import datetime as dt
+import re
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from service import operating
+from service.audit import AuditAction, AuditEvent, AuditFilter, AuditLog
+from service.auth import parse_user_id
+from service.command_options import env_file_option, load_settings
+from service.database import Connection, check_schema, connect
+from service.flags import Flag, FlagRepository, default_flags
+from service.keys import KeyRepository, Scope
+from service.settings import Settings
+
+MAX_NAME_CHARACTERS = 100
+MAX_EXPIRY_DAYS = 3_650
+AGE = re.compile(r"(\d{1,6})([smhd])")
+SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+AUDIT_COLUMNS = ("time", "actor", "action", "subject", "user", "job", "records", "outcome", "ip")
+
+
+class KeyName(click.ParamType[str]):
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        name = str(value)
+        if not (1 <= len(name) <= MAX_NAME_CHARACTERS and name.isprintable()):
+            self.fail(f"a key's name is 1 to {MAX_NAME_CHARACTERS} printable characters", param, ctx)
+        return name
+
+
+class Age(click.ParamType[float]):
+    """Converts to seconds."""
+
+    name = "age"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if not (given := AGE.fullmatch(str(value))):
+            self.fail("give a number and s, m, h or d, as in 24h", param, ctx)
+        return float(int(given[1]) * SECONDS[given[2]])
+
+
+def _values(names: type[StrEnum]) -> click.Choice[str]:
+    """Click itself would take an enum's names instead."""
+    return click.Choice([name.value for name in names])
+
+
+key_name = click.argument("name", type=KeyName())
+feature_name = click.argument("name", type=_values(Flag))
+
+
+@click.group()
+def keys() -> None:
+    """API keys for the operators' endpoints."""
+
+
+@keys.command("create")
+@key_name
+@click.option(
+    "--scope",
+    "scopes",
+    required=True,
+    multiple=True,
+    type=_values(Scope),
+    help="What the key may fetch; may be given more than once.",
+)
+@click.option("--expires-in-days", type=click.IntRange(1, MAX_EXPIRY_DAYS), help="Without it the key doesn't expire.")
+@env_file_option
+def create_key(name: str, scopes: Sequence[str], expires_in_days: int | None, env_file: Path | None) -> None:
+    """Make a key called NAME and print it, this once."""
+    wanted = [Scope(scope) for scope in scopes]
+
+    async def create() -> str:
+        async with _open_database(load_settings(env_file)) as connection:
+            _, text = await operating.create_key(connection, name=name, scopes=wanted, expires_in_days=expires_in_days)
+            return text
+
+    click.echo(asyncio.run(create()))
+    click.echo("Keep it now: only its hash is stored, so nobody can show it again.", err=True)
+
+
+@keys.command("list")
+@env_file_option
+def list_keys(env_file: Path | None) -> None:
+    """Show every key but its secret."""
+
+    async def list_() -> list[Sequence[object]]:
+        async with _open_database(load_settings(env_file)) as connection:
+            found = await KeyRepository().list_all(connection)
+        return [
+            (key.prefix, key.name, key.state, ",".join(key.scopes), key.created_at, key.expires_at, key.last_used_at)
+            for key in found
+        ]
+
+    _echo_table(("prefix", "name", "state", "scopes", "created", "expires", "last used"), asyncio.run(list_()))
+
+
+@keys.command("revoke")
+@key_name
+@env_file_option
+def revoke_key(name: str, env_file: Path | None) -> None:
+    """Refuse the key called NAME from now on, in every process."""
+
+    async def revoke() -> str:
+        async with _open_database(load_settings(env_file)) as connection:
+            return (await operating.revoke_key(connection, name)).prefix
+
+    click.echo(f"revoked {name} ({asyncio.run(revoke())})")
+
+
+@click.group()
+def features() -> None:
+    """Feature flags of the operators' endpoints."""
+
+
+@features.command("list")
+@env_file_option
+def list_features(env_file: Path | None) -> None:
+    """Show every flag, and whether it was switched or has its default."""
+
+    async def list_() -> list[Sequence[object]]:
+        settings = load_settings(env_file)
+        defaults = default_flags(settings.features)
+        async with _open_database(settings) as connection:
+            switched = await FlagRepository().list_switched(connection)
+        return [
+            (flag, "on" if switched.get(flag, defaults[flag]) else "off", "switched" if flag in switched else "default")
+            for flag in Flag
+        ]
+
+    _echo_table(("name", "state", "source"), asyncio.run(list_()))
+
+
+@features.command("enable")
+@feature_name
+@env_file_option
+def enable_feature(name: str, env_file: Path | None) -> None:
+    """Switch the flag NAME on; running processes notice within 2 seconds."""
+    _switch(Flag(name), env_file, enabled=True)
+
+
+@features.command("disable")
+@feature_name
+@env_file_option
+def disable_feature(name: str, env_file: Path | None) -> None:
+    """Switch the flag NAME off; running processes notice within 2 seconds."""
+    _switch(Flag(name), env_file, enabled=False)
+
+
+@click.command()
+@click.option("--user", help="Only events about this user's data.")
+@click.option("--job", type=click.UUID, help="Only events about this export.")
+@click.option("--action", type=_values(AuditAction), help="Only this action.")
+@click.option("--since", type=Age(), help="Only the last so many s, m, h or d, as in 24h.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="The last so many events.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with every field.")
+@env_file_option
+def audit(  # noqa: PLR0913 (a command's options)
+    *,
+    user: str | None,
+    job: uuid.UUID | None,
+    action: str | None,
+    since: float | None,
+    limit: int,
+    as_json: bool,
+    env_file: Path | None,
+) -> None:
+    """Show what happened to anyone's data, the latest last."""
+    settings = load_settings(env_file)
+    wanted = AuditFilter(
+        user_id=parse_user_id(user, settings.user_id_type) if user is not None else None,
+        job_id=job,
+        action=AuditAction(action) if action else None,
+        since_seconds=since,
+        limit=limit,
+    )
+
+    async def list_() -> list[AuditEvent]:
+        async with _open_database(settings) as connection:
+            return await AuditLog().list_latest(connection, wanted)
+
+    events = asyncio.run(list_())
+    if as_json:
+        click.echo(b"".join(msgspec.json.encode(event) + b"\n" for event in events), nl=False)
+    else:
+        _echo_table(AUDIT_COLUMNS, [_audit_row(event) for event in events])
+
+
+def _audit_row(event: AuditEvent) -> Sequence[object]:
+    actor = f"{event.actor_type} {event.actor}" if event.actor else event.actor_type
+    return (
+        event.occurred_at,
+        actor,
+        event.action,
+        event.subject,
+        event.user_id,
+        event.job_id,
+        event.records,
+        event.outcome,
+        event.ip,
+    )
+
+
+def _switch(flag: Flag, env_file: Path | None, *, enabled: bool) -> None:
+    async def switch() -> None:
+        async with _open_database(load_settings(env_file)) as connection:
+            await operating.switch_flag(connection, flag, enabled=enabled)
+
+    asyncio.run(switch())
+    click.echo(f"{'enabled' if enabled else 'disabled'} {flag}")
+
+
+@asynccontextmanager
+async def _open_database(settings: Settings) -> AsyncIterator[Connection]:
+    async with connect(settings.database_url) as connection:
+        await check_schema(connection, user_id_type=settings.user_id_type)
+        yield connection
+
+
+def _echo_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    lines = [header, *([_cell(value) for value in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:%Y-%m-%d %H:%M:%SZ}" if isinstance(value, dt.datetime) else str(value)
