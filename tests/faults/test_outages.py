@@ -39,11 +39,12 @@ async def _is_processing(world: World, export: Export) -> bool:
     return (await world.find(export)).status is ExportStatus.PROCESSING
 
 
-async def _start_and_stall(world: World, proxy: FaultProxy, worker: Process | None = None) -> tuple[Export, Process]:
+async def _start_and_stall(world: World, proxy: FaultProxy) -> tuple[Export, Process]:
     """An export that a worker has begun and can't end while the storage hangs."""
-    export = await world.ask(await world.create_user(records=LARGE))
+    user_id = await world.create_user(records=LARGE)
+    worker = await world.start_worker()
     proxy.mode = "hang"
-    worker = worker or await world.start_worker()
+    export = await world.ask(user_id)
     await world.until(lambda: _is_processing(world, export), "the export to begin")
     return export, worker
 
@@ -55,7 +56,9 @@ async def test_sigterm_hands_the_export_back_at_no_cost(proxied_world: World, s3
         worker.signal(signal.SIGTERM)
         assert await worker.ended() == 0, worker.log
         assert (await world.find(export)).failures == 0
+        s3_proxy.mode = "pass"  # a worker doesn't start without its storage
         worker = await world.start_worker()
+        s3_proxy.mode = "hang"
         await world.until(lambda: _is_processing(world, export), "the export to begin again")
     s3_proxy.mode = "pass"
     ended = await world.ended(export)
@@ -120,8 +123,9 @@ async def test_storage_that_never_heals_fails_the_export(proxied_world: World, s
 
 async def test_redis_restarted(world: World, fragile_stack: Stack) -> None:
     assert fragile_stack.redis
-    exports = [await world.ask(await world.create_user(records=1_500)) for _ in range(5)]
+    users = [await world.create_user(records=1_500) for _ in range(5)]
     await world.start_worker()
+    exports = [await world.ask(user_id) for user_id in users]
     fragile_stack.redis.kill()
     late = await world.ask(await world.create_user(records=1_500))
     ended = [await world.ended(export) for export in [*exports, late]]

@@ -23,7 +23,7 @@ from service.database import Connection, connect, migrate
 from service.exports import Export
 from service.settings import SQL_DIR, from_env
 
-HEALING_SECONDS = 60.0
+HEALING_SECONDS = 30.0
 # Short, so that a lost worker is missed soon; long enough for a busy machine.
 QUICK = {
     "CARRYOUT_LEASE_SECONDS": "2",
@@ -64,7 +64,13 @@ class World:
 
     async def start_worker(self, *, crash_at: str = "", **environ: str) -> Process:
         """A worker; one that kills itself when it comes to the step `crash_at` (see crashing.py)."""
-        return await self._start("worker", crash_at, environ)
+        worker = await self._start("worker", crash_at, environ)
+
+        async def started() -> bool:
+            return "worker_started" in worker.log or worker.child.returncode is not None
+
+        await self.until(started, "the worker to start")
+        return worker
 
     async def start_api(self, port: int, *, crash_at: str = "") -> Process:
         return await self._start(f"serve --port {port}", crash_at, {})
