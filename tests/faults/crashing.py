@@ -76,7 +76,7 @@ POINTS: dict[str, Callable[[], None]] = {
     "before Complete": lambda: before(STORAGE, "_complete"),
     "after Complete": lambda: after(STORAGE, "upload"),
     "before the mail": lambda: before(service.mailer.Mailer, "send"),
-    "after the mail's 250": lambda: before(service.notifications.NotificationRepository, "mark_sent"),
+    "after the mail's 250": lambda: before(service.notifications.NotificationRepository, "end"),
     "mid-expiry": lambda: before(service.exports.ExportRepository, "mark_file_deleted"),
 }
 

@@ -10,7 +10,7 @@ COMPLETE = b"?uploadId="
 
 
 class FaultProxy:
-    """`mode` is "pass", "refuse" (connections are reset), "hang" (nothing passes), "error" (HTTP 500), or
+    """`mode` is "pass", "refuse" (connections are reset), "hang" (only HEAD passes), "error" (HTTP 500), or
     "lose complete" (the answer to CompleteMultipartUpload is cut, once).
     """
 
@@ -67,7 +67,8 @@ class FaultProxy:
                 return
             if self.mode == "lose complete" and chunk.startswith(b"POST ") and COMPLETE in chunk.split(b"\r\n")[0]:
                 losing.set()
-            await self._hang()
+            while self.mode == "hang" and not chunk.startswith(b"HEAD "):
+                await asyncio.sleep(0.05)
             upstream.write(chunk)
             await upstream.drain()
 
@@ -75,16 +76,11 @@ class FaultProxy:
         self, upstream_reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event
     ) -> None:
         while chunk := await upstream_reader.read(2**16):
-            await self._hang()
             if losing.is_set():
                 self.mode = "pass"
                 return
             writer.write(chunk)
             await writer.drain()
-
-    async def _hang(self) -> None:
-        while self.mode == "hang":
-            await asyncio.sleep(0.05)
 
 
 @asynccontextmanager
