@@ -1,0 +1,27 @@
+"""What every error looks like to a client."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+MEMBERS = {"type", "title", "status", "detail", "status_code", "request_id"}
+
+
+def read_problem(response: httpx.Response, status: int, *fields: str) -> dict[str, Any]:
+    """The body, once everything is checked that all problems share; `fields` are the further members it has."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["cache-control"] == "no-store"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    problem: dict[str, Any] = response.json()
+    assert problem.keys() == MEMBERS | set(fields)
+    assert problem["status"] == problem["status_code"] == status
+    assert problem["request_id"] == response.headers["x-request-id"]
+    assert problem["title"]
+    assert problem["detail"]
+    return problem
+
+
+def bearer(token: str) -> Mapping[str, str]:
+    return {"Authorization": f"Bearer {token}"}
