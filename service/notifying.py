@@ -13,7 +13,7 @@ from service.errors import NotificationSupersededError, UnavailableError
 from service.exporting import begin, download_url, read, record
 from service.exports import Export, ExportStatus
 from service.mailer import Delivery, Outcome, is_address
-from service.notifications import Notification, NotificationState
+from service.notifications import LEASE_SECONDS, Notification, NotificationState
 
 STOP_SECONDS = 5.0
 
@@ -60,9 +60,10 @@ async def _deliver(resources: Resources, notification: Notification) -> None:
     """Whatever is raised here leaves the claim to its lease: the mail is tried again then, or ambiguous."""
     facts = {"job_id": notification.job_id, "kind": notification.kind, "attempt": notification.attempts}
     try:
-        delivery = await _attempt(resources, notification)
-        async with begin(resources) as connection:
-            ended = await _conclude(resources, connection, notification, delivery)
+        async with asyncio.timeout(LEASE_SECONDS):  # by then it is another's; a stuck database must hold up no mails
+            delivery = await _attempt(resources, notification)
+            async with begin(resources) as connection:
+                ended = await _conclude(resources, connection, notification, delivery)
     except NotificationSupersededError:
         await logger.awarning("mail_superseded", **facts)
     else:

@@ -12,6 +12,7 @@ import pytest
 import structlog
 
 from service import mailer as mailer_module
+from service import notifying
 from service.bootstrap import Resources
 from service.datasets import Dataset
 from service.errors import NotificationSupersededError
@@ -145,6 +146,15 @@ async def test_workers_at_once_send_one_mail(resources: Resources, database: Con
     assert sorted(mail.recipients for mail in smtp.mails) == [[f"RCPT TO:<user{n}@example.org>"] for n in range(5)]
 
 
+async def test_nobody_waits_for_a_claim(resources: Resources, database: Connection) -> None:
+    wanted = await create_ready(resources, database)
+
+    async with database.transaction(), resources.database.acquire() as other, other.transaction():
+        await other.execute("SET LOCAL lock_timeout = '1s'")
+        assert await resources.notifications.claim(database, wanted.id)
+        assert await resources.notifications.claim_due(other, limit=10) == []
+
+
 # A worker is lost
 
 
@@ -174,8 +184,8 @@ async def test_a_worker_lost_inside_the_mail_leaves_it_ambiguous(
 
     smtp.replies.clear()
     await lose_lease(database)
-    assert await send_due_mails(resources, limit=10) == 0
     await send_mail(resources, wanted.id)
+    assert await send_due_mails(resources, limit=10) == 0
 
     assert (await find(database, wanted))["state"] == "ambiguous"
     assert await outcomes(database) == [("export:emailed", "ambiguous: its worker was lost")]
@@ -405,6 +415,22 @@ async def test_an_unreadable_source_is_tried_again(
 
     assert (row["state"], row["last_error"]) == ("pending", "reading the address ended in UndefinedTableError")
     assert len(smtp.mails) == 1
+
+
+async def test_a_stuck_source_holds_up_no_mails(
+    resources: Resources, database: Connection, smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifying, "LEASE_SECONDS", 0.5)
+    wanted = await create_ready(resources, database)
+    async with database.transaction():
+        await database.execute("LOCK TABLE public.users")
+        assert await send_due_mails(resources, limit=10) == 1
+    monkeypatch.undo()
+    await lose_lease(database)
+    await send_due_mails(resources, limit=10)
+
+    row = await find(database, wanted)
+    assert (row["state"], row["attempts"], len(smtp.mails)) == ("sent", 2, 1)
 
 
 # What is left behind
