@@ -94,7 +94,7 @@ def _welcome(stack: Stack, settings: Settings, port: int, seconds: float) -> str
     url = f"http://127.0.0.1:{port}"
     lines = [
         f"Carryout is ready after {seconds:.1f} s; Ctrl-C stops it.",
-        f"  API       {url}  (documentation: {url}/docs)",
+        f"  API       {url}",
         f"  settings  {stack.data_dir / 'env'}",
         f"  logs      {stack.data_dir / 'run'}/*.log",
     ]
