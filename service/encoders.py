@@ -67,8 +67,12 @@ class CsvEncoder:
         for position in range(len(datasets)):
             self._prefixes.append(profile + b"," * (sum(widths[1:position]) + 1))
             self._suffixes.append(b"," * sum(widths[position + 1 :]) + CRLF)
-        header = ",".join(map(_csv_quoted, csv_names(datasets))).encode()
-        return self._bom + header + CRLF + profile + self._suffixes[0]
+        return self._bom + _csv_header(csv_names(datasets)) + profile + self._suffixes[0]
+
+    def begin_list(self, dataset: Dataset) -> bytes:
+        """Instead of `begin`, for a document of one dataset without a profile: its position is 0."""
+        self._prefixes, self._suffixes = [b""], [CRLF]
+        return self._bom + _csv_header([column.name for column in dataset.columns])
 
     def rows(self, position: int, rows: Sequence[bytes], *, first: bool) -> bytes:  # noqa: ARG002 (rows end, not begin, with their separator)
         prefix, suffix = self._prefixes[position], self._suffixes[position]
@@ -82,7 +86,10 @@ class CsvEncoder:
 
 
 class JsonEncoder:
-    """`{"exported_at":…,"user":{…},"activity":[…],…}` with one row a line (RFC 8259)."""
+    """`{"exported_at":…,"user":{…},"activity":[…],…}` with one row a line (RFC 8259).
+
+    A column that is NULL and one that holds JSON's null look the same.
+    """
 
     media_type = MEDIA_TYPES["json"]
 
@@ -114,6 +121,10 @@ class JsonEncoder:
 
 def create_encoder(format_: Format, *, bom: bool = False) -> Encoder:
     return CsvEncoder(bom=bom) if format_ == "csv" else JsonEncoder()
+
+
+def _csv_header(names: Sequence[str]) -> bytes:
+    return ",".join(map(_csv_quoted, names)).encode() + CRLF
 
 
 def _csv_quoted(name: str) -> str:
