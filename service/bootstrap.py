@@ -8,9 +8,10 @@ from pathlib import Path
 from service.audit import AuditLog
 from service.auth import JwtVerifier, open_jwt_verifier
 from service.database import Pool, check_schema, connect, open_pool
-from service.datasets import Dataset, load_datasets
+from service.datasets import Dataset, load_datasets, load_user_lists
 from service.errors import ConfigurationError, UnavailableError
 from service.exports import ExportRepository
+from service.flags import Flags, open_flags
 from service.jobs import JobQueue, open_queue
 from service.links import LinkSigner
 from service.mailer import Mailer
@@ -27,6 +28,8 @@ class Resources:
     database: Pool
     source: Pool
     datasets: tuple[Dataset, ...]
+    user_lists: dict[str, Dataset]
+    flags: Flags
     storage: ObjectStorage
     queue: JobQueue
     verifier: JwtVerifier
@@ -50,11 +53,18 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             user_id_type=settings.user_id_type,
             forbidden=settings.forbidden_columns,
         )
+        user_lists = await load_user_lists(
+            connection,
+            Path(settings.datasets_dir),
+            forbidden=[name for name in settings.forbidden_columns if name not in settings.operator_columns],
+        )
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         resources = Resources(
             settings=settings,
             datasets=datasets,
+            user_lists=user_lists,
+            flags=await enter(open_flags(settings.database_url, settings.features)),
             database=await enter(
                 open_pool(settings.database_url, size=settings.pool_size, application_name="carryout")
             ),

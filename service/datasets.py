@@ -1,11 +1,15 @@
 """Datasets: one SQL file each, a SELECT of exactly the columns that may leave, `$1` the user.
 
+The operators' lists, in `users/` below them, are datasets too: `$1` is an e-mail address or null for everybody, `$2`
+the id of the last row that isn't wanted any more, or null for all.
+
 They are read and checked once, at start-up, against the live source database. Whatever breaks a rule stops the start
 with one sentence.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -14,9 +18,19 @@ import msgspec
 
 from service.database import QUERIES, Connection
 from service.errors import ConfigurationError
-from service.plans import Plan, check_unique_order, explain, identifiers, outputs, reads_whole_row
+from service.plans import (
+    Plan,
+    check_unique_order,
+    explain,
+    identifiers,
+    is_ordered_by_first_output,
+    outputs,
+    reads_whole_row,
+)
 
 PROFILE = "profile"
+LISTS_FOLDER = "users"
+LIST_PARAMETERS = ["text", "bigint"]
 PROFILE_COLUMNS = {"id", "email"}
 NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
 RESERVED_NAMES = {"exported_at", "user"}  # members of the JSON document
@@ -26,7 +40,8 @@ COMMENT_OR_QUOTED = re.compile(
 )
 STAR = re.compile(r"\.\s*\*|\*\s*(?:,|from\b)", re.IGNORECASE)  # neither count(*) nor a product
 ORDER_BY = re.compile(r"\border\s+by\b", re.IGNORECASE)
-USER_ID_TYPE_NAMES = {"uuid": "uuid", "int8": "bigint", "text": "text"}
+INTEGERS = {"int2", "int4", "int8"}
+PARAMETER_TYPE_NAMES = {"uuid": "uuid", "int8": "bigint", "text": "text"}
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -38,7 +53,7 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class Dataset(msgspec.Struct, frozen=True):
-    """`sql` yields `columns`, in a unique order, for the user in `$1`."""
+    """`sql` yields `columns`, in a unique order, for its parameters."""
 
     name: str
     sql: str
@@ -58,6 +73,15 @@ async def load_datasets(
     return tuple(datasets)
 
 
+async def load_user_lists(connection: Connection, directory: Path, *, forbidden: Sequence[str]) -> dict[str, Dataset]:
+    """The operators' lists in `directory`/users by file name. Raises ConfigurationError as `load_datasets` does.
+
+    The first column is the integer `id`, and the rows are in its order, so that a list can be resumed.
+    """
+    paths = sorted((directory / LISTS_FOLDER).glob("*.sql"))
+    return {path.stem: await _load_list(connection, path, forbidden=forbidden) for path in paths}
+
+
 def csv_names(datasets: Sequence[Dataset]) -> list[str]:
     """The names in a CSV's header; `datasets` begins with the profile."""
     profile, *others = datasets
@@ -66,25 +90,62 @@ def csv_names(datasets: Sequence[Dataset]) -> list[str]:
 
 
 async def _load_dataset(connection: Connection, path: Path, *, user_id_type: str, forbidden: Sequence[str]) -> Dataset:
-    try:
-        sql = path.read_text(encoding="utf-8").strip().removesuffix(";") + "\n"  # so that a comment ends there
-        code = COMMENT_OR_QUOTED.sub(lambda found: "x" if found["quoted"] else " ", sql)
-        _check_text(path.stem, code)
-        statement = await connection.prepare(f'SELECT * FROM ({sql}) AS "row"')  # noqa: S608 (an operator's file)
-        _check_parameters(statement.get_parameters(), user_id_type)
-        columns = await _columns(connection, statement.get_attributes())
-        _check_names(columns, forbidden)
-        plan = await explain(connection, sql, user_id_type)
-        _check_origins(plan, columns, forbidden)
+    with _naming(path.name):
+        sql = _read(path)
+        columns, plan = await _inspect(connection, sql, [user_id_type], forbidden)
         if path.stem == PROFILE:
             _check_profile(columns)
         else:
-            await check_unique_order(connection, plan, has_order_by=ORDER_BY.search(code) is not None)
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"Dataset {path.name}: it is not UTF-8") from None
-    except (ConfigurationError, asyncpg.PostgresError) as error:
-        raise ConfigurationError(f"Dataset {path.name}: {error.args[0]}") from None
+            await check_unique_order(connection, plan, has_order_by=_has_order_by(sql))
     return Dataset(path.stem, sql, columns)
+
+
+async def _load_list(connection: Connection, path: Path, *, forbidden: Sequence[str]) -> Dataset:
+    with _naming(f"{LISTS_FOLDER}/{path.name}"):
+        sql = _read(path)
+        columns, plan = await _inspect(connection, sql, LIST_PARAMETERS, forbidden)
+        if columns[0].name != "id" or columns[0].type_name not in INTEGERS:
+            raise ConfigurationError("its first column must be id, an integer")
+        if not (_has_order_by(sql) and is_ordered_by_first_output(plan)):
+            raise ConfigurationError("its ORDER BY must begin with the column that is id")
+        await check_unique_order(connection, plan, has_order_by=True)
+    return Dataset(path.stem, sql, columns)
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"Dataset {name}: it is not UTF-8") from None
+    except (ConfigurationError, asyncpg.PostgresError) as error:
+        raise ConfigurationError(f"Dataset {name}: {error.args[0]}") from None
+
+
+def _read(path: Path) -> str:
+    sql = path.read_text(encoding="utf-8").strip().removesuffix(";") + "\n"  # so that a comment ends there
+    _check_text(path.stem, _code(sql))
+    return sql
+
+
+def _code(sql: str) -> str:
+    return COMMENT_OR_QUOTED.sub(lambda found: "x" if found["quoted"] else " ", sql)
+
+
+def _has_order_by(sql: str) -> bool:
+    return ORDER_BY.search(_code(sql)) is not None
+
+
+async def _inspect(
+    connection: Connection, sql: str, parameter_types: Sequence[str], forbidden: Sequence[str]
+) -> tuple[tuple[Column, ...], Plan]:
+    statement = await connection.prepare(f'SELECT * FROM ({sql}) AS "row"')  # noqa: S608 (an operator's file)
+    _check_parameters(statement.get_parameters(), parameter_types)
+    columns = await _columns(connection, statement.get_attributes())
+    _check_names(columns, forbidden)
+    plan = await explain(connection, sql, parameter_types)
+    _check_origins(plan, columns, forbidden)
+    return columns, plan
 
 
 def _check_text(name: str, code: str) -> None:
@@ -94,14 +155,16 @@ def _check_text(name: str, code: str) -> None:
         raise ConfigurationError("`*` would let columns leave that nobody chose; list the columns")
 
 
-def _check_parameters(parameters: Sequence[asyncpg.Type], user_id_type: str) -> None:
+def _check_parameters(parameters: Sequence[asyncpg.Type], wanted: Sequence[str]) -> None:
+    if [PARAMETER_TYPE_NAMES.get(parameter.name) for parameter in parameters] == wanted:
+        return
+    if wanted == LIST_PARAMETERS:
+        raise ConfigurationError("its parameters must be $1::text, an e-mail address, and $2::bigint, an id")
     if len(parameters) != 1:
         raise ConfigurationError(f"it must have exactly one parameter, $1, the user's id; it has {len(parameters)}")
-    if USER_ID_TYPE_NAMES.get(parameters[0].name) != user_id_type:
-        raise ConfigurationError(
-            f"$1 is {parameters[0].name}, but user ids are {user_id_type} (CARRYOUT_USER_ID_TYPE): "
-            f"write $1::{user_id_type}"
-        )
+    raise ConfigurationError(
+        f"$1 is {parameters[0].name}, but user ids are {wanted[0]} (CARRYOUT_USER_ID_TYPE): write $1::{wanted[0]}"
+    )
 
 
 async def _columns(connection: Connection, attributes: Sequence[asyncpg.Attribute]) -> tuple[Column, ...]:

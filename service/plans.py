@@ -8,7 +8,7 @@ outer join it is the one whose rows are all kept.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -37,12 +37,13 @@ ORDERED_NODES = {"Group", "Limit", "Materialize", "Nested Loop", "Result", "Subq
 CONDITIONS = ("Filter", "Join Filter", "One-Time Filter")
 
 
-async def explain(connection: Connection, sql: str, user_id_type: str) -> Plan:
-    """The plan's root node. A generic plan keeps `$1` unknown; without indexes an order can't hide in a scan."""
+async def explain(connection: Connection, sql: str, parameter_types: Sequence[str]) -> Plan:
+    """The plan's root node. A generic plan keeps parameters unknown; without indexes an order can't hide in a scan."""
     async with connection.transaction(readonly=True):
         await connection.execute(QUERIES["reveal_plans"])
-        await connection.execute(f"PREPARE carryout_dataset ({user_id_type}) AS {sql}")
-        text = await connection.fetchval("EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE carryout_dataset (NULL)")
+        await connection.execute(f"PREPARE carryout_dataset ({', '.join(parameter_types)}) AS {sql}")
+        nulls = ", ".join("NULL" for _ in parameter_types)
+        text = await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE carryout_dataset ({nulls})")
         await connection.execute("DEALLOCATE carryout_dataset")
     root: Plan = msgspec.json.decode(text)[0]["Plan"]
     return root
@@ -95,6 +96,12 @@ async def check_unique_order(connection: Connection, plan: Plan, *, has_order_by
     if not _determines(keys, unique_keys, list(_inferences(plan))):
         fault = "its ORDER BY isn't known to be unique" if keys else "it has no ORDER BY"
         raise ConfigurationError(f"{fault}: rows need a unique order, so end it with the primary key of what it lists")
+
+
+def is_ordered_by_first_output(plan: Plan) -> bool:
+    """Whether the rows ascend by the first column of the result."""
+    # Of a single table's columns, outputs lack the table's name, and sort keys have it.
+    return any(plan["Output"][0] in {key, key.rpartition(".")[2]} for key in _sort(plan)[:1])
 
 
 def _determines(keys: Key, unique_keys: list[list[Key]], inferences: list[tuple[str, str]]) -> bool:
@@ -158,14 +165,19 @@ async def _unique_keys(connection: Connection, source: Plan) -> list[Key]:
 
 
 def _sort_keys(plan: Plan) -> Key:
+    return _bare(_sort(plan))
+
+
+def _sort(plan: Plan) -> list[str]:
     """The keys of the sort that orders the plan's rows; the nodes above it keep its order."""
     while "Sort Key" not in plan:
         ordered = plan["Node Type"] in ORDERED_NODES or plan.get("Strategy") == "Sorted"
         outer = [child for child in _joined(plan) if child["Parent Relationship"] in {"Outer", "Subquery"}]
         if not ordered or not outer:
-            return frozenset()
+            return []
         plan = outer[0]
-    return _bare(plan["Sort Key"])
+    keys: list[str] = plan["Sort Key"]
+    return keys
 
 
 def _inferences(plan: Plan) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""One user's data as a document: datasets, one snapshot, one cursor after the other, chunks of bytes."""
+"""Documents, of one user's data or a list of users: one snapshot, one cursor after the other, chunks of bytes."""
 
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
@@ -8,7 +8,7 @@ import asyncpg
 
 from service.database import CONNECTION_LOST, QUERIES, Connection, Pool, UserId, acquire
 from service.datasets import Dataset
-from service.encoders import Encoder
+from service.encoders import CsvEncoder, Encoder
 from service.errors import (
     DocumentError,
     ExportInProgressError,
@@ -25,19 +25,15 @@ MAX_FETCHED_SLICES = 1_000
 QUERY_TIMEOUT_SECONDS = 300.0
 
 
-class Document:
-    """What `open_document` gives: `records_total` is counted in the snapshot; the rest grows while chunks are made."""
+class _Chunks:
+    """What documents have in common; their numbers grow while chunks are made."""
 
-    def __init__(
-        self, connection: Connection, datasets: Sequence[Dataset], counts: Sequence[int], user_id: UserId
-    ) -> None:
-        self.records_total = sum(counts)
+    def __init__(self, connection: Connection, *arguments: object) -> None:
+        """`arguments` are those of the datasets' parameters."""
         self.records_done = 0
         self.size_bytes = 0
         self._connection = connection
-        self._datasets = datasets
-        self._counts = counts
-        self._user_id = user_id
+        self._arguments = arguments
         self._sha256 = hashlib.sha256()
 
     @property
@@ -45,13 +41,8 @@ class Document:
         """The digest of all chunks given out so far."""
         return self._sha256.digest()
 
-    async def chunks(self, encoder: Encoder) -> AsyncGenerator[bytes, None]:
-        """The document in chunks of about 64 KiB (a single larger row is a chunk of its own).
-
-        A document that ends is whole: raises DocumentError where rows don't match their count or can't be read, and
-        UnavailableError if the database goes away.
-        """
-        async with aclosing(self._pieces(encoder)) as pieces:
+    async def _chunks(self, made: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        async with aclosing(made) as pieces:
             buffer: list[bytes] = []
             buffered = 0
             async for piece in pieces:
@@ -67,28 +58,11 @@ class Document:
         self.size_bytes += len(chunk)
         return chunk
 
-    async def _pieces(self, encoder: Encoder) -> AsyncGenerator[bytes, None]:
-        exported_at = await self._connection.fetchval(QUERIES["find_snapshot_time"])
-        profiles = [row async for rows in self._batches(encoder, self._datasets[0]) for row in rows]
-        self._check_count(0, len(profiles))
-        self.records_done = 1
-        yield encoder.begin(self._datasets, exported_at, profiles[0])
-        for position, dataset in enumerate(self._datasets[1:], start=1):
-            done = 0
-            async with aclosing(self._batches(encoder, dataset)) as batches:
-                async for rows in batches:
-                    self.records_done += len(rows)
-                    yield encoder.rows(position, rows, first=done == 0)
-                    done += len(rows)
-            self._check_count(position, done)
-            yield encoder.end_dataset(position, empty=done == 0)
-        yield encoder.end()
-
     async def _batches(self, encoder: Encoder, dataset: Dataset) -> AsyncGenerator[list[bytes], None]:
         """Batches sized to make one chunk each."""
         with _naming_failures():
             cursor = await self._connection.cursor(
-                _sliced(encoder.row_text(dataset)), self._user_id, timeout=QUERY_TIMEOUT_SECONDS
+                _sliced(encoder.row_text(dataset)), *self._arguments, timeout=QUERY_TIMEOUT_SECONDS
             )
         begun: list[bytes] = []
         wanted = FIRST_FETCHED_SLICES
@@ -107,10 +81,66 @@ class Document:
                 yield rows
             wanted = max(1, min(CHUNK_BYTES * len(slices) // (sum(map(len, slices)) + 1), MAX_FETCHED_SLICES))
 
+
+class Document(_Chunks):
+    """What `open_document` gives; `records_total` is counted in the snapshot."""
+
+    def __init__(
+        self, connection: Connection, datasets: Sequence[Dataset], counts: Sequence[int], user_id: UserId
+    ) -> None:
+        super().__init__(connection, user_id)
+        self.records_total = sum(counts)
+        self._datasets = datasets
+        self._counts = counts
+
+    def chunks(self, encoder: Encoder) -> AsyncGenerator[bytes, None]:
+        """The document in chunks of about 64 KiB (a single larger row is a chunk of its own).
+
+        A document that ends is whole: raises DocumentError where rows don't match their count or can't be read, and
+        UnavailableError if the database goes away.
+        """
+        return self._chunks(self._pieces(encoder))
+
+    async def _pieces(self, encoder: Encoder) -> AsyncGenerator[bytes, None]:
+        exported_at = await self._connection.fetchval(QUERIES["find_snapshot_time"])
+        profiles = [row async for rows in self._batches(encoder, self._datasets[0]) for row in rows]
+        self._check_count(0, len(profiles))
+        self.records_done = 1
+        yield encoder.begin(self._datasets, exported_at, profiles[0])
+        for position, dataset in enumerate(self._datasets[1:], start=1):
+            done = 0
+            async with aclosing(self._batches(encoder, dataset)) as batches:
+                async for rows in batches:
+                    self.records_done += len(rows)
+                    yield encoder.rows(position, rows, first=done == 0)
+                    done += len(rows)
+            self._check_count(position, done)
+            yield encoder.end_dataset(position, empty=done == 0)
+        yield encoder.end()
+
     def _check_count(self, position: int, done: int) -> None:
         if done != self._counts[position]:
             name = self._datasets[position].name
             raise DocumentError(f"Dataset {name} gave {done} rows, but counted {self._counts[position]}")
+
+
+class UserList(_Chunks):
+    """What `open_user_list` gives."""
+
+    def __init__(self, connection: Connection, dataset: Dataset, *, email: str | None, after: int | None) -> None:
+        super().__init__(connection, email, after)
+        self._dataset = dataset
+
+    def chunks(self, encoder: CsvEncoder) -> AsyncGenerator[bytes, None]:
+        """As `Document.chunks`, but nobody counted the rows before."""
+        return self._chunks(self._pieces(encoder))
+
+    async def _pieces(self, encoder: CsvEncoder) -> AsyncGenerator[bytes, None]:
+        yield encoder.begin_list(self._dataset)
+        async with aclosing(self._batches(encoder, self._dataset)) as batches:
+            async for rows in batches:
+                self.records_done += len(rows)
+                yield encoder.rows(0, rows, first=False)
 
 
 def _sliced(row_text: str) -> str:
@@ -138,15 +168,33 @@ async def open_document(  # noqa: PLR0913 (each is one independent fact of the r
     Raises SubjectNotFoundError, ExportTooLargeError, UnavailableError and, if `exclusive`, ExportInProgressError
     while another exclusive document of the user is open anywhere; DocumentError if the data can't be read.
     """
+    async with _open_snapshot(pool, acquire_timeout_seconds) as connection:
+        if exclusive and not await connection.fetchval(QUERIES["try_stream_lock"], str(user_id)):
+            raise ExportInProgressError("A stream of your data is already running")
+        counts = await _count(connection, datasets, user_id, max_records=max_records)
+        yield Document(connection, datasets, counts, user_id)
+
+
+@asynccontextmanager
+async def open_user_list(
+    pool: Pool, dataset: Dataset, *, email: str | None, after: int | None, acquire_timeout_seconds: float
+) -> AsyncIterator[UserList]:
+    """A REPEATABLE READ, READ ONLY snapshot of the users with this e-mail address (None: all), from the first id
+    greater than `after`. Raises UnavailableError.
+    """
+    async with _open_snapshot(pool, acquire_timeout_seconds) as connection:
+        await connection.execute(QUERIES["plan_for_arguments"])
+        yield UserList(connection, dataset, email=email, after=after)
+
+
+@asynccontextmanager
+async def _open_snapshot(pool: Pool, acquire_timeout_seconds: float) -> AsyncIterator[Connection]:
     async with (
         acquire(pool, timeout_seconds=acquire_timeout_seconds) as connection,
         connection.transaction(isolation="repeatable_read", readonly=True),
     ):
         await connection.execute(QUERIES["use_portable_formats"])
-        if exclusive and not await connection.fetchval(QUERIES["try_stream_lock"], str(user_id)):
-            raise ExportInProgressError("A stream of your data is already running")
-        counts = await _count(connection, datasets, user_id, max_records=max_records)
-        yield Document(connection, datasets, counts, user_id)
+        yield connection
 
 
 async def _count(

@@ -10,6 +10,10 @@ SET LOCAL jit = off;
 SET LOCAL statement_timeout = 0;
 SET LOCAL idle_in_transaction_session_timeout = '5min'
 
+-- name: plan_for_arguments
+-- A plan for any e-mail address, and for none, would read the whole table.
+SET LOCAL plan_cache_mode = force_custom_plan
+
 -- name: find_snapshot_time
 SELECT (to_json(transaction_timestamp() AT TIME ZONE 'UTC') #>> '{}') || 'Z'
 
