@@ -28,6 +28,11 @@ def user_actor(request: Request, user_id: UserId) -> Actor:
     return Actor("user", str(user_id), **_origin(request))
 
 
+def key_actor(request: Request) -> Actor:
+    """Still without the key's prefix as its name."""
+    return Actor("key", None, **_origin(request))
+
+
 def link_actor(request: Request) -> Actor:
     return Actor("link", None, **_origin(request))
 

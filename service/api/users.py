@@ -1,0 +1,196 @@
+"""Lists of users for operators, with an API key, behind feature flags."""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import NamedTuple
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import exporting, operating
+from service.api.auth import key_actor, resources_of
+from service.api.exports import json_response
+from service.api.requests import query_params
+from service.api.responses import ChunkedStream, StreamEnd, attachment_headers
+from service.audit import Actor, AuditAction
+from service.bootstrap import Resources
+from service.datasets import Dataset
+from service.encoders import CsvEncoder
+from service.errors import AuthenticationError, InvalidRequestError, PermissionDeniedError, RateLimitedError
+from service.flags import Flag
+from service.keys import ApiKey, Scope
+from service.streaming import open_user_list
+
+INVALID_KEY = "Invalid or missing API key"
+NOT_ENABLED = "Export feature not enabled"
+UNSUPPORTED_FORMAT = "Unsupported format. Only 'csv' is supported."
+WRONG_KEY_DELAY_SECONDS = 0.3
+MAX_DELAYED_KEYS = 100
+INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
+
+
+class ListQuery(NamedTuple):
+    """`email` is an exact filter; the list begins after the id `after`."""
+
+    email: str | None
+    after: int | None
+
+
+class Alive(msgspec.Struct, frozen=True):
+    status: str = "users export alive"
+
+
+class Simple(msgspec.Struct, frozen=True):
+    users: str = "export simple status"
+
+
+async def export_users(request: Request) -> Response:
+    return await _export(
+        request, "export", Scope.USERS_EXPORT, Flag.USERS_EXPORT, resources_of(request).settings.users_filename
+    )
+
+
+async def export_users_full(request: Request) -> Response:
+    return await _export(
+        request,
+        "export_full",
+        Scope.USERS_EXPORT_FULL,
+        Flag.USERS_EXPORT_FULL,
+        resources_of(request).settings.users_full_filename,
+    )
+
+
+async def show_alive(request: Request) -> Response:
+    """Asks no other server, so that it shows the flag and the process alone."""
+    _require_flag(request, Flag.USERS_EXPORT_ALIVE)
+    query_params(request, set())
+    return json_response(Alive())
+
+
+async def show_simple(request: Request) -> Response:
+    _require_flag(request, Flag.USERS_EXPORT_SIMPLE)
+    query_params(request, set())
+    return json_response(Simple())
+
+
+async def _export(request: Request, name: str, scope: Scope, flag: Flag, filename: str) -> Response:
+    """Who asks comes first: a stranger learns neither what is switched on nor which parameters there are."""
+    key, actor = await _require_key(request)
+    _require_flag(request, flag)
+    await _require_scope(request, key, actor, scope)
+    query = _query(request)
+    resources = resources_of(request)
+    if name not in resources.user_lists:
+        raise PermissionDeniedError(NOT_ENABLED)
+    stream = _ListStream(resources, resources.user_lists[name], query, actor)
+    return ChunkedStream(
+        stream.chunks(),
+        media_type=stream.encoder.media_type,
+        headers=attachment_headers(filename),
+        on_end=stream.record_end,
+    )
+
+
+async def _require_key(request: Request) -> tuple[ApiKey, Actor]:
+    text = _presented_key(request)
+    if not text:
+        raise AuthenticationError(INVALID_KEY)
+    async with exporting.begin(resources_of(request)) as connection:
+        authenticated = await operating.authenticate_key(connection, text, key_actor(request))
+    if authenticated is None:
+        await _delay_wrong_key(request)
+        raise AuthenticationError(INVALID_KEY)
+    return authenticated
+
+
+def _presented_key(request: Request) -> str:
+    if key := request.headers.get("x-api-key"):
+        return key
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+async def _delay_wrong_key(request: Request) -> None:
+    """Slows whoever tries keys. Raises RateLimitedError where so many are tried that waiting would cost us more."""
+    delayed: asyncio.Semaphore = request.app.state.wrong_keys
+    if delayed.locked():
+        raise RateLimitedError("Too many wrong API keys at once", retry_after_seconds=1)
+    async with delayed:
+        await asyncio.sleep(WRONG_KEY_DELAY_SECONDS)
+
+
+def _require_flag(request: Request, flag: Flag) -> None:
+    if not resources_of(request).flags.is_enabled(flag):
+        raise PermissionDeniedError(NOT_ENABLED)
+
+
+async def _require_scope(request: Request, key: ApiKey, actor: Actor, scope: Scope) -> None:
+    if scope not in key.scopes:
+        async with exporting.begin(resources_of(request)) as connection:
+            await operating.record_denial(connection, key, actor, outcome=f"no scope {scope}")
+        raise PermissionDeniedError(f"This API key lacks the scope {scope}")
+
+
+def _query(request: Request) -> ListQuery:
+    given = query_params(request, {"format", "email", "after"})
+    if given.get("format", "csv").lower() != "csv":
+        raise InvalidRequestError(UNSUPPORTED_FORMAT)
+    after = given.get("after")
+    if after is not None and not (INTEGER.fullmatch(after) and -(2**63) <= int(after) < 2**63):
+        raise InvalidRequestError("after must be the id of the last row received")
+    return ListQuery(given.get("email"), None if after is None else int(after))
+
+
+class _ListStream:
+    """One list's stream and its two audit events: that it began, and how it ended."""
+
+    def __init__(self, resources: Resources, dataset: Dataset, query: ListQuery, actor: Actor) -> None:
+        self.encoder = CsvEncoder()
+        self._resources = resources
+        self._dataset = dataset
+        self._query = query
+        self._actor = actor
+        self._began = False
+        self._records = 0
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        async with open_user_list(
+            self._resources.source,
+            self._dataset,
+            email=self._query.email,
+            after=self._query.after,
+            acquire_timeout_seconds=self._resources.settings.acquire_timeout_seconds,
+        ) as document:
+            await self._record(AuditAction.USERS_EXPORT_STARTED, outcome=_extent(self._query))
+            self._began = True
+            async with aclosing(document.chunks(self.encoder)) as chunks:
+                async for chunk in chunks:
+                    made = document.records_done
+                    yield chunk
+                    self._records = made  # not before it has left
+
+    async def record_end(self, end: StreamEnd) -> None:
+        if self._began:
+            await self._record(AuditAction.USERS_EXPORTED, records=self._records, outcome=end)
+
+    async def _record(self, action: AuditAction, *, outcome: str, records: int | None = None) -> None:
+        async with exporting.begin(self._resources) as connection:
+            await self._resources.audit.record(
+                connection,
+                self._actor,
+                action,
+                subject=f"users/{self._dataset.name}",
+                format_="csv",
+                records=records,
+                outcome=outcome,
+            )
+
+
+def _extent(query: ListQuery) -> str:
+    """For the trail, which keeps no e-mail addresses."""
+    if query.email is not None:
+        return "one e-mail address"
+    return "everybody" if query.after is None else f"everybody after {query.after}"
