@@ -49,17 +49,19 @@ async def _authorize(request: Request, resources: Resources, job_id: uuid.UUID) 
     mail gateways add their own.
     """
     query = request.query_params
+    actor = link_actor(request)
     try:
         if "signature" in query:
             resources.links.verify(job_id, query.get("expires", ""), query["signature"])
-            return link_actor(request)
-        user_id = await require_user(request)
-        async with exporting.read(resources) as connection:
-            await resources.exports.get_owned(connection, job_id, user_id)
-        return user_actor(request, user_id)
+        else:
+            user_id = await require_user(request)
+            actor = user_actor(request, user_id)
+            async with exporting.read(resources) as connection:
+                await resources.exports.get_owned(connection, job_id, user_id)
     except ExportNotFoundError:
-        await exporting.record_denied(resources, job_id, link_actor(request))
+        await exporting.record_denied(resources, job_id, actor)
         raise
+    return actor
 
 
 async def _redirect(resources: Resources, export: Export, actor: Actor) -> Response:
