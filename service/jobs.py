@@ -4,6 +4,7 @@ Losing all of Redis loses nothing: the worker's cron enqueues again what Postgre
 """
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,7 +27,8 @@ logger = structlog.get_logger()
 
 def serialize(job: dict[str, Any]) -> bytes:
     """MessagePack, never pickle: whoever can write to Redis must not run code in the worker."""
-    return msgspec.msgpack.encode(job)
+    # arq serializes results, exceptions among them, even where it keeps none.
+    return msgspec.msgpack.encode(job, enc_hook=repr)
 
 
 def deserialize(content: bytes) -> dict[str, Any]:
@@ -42,15 +44,21 @@ class JobQueue:
 
         The attempt is part of the queue's id, so that a retry isn't mistaken for what it repeats.
         """
+        entry = f"export:{job_id}:{attempt}"
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
-                await self._redis.enqueue_job(
-                    RUN_EXPORT, str(job_id), _job_id=f"export:{job_id}:{attempt}", _queue_name=QUEUE_NAME
-                )
+                job = await self._redis.enqueue_job(RUN_EXPORT, str(job_id), _job_id=entry, _queue_name=QUEUE_NAME)
+                if job is None:  # known already, but perhaps lost from the queue
+                    await self._redis.zadd(QUEUE_NAME, {entry: time.time_ns() // 1_000_000}, nx=True)
         except FAILURES as error:
             await logger.awarning("enqueue_failed", job_id=str(job_id), error_type=type(error).__name__)
             return False
         return True
+
+    async def discard(self) -> None:
+        """Empty the queue. Nothing is lost with it: the repair fills it again."""
+        async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
+            await self._redis.delete(QUEUE_NAME)
 
     async def check(self) -> None:
         """Raise UnavailableError unless Redis answers in time."""

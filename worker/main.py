@@ -1,12 +1,14 @@
 """The worker process: arq for the queue, and beside it what needs no queue: repair and mails."""
 
 import asyncio
+import logging
 import signal
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import arq.worker
+import redis.exceptions
 import structlog
 from service.notifying import send_due_mails
 
@@ -20,6 +22,7 @@ from worker.running import run_export
 RESTART_SECONDS = 1.0
 MAILS_SECONDS = 1.0
 CANCEL_AGAIN_SECONDS = 1.0
+QUEUE_UNAVAILABLE = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
 MAILS_AT_ONCE = 10
 # arq gives up jobs by their time and their tries without calling anybody. PostgreSQL counts both; arq is never to.
 NEVER_TRIES = 1_000_000
@@ -30,6 +33,7 @@ logger = structlog.get_logger()
 
 async def work(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT, then let running exports end for a while, and hand the others back."""
+    logging.getLogger("arq").setLevel(logging.WARNING)  # our own events say the same, and more
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -106,13 +110,19 @@ class _Worker:
         )
         try:
             await consumer.async_run()
+        except QUEUE_UNAVAILABLE:
+            raise
+        except Exception:
+            # Rubbish that arq can't even pass over; it would end every consumer, again and again.
+            await self._resources.queue.discard()
+            raise
         finally:
             await consumer.close()
 
     async def _mail_forever(self) -> None:
         while True:
-            await send_due_mails(self._resources, limit=MAILS_AT_ONCE)
-            await asyncio.sleep(MAILS_SECONDS)
+            if await send_due_mails(self._resources, limit=MAILS_AT_ONCE) < MAILS_AT_ONCE:
+                await asyncio.sleep(MAILS_SECONDS)
 
 
 async def _cancel(tasks: set["asyncio.Task[None]"]) -> None:

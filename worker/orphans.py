@@ -26,11 +26,11 @@ async def remove_orphans(resources: Resources, job_id: uuid.UUID | None = None) 
     for upload in uploads:
         if upload.key not in owned:
             await resources.storage.abort_upload(upload)
-            await logger.ainfo("orphaned_upload_aborted", key=upload.key)
+            await logger.ainfo("orphaned_upload_aborted", object=upload.key)
     for key in objects:
         if key not in owned:
             await resources.storage.delete(key)
-            await logger.ainfo("orphaned_object_deleted", key=key)
+            await logger.ainfo("orphaned_object_deleted", object=key)
 
 
 async def _owned(resources: Resources, keys: list[str]) -> set[str]:
