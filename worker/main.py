@@ -10,11 +10,11 @@ from typing import Any
 import arq.worker
 import redis.exceptions
 import structlog
-from service.notifying import send_due_mails
 
 from service.bootstrap import Resources, open_resources
 from service.exports import Export
 from service.jobs import QUEUE_NAME, RUN_EXPORT, deserialize, open_redis, serialize
+from service.notifying import send_due_mails
 from service.settings import Settings
 from worker.repair import repair_forever
 from worker.running import run_export
@@ -117,7 +117,8 @@ class _Worker:
             await self._resources.queue.discard()
             raise
         finally:
-            await consumer.close()
+            # It cancels what arq awaits, and would raise that; the exports themselves go on, see `_run_export`.
+            await asyncio.gather(consumer.close(), return_exceptions=True)
 
     async def _mail_forever(self) -> None:
         while True:
