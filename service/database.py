@@ -87,12 +87,19 @@ async def acquire(pool: Pool, *, timeout_seconds: float) -> AsyncIterator[Connec
     try:
         yield connection
     except CONNECTION_LOST as error:
-        if isinstance(error, asyncpg.PostgresError) or connection.is_closed():
+        if isinstance(error, asyncpg.PostgresError) or _is_lost(connection):
             raise UnavailableError("PostgreSQL is not available") from error
         raise
     finally:
         with suppress(*CONNECTION_LOST):
             await pool.release(connection)
+
+
+def _is_lost(connection: Connection) -> bool:
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:  # the pool has taken it back already
+        return True
 
 
 @asynccontextmanager

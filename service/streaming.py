@@ -51,7 +51,8 @@ class _Chunks:
                 if buffered >= CHUNK_BYTES:
                     yield self._hashed(b"".join(buffer))
                     buffer, buffered = [], 0
-        yield self._hashed(b"".join(buffer))
+        if rest := b"".join(buffer):
+            yield self._hashed(rest)
 
     def _hashed(self, chunk: bytes) -> bytes:
         self._sha256.update(chunk)
