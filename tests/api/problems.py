@@ -1,6 +1,5 @@
 """What every error looks like to a client."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -23,5 +22,12 @@ def read_problem(response: httpx.Response, status: int, *fields: str) -> dict[st
     return problem
 
 
-def bearer(token: str) -> Mapping[str, str]:
+def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
+
+
+def without_request_id(response: httpx.Response) -> tuple[int, dict[str, str], bytes]:
+    """All that a client sees of a response, but for what names the request and its time."""
+    headers = {name: value for name, value in response.headers.items() if name not in {"x-request-id", "date"}}
+    request_id = response.headers["x-request-id"].encode()
+    return response.status_code, headers, response.content.replace(request_id, b"")
