@@ -27,7 +27,7 @@ run: $(STAMP) ## the same stack left running [PORT=8000] [DATA_DIR=.carryout]
 	@exec $(BIN)/carryout dev --port $(PORT) --data-dir $(DATA_DIR)
 
 test: $(STAMP) ## all tests, on the embedded servers
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 3
 
 check: $(STAMP) ## lint, format, types and import rules
 	@$(BIN)/ruff check .
