@@ -27,9 +27,9 @@ LONGEST_BACKOFF_SECONDS: Final = 10.0
 async def run_dev(port: int, data_dir: Path) -> None:
     """Run until Ctrl-C or SIGTERM. Raises ConfigurationError if something can't be started."""
     started = time.monotonic()
-    async with open_stack(data_dir, os.environ) as stack, open_service(stack, port) as settings:
-        print(_welcome(stack, settings, port, time.monotonic() - started), flush=True)
-        with suppress(asyncio.CancelledError):  # Ctrl-C is how this is meant to end
+    with suppress(asyncio.CancelledError):  # that is how it's meant to end
+        async with open_stack(data_dir, os.environ) as stack, open_service(stack, port) as settings:
+            print(_welcome(stack, settings, port, time.monotonic() - started), flush=True)
             await asyncio.Event().wait()
 
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 from devstack.files import own_folder, write_private
@@ -45,13 +46,13 @@ class Stack:
 
 @asynccontextmanager
 async def open_stack(data_dir: Path, environ: Mapping[str, str]) -> AsyncIterator[Stack]:
-    """Start what `environ` doesn't replace, stop it at the end; meanwhile SIGTERM does what Ctrl-C does.
+    """Start what `environ` doesn't replace, stop it at the end; meanwhile SIGTERM cancels the current task.
 
     Only for an event loop in the main thread. Raises ConfigurationError if a server can't be started or another
     process uses `data_dir`.
     """
     given = {name: text for name, text in environ.items() if name.startswith(PREFIX) and text.strip()}
-    with own_folder(data_dir), _sigterm_as_ctrl_c():
+    with own_folder(data_dir), _cancelled_by_sigterm():
         run_dir = data_dir / "run"
         run_dir.mkdir(mode=0o700, exist_ok=True)
         await stop_leftovers(run_dir)  # first of all: their ports are the ones to use again
@@ -131,9 +132,19 @@ async def _start(servers: Sequence[Server]) -> None:
 
 
 @contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Its default would end the process without stopping anything."""
-    previous = signal.signal(signal.SIGTERM, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
+def _cancelled_by_sigterm() -> Iterator[None]:
+    """The signal's default would end the process without stopping anything.
+
+    Not by way of SIGINT, which a shell's background processes ignore.
+    """
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        if task is None or task.done():  # a test's fixture, left open by the task that set it up
+            raise KeyboardInterrupt
+        loop.call_soon_threadsafe(task.cancel)
+
+    previous = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:

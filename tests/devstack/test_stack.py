@@ -193,9 +193,15 @@ async def test_a_server_that_cannot_start_takes_the_others_with_it(data_dir: Pat
     assert not any(listens(stack.environ[name]) for name in REPLACEMENTS)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_stops_everything(data_dir: Path, number: signal.Signals) -> None:
-    with start_owner(OWNER, data_dir) as (owner, urls):
+# Where a shell starts it with `&`.
+IN_BACKGROUND = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "preamble"), [(signal.SIGINT, ""), (signal.SIGTERM, ""), (signal.SIGTERM, IN_BACKGROUND)]
+)
+async def test_a_signal_stops_everything(data_dir: Path, number: signal.Signals, preamble: str) -> None:
+    with start_owner(preamble + OWNER, data_dir) as (owner, urls):
         owner.send_signal(number)
         await asyncio.to_thread(owner.wait)
     assert not any(map(listens, urls))
