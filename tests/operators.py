@@ -1,0 +1,26 @@
+"""Users by the thousand, keys and flags for the tests of the operators' half."""
+
+from service import operating
+from service.flags import Flag
+from service.keys import Scope
+from tests.factories import CANARY, Connection
+
+_INSERT_USERS = """
+INSERT INTO public.users (email, name, password_hash)
+SELECT 'user-' || n || '@example.com', 'User "' || n || '", ' || repeat('x', n % 50), $2
+FROM generate_series(1, $1::int) AS n
+"""
+
+
+async def create_users(connection: Connection, count: int) -> None:
+    await connection.execute(_INSERT_USERS, count, CANARY)
+
+
+async def create_key(connection: Connection, *scopes: Scope, name: str = "nightly") -> str:
+    """The text of a new key, with every scope unless some are given."""
+    _, text = await operating.create_key(connection, name=name, scopes=scopes or tuple(Scope), expires_in_days=None)
+    return text
+
+
+async def switch(connection: Connection, flag: Flag, *, enabled: bool) -> None:
+    await operating.switch_flag(connection, flag, enabled=enabled)
