@@ -25,7 +25,7 @@ WHOLE_ROW = re.compile(r'(?:"[^"]+"|\w)\.\*')
 SORT_OPTIONS = re.compile(r" (?:DESC|NULLS (?:FIRST|LAST)|COLLATE \S+|USING \S+)")
 SUBPLAN = re.compile(r"(?:Init|Sub)Plan \d+|\$\d+")  # $n before PostgreSQL 17
 CONSTANT = re.compile(r"'(?:[^']|'')*'|\(InitPlan \d+\)\.col\d+|\$\d+")
-COLUMN = r'\(*([\w."$]+)\)*(?:::(?:text|bpchar|bigint))?\)*'
+COLUMN = r'\(*([\w."$]+)\)*(?:::(?:text|bpchar))?\)*'
 EQUATION = re.compile(rf"{COLUMN} = {COLUMN}")
 PARTITION_NUMBER = re.compile(r"_\d+(?=\.)")  # those of the table events are called events_1, events_2, …
 
@@ -185,21 +185,27 @@ def _inferences(plan: Plan) -> Iterator[tuple[str, str]]:
     for left, right in _equations(plan.get("Filter", "")):
         yield left, right
         yield right, left
-    if plan.get("Join Type") in {"Inner", "Left"}:
-        inner = [child for child in plan["Plans"] if child["Parent Relationship"] == "Inner"]
-        padded = (
-            {node.get("Alias") for child in inner for node in _nodes(child)} if plan["Join Type"] == "Left" else set()
-        )
-        for left, right in _equations(plan.get("Join Filter", "")):
-            if _table(left) not in padded:
-                yield left, right
-            if _table(right) not in padded:
-                yield right, left
+    yield from _join_inferences(plan)
     for child in _joined(plan):
         for pair in _inferences(child):
             yield pair
             if plan["Node Type"] == "Append":
                 yield PARTITION_NUMBER.sub("", pair[0]), PARTITION_NUMBER.sub("", pair[1])
+
+
+def _join_inferences(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Where an outer join's inner side is padded with NULLs, it says nothing of the other."""
+    if plan.get("Join Type") not in {"Inner", "Left"}:
+        return
+    inner = [
+        child for child in plan["Plans"] if child["Parent Relationship"] == "Inner" and plan["Join Type"] == "Left"
+    ]
+    padded = {node.get("Alias") for child in inner for node in _nodes(child)}
+    for left, right in _equations(plan.get("Join Filter", "")):
+        if _table(left) not in padded:
+            yield left, right
+        if _table(right) not in padded:
+            yield right, left
 
 
 def _equations(condition: str) -> Iterator[tuple[str, str]]:

@@ -25,7 +25,7 @@ ROWS = 2_000
 USER_ID = 1
 TYPES = r"""
 CREATE TYPE mood AS ENUM
-  ('ok', '=sad', '-', '@home', 'very "happy"', 'it''s, fine', ''''=quoted', 'back\slash', '(so)', '');
+  ('ok', '=sad', '-', '@home', 'very "happy"', 'it''s, fine', '''=quoted', 'back\slash', '(so)', '');
 CREATE TYPE address AS (street text, house_no int, moved_in date);
 CREATE DOMAIN label AS text CHECK (length(value) <= 20);
 CREATE DOMAIN flag AS boolean;
