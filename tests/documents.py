@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import TypeAlias
 
 from service.database import Pool, UserId
 from service.datasets import Dataset
 from service.encoders import Encoder
-from service.streaming import open_document
+from service.streaming import Document, open_document
 
 Line: TypeAlias = list[str | None]
 
@@ -16,9 +16,17 @@ CELL = re.compile(r'(?:"((?:[^"]|"")*)"|([^",\r\n]*))(,|\r\n)')
 GUARDED = re.compile(r"'+[-+=@\t\r]")
 
 
+def open_patiently(
+    pool: Pool, datasets: Sequence[Dataset], user_id: UserId, *, max_records: int = 1_000_000, exclusive: bool = False
+) -> AbstractAsyncContextManager[Document]:
+    return open_document(
+        pool, datasets, user_id, max_records=max_records, acquire_timeout_seconds=10, exclusive=exclusive
+    )
+
+
 async def make_document(pool: Pool, datasets: Sequence[Dataset], user_id: UserId, encoder: Encoder) -> bytes:
     async with (
-        open_document(pool, datasets, user_id, max_records=1_000_000, acquire_timeout_seconds=10) as document,
+        open_patiently(pool, datasets, user_id) as document,
         aclosing(document.chunks(encoder)) as chunks,
     ):
         return b"".join([chunk async for chunk in chunks])
