@@ -15,12 +15,10 @@ from devstack.process import ChildProcess, Command
 from devstack.stack import Stack
 from service import operating
 from service.flags import Flag
+from tests.api.users.conftest import ALIVE, EXPORT
 from tests.conftest import PATIENCE_SECONDS, PUBLIC_URL
 from tests.factories import Connection
 from tests.operators import create_key, create_users, switch
-
-EXPORT = "/api/v1/users/export"
-ALIVE = "/api/v1/users/export-alive"
 
 
 @pytest.fixture

@@ -1,0 +1,70 @@
+"""What is left behind when an operator takes a list, whole or not."""
+
+import asyncio
+
+import httpx
+import pytest
+
+from service.bootstrap import Resources
+from tests.api.problems import read_problem
+from tests.api.users.conftest import (
+    EXPORT,
+    EXPORT_FULL,
+    download_while,
+    until_exported,
+)
+from tests.factories import Connection, list_actions, list_audit, refuse_audit
+from tests.operators import create_users
+
+TERMINATE_SOURCE = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = 'carryout-source'
+"""
+
+
+class TestTrail:
+    async def test_who_took_what(self, operator: httpx.AsyncClient, database: Connection, key: str) -> None:
+        await create_users(database, 3)
+        response = await operator.get(f"{EXPORT_FULL}?after=1", headers={"User-Agent": "backup/1"})
+        await until_exported(database)
+        started, exported = [event for event in await list_audit(database) if event["action"].startswith("users:")]
+        assert (started["action"], started["outcome"], started["records"]) == (
+            "users:export_started",
+            "everybody after 1",
+            None,
+        )
+        assert (exported["action"], exported["outcome"], exported["records"]) == ("users:exported", "complete", 2)
+        for event in (started, exported):
+            assert (event["actor_type"], event["actor"]) == ("key", key.split("_")[1])
+            assert (event["subject"], event["format"]) == ("users/export_full", "csv")
+            assert (event["ip"].compressed, event["user_agent"]) == ("127.0.0.1", "backup/1")
+            assert event["request_id"] == response.headers["x-request-id"]
+
+    async def test_without_it_nothing_leaves(self, operator: httpx.AsyncClient, database: Connection) -> None:
+        await create_users(database, 3)
+        await refuse_audit(database, "users:export_started")
+        response = await operator.get(EXPORT)
+        read_problem(response, 500)
+        assert b"user-1" not in response.content
+
+    async def test_a_client_that_leaves(
+        self, operator: httpx.AsyncClient, database: Connection, resources: Resources
+    ) -> None:
+        await create_users(database, 200_000)
+        async with operator.stream("GET", EXPORT) as response:
+            await anext(response.aiter_bytes())
+            assert "users:export_started" in await list_actions(database)
+        action, list_, records, outcome = await until_exported(database)
+        assert (action, list_, outcome) == ("users:exported", "users/export", "client_gone")
+        assert records is not None
+        assert 0 < records < 200_000
+        while resources.source.get_idle_size() != resources.source.get_size():
+            await asyncio.sleep(0.02)
+
+    async def test_a_source_that_fails_breaks_the_download(
+        self, operator: httpx.AsyncClient, database: Connection
+    ) -> None:
+        await create_users(database, 200_000)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await download_while(operator, database, TERMINATE_SOURCE)
+        assert (await until_exported(database))[3] == "failed"
