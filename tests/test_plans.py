@@ -64,7 +64,10 @@ UNIQUE_ORDER = {
     "union": ("SELECT title FROM posts WHERE user_id = $1 UNION SELECT name FROM users WHERE id = $1 ORDER BY title"),
     "forbidden words as keys": "SELECT settings ->> 'password_rules' AS rules FROM users WHERE id = $1 ORDER BY id",
     "allowed column of a view": "SELECT called FROM people WHERE id = $1 ORDER BY id",
-    "table with a forbidden name": "SELECT id, platform FROM device_tokens WHERE user_id = $1 ORDER BY id",
+    "table with a forbidden name": (
+        "SELECT device_tokens.platform FROM device_tokens JOIN users u ON u.id = device_tokens.user_id "
+        "WHERE u.id = $1 ORDER BY device_tokens.id"
+    ),
     "range partitions": "SELECT id, kind FROM events WHERE user_id = $1 ORDER BY at, id",
     "hash partitions": "SELECT id FROM visits AS v WHERE user_id = $1 ORDER BY id",
     "one partition": "SELECT id FROM events_2026 WHERE user_id = $1 ORDER BY id, at",
@@ -84,6 +87,13 @@ NO_UNIQUE_ORDER = {
     "multiplied by a comma": ("SELECT p.id FROM posts p, likes l WHERE p.user_id = $1 ORDER BY p.id", UNKNOWN_ORDER),
     "multiplied by an alternative": (
         "SELECT l.post_id FROM likes l JOIN posts p ON p.id = l.post_id OR p.id = 1 WHERE l.user_id = $1 ORDER BY 1",
+        UNKNOWN_ORDER,
+    ),
+    "multiplied by an alternative to two equations": (
+        (
+            "SELECT l.post_id FROM likes l JOIN posts p ON (p.id = l.post_id AND p.user_id = l.user_id) OR p.loud "
+            "WHERE l.user_id = $1 ORDER BY l.post_id"
+        ),
         UNKNOWN_ORDER,
     ),
     "multiplied by a series": (
@@ -127,6 +137,10 @@ NO_UNIQUE_ORDER = {
         "SELECT u.email FROM users u LEFT JOIN avatars a ON a.user_id = u.id WHERE u.id <> $1 ORDER BY a.user_id",
         UNKNOWN_ORDER,
     ),
+    "equal to the optional side's key, the other way round": (
+        "SELECT u.email FROM users u LEFT JOIN avatars a ON u.id = a.user_id WHERE u.id <> $1 ORDER BY a.user_id",
+        UNKNOWN_ORDER,
+    ),
     "full join": (
         (
             "SELECT u.email FROM users u FULL JOIN avatars a ON a.user_id = u.id WHERE u.id <> $1 OR a.url = '' "
@@ -154,6 +168,13 @@ NO_UNIQUE_ORDER = {
         (
             "SELECT id, at FROM events WHERE user_id = $1 UNION ALL SELECT id, at FROM events WHERE user_id = $1 "
             "ORDER BY at, id"
+        ),
+        UNKNOWN_ORDER,
+    ),
+    "partitions, put together by hand": (
+        (
+            "SELECT id, at FROM events_2025 a WHERE user_id = $1 "
+            "UNION ALL SELECT id, at FROM events_2026 b WHERE user_id = $1 ORDER BY at, id"
         ),
         UNKNOWN_ORDER,
     ),
