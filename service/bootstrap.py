@@ -15,6 +15,7 @@ from service.flags import Flags, open_flags
 from service.jobs import JobQueue, open_queue
 from service.links import LinkSigner
 from service.mailer import Mailer
+from service.metrics import Metrics
 from service.notifications import NotificationRepository
 from service.settings import Settings
 from service.storage import ObjectStorage, open_storage
@@ -38,6 +39,7 @@ class Resources:
     exports: ExportRepository
     notifications: NotificationRepository
     audit: AuditLog
+    metrics: Metrics
 
 
 @asynccontextmanager
@@ -81,7 +83,10 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             exports=ExportRepository(lease_seconds=settings.lease_seconds),
             notifications=NotificationRepository(mailer.domain),
             audit=AuditLog(),
+            metrics=Metrics(),
         )
+        resources.metrics.watch_pool("database", resources.database)
+        resources.metrics.watch_pool("source", resources.source)
         await _require_servers(resources)
         yield resources
 

@@ -151,6 +151,7 @@ async def retry_later(resources: Resources, export: Export, *, after_seconds: fl
     async with begin(resources) as connection:
         pending = await resources.exports.retry(connection, export, after_seconds=after_seconds, cause=cause)
         await record(resources, connection, SYSTEM, AuditAction.RETRIED, pending, outcome=cause)
+    resources.metrics.exports.labels("retried", export.format).inc()
     return pending
 
 
@@ -158,6 +159,7 @@ async def fail(resources: Resources, export: Export, *, message: str, cause: str
     async with begin(resources) as connection:
         failed = await resources.exports.fail(connection, export, message=message, cause=cause)
         await record_failure(resources, connection, failed)
+    resources.metrics.exports.labels("failed", export.format).inc()
 
 
 async def record_failure(resources: Resources, connection: Connection, failed: Export) -> None:
@@ -188,6 +190,10 @@ async def make_file(resources: Resources, export: Export, document: Document) ->
     except ExportSupersededError:
         await resources.storage.delete(export.object_key)
         raise
+    assert completed.completed_at is not None  # a constraint of the table
+    duration = completed.completed_at - completed.created_at
+    resources.metrics.exports.labels("completed", export.format).inc()
+    resources.metrics.export_duration.labels(export.format, completed.queued).observe(duration.total_seconds())
     return completed
 
 
@@ -197,6 +203,7 @@ async def cancel_or_delete(resources: Resources, export: Export, actor: Actor) -
         if cancelled := await resources.exports.cancel(connection, export.id):
             await record(resources, connection, actor, AuditAction.CANCELLED, cancelled)
             await record(resources, connection, actor, AuditAction.FAILED, cancelled, outcome="cancelled by user")
+            resources.metrics.exports.labels("cancelled", export.format).inc()
             return
         ended = await resources.exports.end_link(connection, export.id)
         if ended and ended.file_deleted_at is None:

@@ -27,6 +27,7 @@ async def send_due_mails(resources: Resources, *, limit: int) -> int:
     """
     async with begin(resources) as connection:
         for lost in await resources.notifications.end_lost(connection):
+            resources.metrics.mails.labels(lost.state).inc()
             await _audit(resources, connection, lost)
         claimed = await resources.notifications.claim_due(connection, limit=limit)
     if claimed:
@@ -67,6 +68,7 @@ async def _deliver(resources: Resources, notification: Notification) -> None:
     except NotificationSupersededError:
         await logger.awarning("mail_superseded", **facts)
     else:
+        resources.metrics.mails.labels(ended.state).inc()
         await logger.ainfo("mail_attempted", outcome=delivery.outcome, state=ended.state, cause=delivery.cause, **facts)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -16,17 +17,21 @@ from service.exports import Export
 from service.jobs import QUEUE_NAME, RUN_EXPORT, deserialize, open_redis, serialize
 from service.notifying import send_due_mails
 from service.settings import Settings
-from worker.repair import repair_forever
+from worker.probes import serve_probes
+from worker.repair import repair_forever, sweep_forever
 from worker.running import run_export
 
 RESTART_SECONDS = 1.0
 MAILS_SECONDS = 1.0
 CANCEL_AGAIN_SECONDS = 1.0
+MAX_SILENCE_SECONDS = 60.0
 QUEUE_UNAVAILABLE = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
 MAILS_AT_ONCE = 10
-# arq gives up jobs by their time and their tries without calling anybody. PostgreSQL counts both; arq is never to.
+# arq gives up jobs by their tries without calling anybody. PostgreSQL counts them; arq is never to.
 NEVER_TRIES = 1_000_000
-NEVER_SECONDS = 7 * 24 * 3_600
+# How long arq waits for an export, which goes on without it, and remembers an entry that a killed worker held.
+ARQ_WAITS_SECONDS = 600
+HAND_BACK_SECONDS = 10.0
 
 logger = structlog.get_logger()
 
@@ -39,7 +44,9 @@ async def work(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     async with open_resources(settings) as resources:
-        await _Worker(resources).run(stopping)
+        worker = _Worker(resources)
+        async with serve_probes(resources, worker.is_alive):
+            await worker.run(stopping)
 
 
 class _Worker:
@@ -49,12 +56,13 @@ class _Worker:
         self._resources = resources
         self._slots = asyncio.Semaphore(resources.settings.worker_jobs)
         self._running: dict[uuid.UUID, asyncio.Task[None]] = {}
-        self._arq: arq.worker.Worker | None = None
+        self._beaten_at = dict.fromkeys(("queue", "repair", "mails"), time.monotonic())
 
     async def run(self, stopping: asyncio.Event) -> None:
         loops = [
-            asyncio.create_task(self._consume_forever()),
-            asyncio.create_task(_restarting("repair", lambda: repair_forever(self._resources, self.start))),
+            asyncio.create_task(_restarting("queue", self._consume)),
+            asyncio.create_task(_restarting("repair", self._repair)),
+            asyncio.create_task(_restarting("sweep", lambda: sweep_forever(self._resources))),
             asyncio.create_task(_restarting("mails", self._mail_forever)),
         ]
         await logger.ainfo("worker_started", jobs=self._resources.settings.worker_jobs)
@@ -65,6 +73,13 @@ class _Worker:
 
     def start(self, export: Export) -> None:
         self._start(export.id)
+
+    def is_alive(self) -> bool:
+        """Whether each loop has come round in time; a sweep may take any time, and failing servers stop no loop."""
+        return min(self._beaten_at.values()) > time.monotonic() - MAX_SILENCE_SECONDS
+
+    def _beat(self, loop: str) -> None:
+        self._beaten_at[loop] = time.monotonic()
 
     def _start(self, job_id: uuid.UUID) -> "asyncio.Task[None]":
         """The task that makes the export; an export that is being made here already isn't begun twice."""
@@ -82,20 +97,25 @@ class _Worker:
         left = set(self._running.values())
         if left:
             _, left = await asyncio.wait(left, timeout=self._resources.settings.worker_grace_seconds)
-        await _cancel(left)
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=HAND_BACK_SECONDS)
 
     async def _run_export(self, _context: dict[Any, Any], *arguments: Any) -> None:
         """What arq calls. Its own cancellation must not reach the export, which `_finish` ends."""
         (job_id,) = arguments
         await asyncio.shield(self._start(uuid.UUID(job_id)))
 
-    async def _consume_forever(self) -> None:
-        await _restarting("queue", self._consume)
+    async def _repair(self) -> None:
+        await repair_forever(self._resources, self.start, beat=lambda: self._beat("repair"))
 
     async def _consume(self) -> None:
+        self._beat("queue")
         settings = self._resources.settings
-        consumer = arq.worker.Worker(
-            [arq.worker.func(self._run_export, name=RUN_EXPORT, keep_result=0)],
+        consumer = _Consumer(
+            lambda: self._beat("queue"),
+            [arq.worker.func(self._run_export, name=RUN_EXPORT, keep_result=0)],  # type: ignore[arg-type] # no keywords come
             queue_name=QUEUE_NAME,
             redis_pool=open_redis(settings.redis_url),
             job_serializer=serialize,
@@ -103,7 +123,7 @@ class _Worker:
             handle_signals=False,
             max_jobs=settings.worker_jobs,
             poll_delay=settings.worker_poll_seconds,
-            job_timeout=NEVER_SECONDS,
+            job_timeout=ARQ_WAITS_SECONDS,
             max_tries=NEVER_TRIES,
             keep_result=0,
             log_results=False,
@@ -122,8 +142,21 @@ class _Worker:
 
     async def _mail_forever(self) -> None:
         while True:
+            self._beat("mails")
             if await send_due_mails(self._resources, limit=MAILS_AT_ONCE) < MAILS_AT_ONCE:
                 await asyncio.sleep(MAILS_SECONDS)
+
+
+class _Consumer(arq.worker.Worker):
+    """Calls `beat` each time it has looked into the queue."""
+
+    def __init__(self, beat: Callable[[], None], *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._beat = beat
+
+    async def heart_beat(self) -> None:
+        self._beat()
+        await super().heart_beat()
 
 
 async def _cancel(tasks: set["asyncio.Task[None]"]) -> None:

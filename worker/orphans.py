@@ -26,10 +26,12 @@ async def remove_orphans(resources: Resources, job_id: uuid.UUID | None = None) 
     for upload in uploads:
         if upload.key not in owned:
             await resources.storage.abort_upload(upload)
+            resources.metrics.repairs.labels("orphaned_upload").inc()
             await logger.ainfo("orphaned_upload_aborted", object=upload.key)
     for key in objects:
         if key not in owned:
             await resources.storage.delete(key)
+            resources.metrics.repairs.labels("orphaned_object").inc()
             await logger.ainfo("orphaned_object_deleted", object=key)
 
 

@@ -19,19 +19,22 @@ BATCH = 100
 logger = structlog.get_logger()
 
 
-async def repair_forever(resources: Resources, run_here: Callable[[Export], None]) -> None:
-    """`run_here` is given the exports that Redis can't carry."""
-    loop = asyncio.get_running_loop()
-    sweep_at = loop.time()
+async def repair_forever(resources: Resources, run_here: Callable[[Export], None], beat: Callable[[], None]) -> None:
+    """`run_here` is given the exports that Redis can't carry; `beat` is called again and again."""
     while True:
+        beat()
         await _try(enqueue_forgotten(resources, run_here))
         await _try(fail_lost(resources))
         await _try(expire_files(resources))
-        if loop.time() >= sweep_at:
-            sweep_at = loop.time() + resources.settings.sweep_seconds
-            await _try(forget_idempotency_keys(resources))
-            await _try(remove_orphans(resources))
         await asyncio.sleep(REPAIR_SECONDS)
+
+
+async def sweep_forever(resources: Resources) -> None:
+    """Apart from the rest of the repair, which must not wait until a large bucket is listed."""
+    while True:
+        await _try(forget_idempotency_keys(resources))
+        await _try(remove_orphans(resources))
+        await asyncio.sleep(resources.settings.sweep_seconds)
 
 
 async def _try(step: Awaitable[None]) -> None:
@@ -47,6 +50,7 @@ async def enqueue_forgotten(resources: Resources, run_here: Callable[[Export], N
         forgotten = await resources.exports.take_forgotten(
             connection, after_seconds=resources.settings.lease_seconds, limit=BATCH
         )
+    resources.metrics.repairs.labels("requeued").inc(len(forgotten))
     for export in forgotten:
         if not await resources.queue.enqueue_export(export.id, export.attempt):
             run_here(export)
@@ -59,6 +63,8 @@ async def fail_lost(resources: Resources) -> None:
         for export in lost:
             await exporting.record_failure(resources, connection, export)
     for export in lost:
+        resources.metrics.repairs.labels("lost").inc()
+        resources.metrics.exports.labels("failed", export.format).inc()
         await logger.aerror("export_lost", job_id=str(export.id), failures=export.failures)
         await remove_orphans(resources, export.id)
 
@@ -72,6 +78,7 @@ async def expire_files(resources: Resources) -> None:
         async with exporting.begin(resources) as connection:
             if await resources.exports.mark_file_deleted(connection, export.id):
                 await exporting.record(resources, connection, SYSTEM, AuditAction.EXPIRED, export)
+                resources.metrics.repairs.labels("expired").inc()
                 await logger.ainfo("export_expired", job_id=str(export.id))
 
 

@@ -6,7 +6,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from service.api import downloads, exports, health, streams, users
+from service.api import downloads, exports, health, metrics, streams, users
 from service.api.errors import exception_handlers
 from service.api.middleware import BodyLimitMiddleware, RequestMiddleware
 from service.bootstrap import Resources
@@ -16,6 +16,7 @@ MAX_BODY_BYTES = 16 * 1024
 ROUTES = (
     Route("/livez", health.livez),
     Route("/readyz", health.readyz),
+    Route("/metrics", metrics.show_metrics),
     Route("/api/export", exports.create_export, methods=["POST"]),
     Route("/api/export", exports.list_exports),
     Route("/api/v1/users/export", users.export_users),
@@ -33,7 +34,10 @@ def create_app(resources: Resources) -> Starlette:
     """`resources` stay the caller's, who opens them before and closes them after the server."""
     app = Starlette(
         routes=ROUTES,
-        middleware=[Middleware(RequestMiddleware), Middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES)],
+        middleware=[
+            Middleware(RequestMiddleware, metrics=resources.metrics),
+            Middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES),
+        ],
         exception_handlers=exception_handlers,
     )
     app.router.redirect_slashes = False  # its redirects would follow the request's Host

@@ -1,12 +1,13 @@
 """What happens to every request, as pure ASGI: Starlette's BaseHTTPMiddleware ends a broken stream politely.
 
-`Starlette(middleware=[Middleware(RequestMiddleware), Middleware(BodyLimitMiddleware, max_bytes=…)])`, in this order.
+`Starlette(middleware=[Middleware(RequestMiddleware, metrics=…), Middleware(BodyLimitMiddleware, max_bytes=…)])`, in
+this order.
 """
 
 import re
 import time
 import uuid
-from http import HTTPStatus
+from http import HTTPMethod, HTTPStatus
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import error_response
 from service.api.requests import client_ip
+from service.metrics import Metrics
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # https://www.w3.org/TR/trace-context/#traceparent-header: version ff and ids of zeros are invalid
@@ -32,13 +34,14 @@ logger = structlog.get_logger()
 
 
 class RequestMiddleware:
-    """Names the request, answers what nobody else answered, adds the default headers and writes the access log.
+    """Names the request, answers what nobody else answered, adds the default headers, counts and logs the access.
 
     Sets `request.state.request_id` and `request.state.trace_id` (or None), and both as structlog context variables.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -49,7 +52,9 @@ class RequestMiddleware:
         try:
             await self._respond(request, receive, exchange)
         finally:
-            _log(request, exchange)
+            duration_seconds = time.perf_counter() - exchange.started_at
+            self._metrics.requests.labels(*_labels(scope, exchange)).observe(duration_seconds)
+            _log(request, exchange, duration_seconds)
 
     async def _respond(self, request: Request, receive: Receive, exchange: "_Exchange") -> None:
         try:
@@ -137,13 +142,18 @@ def _trace_id(headers: Headers) -> str | None:
             return None
 
 
-def _log(request: Request, exchange: _Exchange) -> None:
+def _labels(scope: Scope, exchange: _Exchange) -> tuple[str, str, str]:
+    method = scope["method"] if scope["method"] in HTTPMethod.__members__ else "other"
+    return method, _template(scope) or "unmatched", str(exchange.status or "none")
+
+
+def _log(request: Request, exchange: _Exchange, duration_seconds: float) -> None:
     logger.info(
         "request",
         method=request.method,
         path=_path(request.scope),
         status=exchange.status,
-        duration_ms=round((time.perf_counter() - exchange.started_at) * 1000, 1),
+        duration_ms=round(duration_seconds * 1000, 1),
         bytes_sent=0 if request.method == "HEAD" else exchange.bytes_sent,
         client_ip=client_ip(request),
         outcome="complete" if exchange.complete else "aborted",
@@ -152,7 +162,12 @@ def _log(request: Request, exchange: _Exchange) -> None:
 
 def _path(scope: Scope) -> str:
     """The template of the matched route; of unknown paths the path. Never the query string: it may hold signatures."""
-    template = getattr(scope.get("route"), "path_format", None)
+    template = _template(scope)
     if template is None:
         return str(scope["path"])[:MAX_LOGGED_PATH]
     return f"{scope.get('root_path', '')}{template}"
+
+
+def _template(scope: Scope) -> str | None:
+    template: str | None = getattr(scope.get("route"), "path_format", None)
+    return template

@@ -53,6 +53,7 @@ class _UserStream:
     def __init__(self, resources: Resources, user_id: UserId, query: StreamQuery, actor: Actor) -> None:
         self.encoder = create_encoder(query.format, bom=query.bom == "1")
         self._resources = resources
+        self._metrics = resources.metrics
         self._user_id = user_id
         self._format = query.format
         self._actor = actor
@@ -63,13 +64,20 @@ class _UserStream:
         async with exporting.open_user_document(self._resources, self._user_id, exclusive=True) as document:
             await self._record(AuditAction.STREAM_STARTED, records=document.records_total)
             self._began = True
+            self._metrics.streams_open.labels("user").inc()
             async with aclosing(document.chunks(self.encoder)) as chunks:
                 async for chunk in chunks:
+                    self._metrics.streamed_records.labels("user", self._format).inc(
+                        document.records_done - self._records
+                    )
                     self._records = document.records_done
                     yield chunk
+                    self._metrics.streamed_bytes.labels("user", self._format).inc(len(chunk))
 
     async def record_end(self, end: StreamEnd) -> None:
         if self._began:
+            self._metrics.streams_open.labels("user").dec()
+            self._metrics.streams.labels("user", self._format, end).inc()
             await self._record(AuditAction.STREAMED, records=self._records, outcome=end)
 
     async def _record(self, action: AuditAction, *, records: int, outcome: str | None = None) -> None:

@@ -150,6 +150,7 @@ class _ListStream:
     def __init__(self, resources: Resources, dataset: Dataset, query: ListQuery, actor: Actor) -> None:
         self.encoder = CsvEncoder()
         self._resources = resources
+        self._metrics = resources.metrics
         self._dataset = dataset
         self._query = query
         self._actor = actor
@@ -166,14 +167,19 @@ class _ListStream:
         ) as document:
             await self._record(AuditAction.USERS_EXPORT_STARTED, outcome=_extent(self._query))
             self._began = True
+            self._metrics.streams_open.labels("list").inc()
             async with aclosing(document.chunks(self.encoder)) as chunks:
                 async for chunk in chunks:
                     made = document.records_done
                     yield chunk
+                    self._metrics.streamed_bytes.labels("list", "csv").inc(len(chunk))
+                    self._metrics.streamed_records.labels("list", "csv").inc(made - self._records)
                     self._records = made  # not before it has left
 
     async def record_end(self, end: StreamEnd) -> None:
         if self._began:
+            self._metrics.streams_open.labels("list").dec()
+            self._metrics.streams.labels("list", "csv", end).inc()
             await self._record(AuditAction.USERS_EXPORTED, records=self._records, outcome=end)
 
     async def _record(self, action: AuditAction, *, outcome: str, records: int | None = None) -> None:

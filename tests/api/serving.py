@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from service.api.errors import exception_handlers
 from service.api.middleware import BodyLimitMiddleware, RequestMiddleware
 from service.api.responses import StreamingProtocol
+from service.metrics import Metrics
 
 MAX_BODY_BYTES = 16 * 1024
 
@@ -22,7 +23,10 @@ MAX_BODY_BYTES = 16 * 1024
 def create_edge(routes: Sequence[BaseRoute]) -> Starlette:
     return Starlette(
         routes=routes,
-        middleware=[Middleware(RequestMiddleware), Middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES)],
+        middleware=[
+            Middleware(RequestMiddleware, metrics=Metrics()),
+            Middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES),
+        ],
         exception_handlers=exception_handlers,
     )
 

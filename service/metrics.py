@@ -1,0 +1,107 @@
+"""What Prometheus may know of a process. No label takes values from outside: its series would never end."""
+
+import asyncio
+import math
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+
+from service.database import QUERIES, Pool, acquire
+from service.errors import UnavailableError
+
+QUEUE_TIMEOUT_SECONDS = 2.0
+REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+EXPORT_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 900, 3_600)
+
+
+class Metrics:
+    """One process's numbers, in a registry of their own."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._registry: Final = registry
+        self.requests: Final = Histogram(
+            "carryout_http_request_duration_seconds",
+            "Requests, from their head to the last byte of the answer",
+            ["method", "route", "status"],
+            buckets=REQUEST_BUCKETS,
+            registry=registry,
+        )
+        self.streams_open: Final = Gauge(
+            "carryout_streams_open", "Streams being sent; kind is user or list", ["kind"], registry=registry
+        )
+        self.streams: Final = Counter(
+            "carryout_streams", "Streams that ended", ["kind", "format", "outcome"], registry=registry
+        )
+        self.streamed_records: Final = Counter(
+            "carryout_streamed_records", "Records in streams", ["kind", "format"], registry=registry
+        )
+        self.streamed_bytes: Final = Counter(
+            "carryout_streamed_bytes", "Bytes in streams", ["kind", "format"], registry=registry
+        )
+        self.exports: Final = Counter(
+            "carryout_exports",
+            "Exports completed, failed or cancelled; retried counts attempts that are to be made again",
+            ["outcome", "format"],
+            registry=registry,
+        )
+        self.export_duration: Final = Histogram(
+            "carryout_export_duration_seconds",
+            "Completed exports, from the request to the file; queued ones are made by a worker",
+            ["format", "queued"],
+            buckets=EXPORT_BUCKETS,
+            registry=registry,
+        )
+        self.mails: Final = Counter(
+            "carryout_mails",
+            "Attempts to send a mail, by the state they left it in; pending is to be tried again",
+            ["outcome"],
+            registry=registry,
+        )
+        self.repairs: Final = Counter(
+            "carryout_repairs",
+            "What the repair put right: exports requeued, lost and expired, orphaned objects and uploads removed",
+            ["step"],
+            registry=registry,
+        )
+        self._queue_depth: Final = Gauge(
+            "carryout_queue_exports", "Pending exports of all processes; NaN without PostgreSQL", registry=registry
+        )
+        self._queue_age: Final = Gauge(
+            "carryout_queue_oldest_age_seconds", "Age of the oldest of them; 0 if there is none", registry=registry
+        )
+        self._connections: Final = Gauge(
+            "carryout_pool_connections", "Open connections; state is idle or used", ["pool", "state"], registry=registry
+        )
+        self._max_connections: Final = Gauge(
+            "carryout_pool_max_connections", "Connections a pool may open", ["pool"], registry=registry
+        )
+
+    def watch_pool(self, name: str, pool: Pool) -> None:
+        self._max_connections.labels(name).set(pool.get_max_size())
+        self._connections.labels(name, "idle").set_function(pool.get_idle_size)
+        self._connections.labels(name, "used").set_function(lambda: pool.get_size() - pool.get_idle_size())
+
+    async def render(self, database: Pool, accept: str) -> tuple[bytes, str]:
+        """All numbers in the format that the Accept header asks for, and their Content-Type."""
+        await self._measure_queue(database)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except TypeError:  # how it takes a version that isn't made of numbers
+            encode, content_type = choose_encoder("")
+        return encode(self._registry), content_type
+
+    async def _measure_queue(self, database: Pool) -> None:
+        depth = oldest_seconds = math.nan
+        try:
+            async with (
+                asyncio.timeout(QUEUE_TIMEOUT_SECONDS),
+                acquire(database, timeout_seconds=QUEUE_TIMEOUT_SECONDS) as connection,
+            ):
+                depth, oldest_seconds = await connection.fetchrow(QUERIES["measure_queue"])  # type: ignore[misc]
+        except (UnavailableError, TimeoutError):
+            pass  # the process's own numbers matter most just then
+        self._queue_depth.set(depth)
+        self._queue_age.set(oldest_seconds)
