@@ -55,7 +55,7 @@ async def test_a_worker(stack: Stack, tmp_path: Path, unused_port: int) -> None:
         alive = await client.get("/livez")
 
     assert seen.value("carryout_exports_total", outcome="completed", format="csv") == 1
-    assert seen.value("carryout_export_duration_seconds_count", format="csv", queued="True") == 1
+    assert seen.value("carryout_export_duration_seconds_count", format="csv", queued="true") == 1
     assert seen.value("carryout_queue_exports") == 0
     assert (alive.status_code, alive.json()) == (200, {"status": "alive"})
 
