@@ -23,11 +23,15 @@ from service.storage import ObjectStorage, open_storage
 
 @dataclass(frozen=True)
 class Resources:
-    """`database` is for bookkeeping, `source` for reading the application's data; they never wait for each other."""
+    """`database` is for bookkeeping; `source` and `streams` read the application's data, for files and for clients.
+
+    None waits for another: clients that read slowly hold up nobody but other streams.
+    """
 
     settings: Settings
     database: Pool
     source: Pool
+    streams: Pool
     datasets: tuple[Dataset, ...]
     user_lists: dict[str, Dataset]
     flags: Flags
@@ -71,8 +75,13 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
                 open_pool(settings.database_url, size=settings.pool_size, application_name="carryout")
             ),
             source=await enter(
+                open_pool(settings.source_database_url, size=settings.pool_size, application_name="carryout-source")
+            ),
+            streams=await enter(
                 open_pool(
-                    settings.source_database_url, size=settings.stream_pool_size, application_name="carryout-source"
+                    settings.source_database_url,
+                    size=settings.stream_pool_size,
+                    application_name="carryout-streams",
                 )
             ),
             storage=await enter(open_storage(settings)),
@@ -87,6 +96,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         )
         resources.metrics.watch_pool("database", resources.database)
         resources.metrics.watch_pool("source", resources.source)
+        resources.metrics.watch_pool("streams", resources.streams)
         await _require_servers(resources)
         yield resources
 

@@ -21,6 +21,8 @@ UserId: TypeAlias = uuid.UUID | int | str
 
 CLOSE_TIMEOUT_SECONDS = 5.0
 CONNECT_TIMEOUT_SECONDS = 5.0
+# For a server that vanished without a word; the queries of documents have a limit of their own.
+COMMAND_TIMEOUT_SECONDS = 30.0
 MIGRATION_LOCK = int.from_bytes(b"carryout"[:7])
 CONNECTION_LOST = (
     OSError,
@@ -60,6 +62,7 @@ async def open_pool(dsn: str, *, size: int, application_name: str) -> AsyncItera
         min_size=0,
         max_size=size,
         timeout=CONNECT_TIMEOUT_SECONDS,
+        command_timeout=COMMAND_TIMEOUT_SECONDS,
         server_settings={"application_name": application_name},
     )
     async with _naming_bad_dsn():

@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 
 import asyncpg
 import msgspec
@@ -16,14 +16,16 @@ from service.encoders import Format, create_encoder
 from service.errors import (
     ExportGoneError,
     ExportInProgressError,
+    ExportNotFoundError,
     ExportNotReadyError,
     ExportSupersededError,
     IdempotencyConflictError,
     ServiceError,
+    SubjectNotFoundError,
     UnavailableError,
 )
 from service.exports import Export, ExportStatus, FileFacts
-from service.streaming import Document, open_document
+from service.streaming import Document, open_document, require_subject
 
 RETRY_AFTER_FAILURE_SECONDS = 2.0
 FAILED_MESSAGE = "The export could not be made. Please ask for it again later."
@@ -61,7 +63,7 @@ def open_user_document(
 ) -> AbstractAsyncContextManager[Document]:
     """See `open_document`; with the caps and time limits of the settings."""
     return open_document(
-        resources.source,
+        resources.streams if exclusive else resources.source,
         resources.datasets,
         user_id,
         max_records=resources.settings.max_export_records,
@@ -85,9 +87,11 @@ async def request_export(resources: Resources, request: ExportRequest) -> tuple[
         small = document.records_total < resources.settings.small_export_records
         queued = request.respond_async or not small
         export, fresh = await _accept(resources, request, document.records_total, queued=queued)
-        if fresh and not queued:
-            return await _make_at_once(resources, export, document), True
-    if fresh:
+        file = await _store_at_once(resources, export, document) if fresh and not queued else None
+    if file:
+        export = await _complete_at_once(resources, export, file)
+    elif fresh:
+        export = await _find_current(resources, export)
         await resources.queue.enqueue_export(export.id, export.attempt)
     return export, fresh
 
@@ -133,18 +137,40 @@ async def _accept(resources: Resources, request: ExportRequest, records: int, *,
     return export, True
 
 
-async def _make_at_once(resources: Resources, export: Export, document: Document) -> Export:
-    """A small export's file, from the snapshot that counted it; if that fails now, the worker tries again."""
+async def _store_at_once(resources: Resources, export: Export, document: Document) -> FileFacts | None:
+    """A small export's file, from the snapshot that counted it; None if the worker has to try again."""
     try:
         async with asyncio.timeout(resources.settings.lease_seconds / 2):  # nobody else may take it for lost meanwhile
-            return await make_file(resources, export, document)
-    except ExportSupersededError:
-        raise ExportGoneError("cancelled by user", job_id=export.id) from None
+            return await store_file(resources, export, document)
     except (ServiceError, asyncpg.PostgresError, TimeoutError) as error:
-        await logger.awarning("export_postponed", job_id=str(export.id), error_type=type(error).__name__)
-        return await retry_later(
-            resources, export, after_seconds=RETRY_AFTER_FAILURE_SECONDS, cause=type(error).__name__
-        )
+        await _postpone(resources, export, error)
+        return None
+
+
+async def _complete_at_once(resources: Resources, export: Export, file: FileFacts) -> Export:
+    try:
+        return await complete(resources, export, file)
+    except SubjectNotFoundError as error:
+        await fail(resources, export, message=error.detail, cause="erased meanwhile")
+        raise
+    except (ServiceError, asyncpg.PostgresError) as error:
+        await _postpone(resources, export, error)
+        return await _find_current(resources, export)
+
+
+async def _postpone(resources: Resources, export: Export, error: Exception) -> None:
+    """The worker goes on: at once, or, if even that can't be recorded, when the lease has run out."""
+    await logger.awarning("export_postponed", job_id=str(export.id), error_type=type(error).__name__)
+    with suppress(UnavailableError, ExportSupersededError):
+        await retry_later(resources, export, after_seconds=RETRY_AFTER_FAILURE_SECONDS, cause=type(error).__name__)
+
+
+async def _find_current(resources: Resources, export: Export) -> Export:
+    """Accepted it is, whatever became of it since."""
+    with suppress(UnavailableError):
+        async with read(resources) as connection:
+            export = await resources.exports.find(connection, export.id) or export
+    return export
 
 
 async def retry_later(resources: Resources, export: Export, *, after_seconds: float, cause: str) -> Export:
@@ -169,26 +195,38 @@ async def record_failure(resources: Resources, connection: Connection, failed: E
         await resources.notifications.create(connection, job_id=failed.id, kind="failed")
 
 
-async def make_file(resources: Resources, export: Export, document: Document) -> Export:
-    """Store `document` as this attempt's file and complete the export.
-
-    Raises ExportSupersededError if another attempt or the user was faster; this attempt's file is deleted then.
-    """
+async def store_file(resources: Resources, export: Export, document: Document) -> FileFacts:
+    """Store `document` as this attempt's file."""
     encoder = create_encoder(export.format)  # type: ignore[arg-type]
     async with aclosing(document.chunks(encoder)) as chunks:
         size_bytes = await resources.storage.upload(export.object_key, chunks, content_type=encoder.media_type)
     url = f"s3://{resources.settings.s3_bucket}/{export.object_key}"
-    facts = FileFacts(url, document.records_done, size_bytes, document.sha256)
+    return FileFacts(url, document.records_done, size_bytes, document.sha256)
+
+
+async def complete(resources: Resources, export: Export, file: FileFacts) -> Export:
+    """Complete the export with its stored file. To be called when its document is closed.
+
+    Raises SubjectNotFoundError if the user was erased meanwhile, and ExportSupersededError if another attempt or the
+    user was faster; the file is deleted then.
+    """
     try:
+        await require_subject(
+            resources.source,
+            resources.datasets[0],
+            export.user_id,
+            acquire_timeout_seconds=resources.settings.acquire_timeout_seconds,
+        )
         async with begin(resources) as connection:
             completed = await resources.exports.complete(
-                connection, export, facts, ttl_seconds=resources.settings.export_ttl_seconds
+                connection, export, file, ttl_seconds=resources.settings.export_ttl_seconds
             )
             await record(resources, connection, SYSTEM, AuditAction.COMPLETED, completed)
             if completed.queued:
                 await resources.notifications.create(connection, job_id=completed.id, kind="ready")
-    except ExportSupersededError:
-        await resources.storage.delete(export.object_key)
+    except (ExportSupersededError, SubjectNotFoundError):
+        with suppress(UnavailableError):  # the sweep deletes it then
+            await resources.storage.delete(export.object_key)
         raise
     assert completed.completed_at is not None  # a constraint of the table
     duration = completed.completed_at - completed.created_at
@@ -208,17 +246,13 @@ async def cancel_or_delete(resources: Resources, export: Export, actor: Actor) -
             resources.metrics.exports.labels("cancelled", export.format).inc()
             return
         ended = await resources.exports.end_link(connection, export.id)
-        if ended and ended.file_deleted_at is None:
+        if ended:
             await record(resources, connection, actor, AuditAction.DELETED, ended)
-    if ended and ended.file_deleted_at is None:
-        await delete_file(resources, ended)
-
-
-async def delete_file(resources: Resources, export: Export) -> None:
-    """Delete an ended export's object and note it. Raises UnavailableError; the sweep tries again then."""
-    await resources.storage.delete(key_of(export))
-    async with begin(resources) as connection:
-        await resources.exports.mark_file_deleted(connection, export.id)
+    if ended:
+        with suppress(UnavailableError):  # the link has ended; the worker deletes the file later
+            await resources.storage.delete(key_of(ended))
+            async with begin(resources) as connection:
+                await resources.exports.mark_file_deleted(connection, ended.id)
 
 
 async def get_file(resources: Resources, connection: Connection, job_id: uuid.UUID) -> Export:
@@ -234,6 +268,16 @@ async def get_file(resources: Resources, connection: Connection, job_id: uuid.UU
 async def record_download(resources: Resources, export: Export, actor: Actor, *, outcome: str) -> None:
     async with begin(resources) as connection:
         await record(resources, connection, actor, AuditAction.DOWNLOADED, export, outcome=outcome)
+
+
+async def get_owned(resources: Resources, job_id: uuid.UUID, user_id: UserId, actor: Actor) -> Export:
+    """Raises ExportNotFoundError, and leaves a trace, if it is another user's."""
+    try:
+        async with read(resources) as connection:
+            return await resources.exports.get_owned(connection, job_id, user_id)
+    except ExportNotFoundError:
+        await record_denied(resources, job_id, actor)
+        raise
 
 
 async def record_denied(resources: Resources, job_id: uuid.UUID, actor: Actor) -> None:

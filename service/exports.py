@@ -1,7 +1,9 @@
 """The table of exports: what an export is, and every change of its state."""
 
 import datetime as dt
+import re
 import uuid
+from collections.abc import Sequence
 from enum import StrEnum
 
 import asyncpg
@@ -11,6 +13,7 @@ from service.database import QUERIES, Connection, UserId
 from service.errors import ExportNotFoundError, ExportSupersededError, RateLimitedError
 
 MAX_ATTEMPTS = 3
+OBJECT_KEY = re.compile(r"exports/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/([0-9]{1,9})\.(?:csv|json)")
 
 
 class ExportStatus(StrEnum):
@@ -45,6 +48,7 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str | None
     traceparent: str | None
     expired: bool = False
+    seconds_left: float | None = None
 
     @property
     def running(self) -> bool:
@@ -204,9 +208,16 @@ class ExportRepository:
     async def list_ended_files(self, connection: Connection, *, limit: int) -> list[Export]:
         return [_export(row) for row in await connection.fetch(QUERIES["list_ended_files"], limit)]
 
-    async def list_owned_keys(self, connection: Connection, keys: list[str]) -> set[str]:
-        """Those of `keys` that a current attempt is making, or whose file isn't deleted."""
-        return {row["key"] for row in await connection.fetch(QUERIES["list_owned_keys"], keys)}
+    async def list_orphaned_keys(self, connection: Connection, keys: Sequence[str]) -> set[str]:
+        """Those of `keys` that attempts of ours once made, and nobody owns: neither makes, nor may download."""
+        ours = [match for key in keys if (match := OBJECT_KEY.fullmatch(key))]
+        rows = await connection.fetch(
+            QUERIES["list_orphaned_keys"],
+            [match[0] for match in ours],
+            [uuid.UUID(match[1]) for match in ours],
+            [int(match[2]) for match in ours],
+        )
+        return {row["key"] for row in rows}
 
     async def forget_old_idempotency_keys(self, connection: Connection) -> None:
         await connection.execute(QUERIES["forget_old_idempotency_keys"])

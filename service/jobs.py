@@ -14,6 +14,7 @@ import arq.connections
 import msgspec
 import redis.exceptions
 import structlog
+from arq.constants import in_progress_key_prefix
 
 from service.errors import UnavailableError
 
@@ -48,7 +49,8 @@ class JobQueue:
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
                 job = await self._redis.enqueue_job(RUN_EXPORT, str(job_id), _job_id=entry, _queue_name=QUEUE_NAME)
-                if job is None:  # known already, but perhaps lost from the queue
+                if job is None:  # known already: but lost from the queue, perhaps, or held by a worker that is gone
+                    await self._redis.delete(in_progress_key_prefix + entry)
                     await self._redis.zadd(QUEUE_NAME, {entry: time.time_ns() // 1_000_000}, nx=True)
         except FAILURES as error:
             await logger.awarning("enqueue_failed", job_id=str(job_id), error_type=type(error).__name__)

@@ -113,7 +113,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 10.0
     sweep_seconds: Annotated[
         PositiveFloat, Meta(description="How often a worker looks in S3 for what no export owns")
-    ] = 600.0
+    ] = 120.0
     worker_metrics_port: Annotated[
         int, Meta(ge=0, le=65_535, description="Port where a worker answers `/livez` and `/metrics`; 0: none")
     ] = 0

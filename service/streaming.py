@@ -198,6 +198,14 @@ async def _open_snapshot(pool: Pool, acquire_timeout_seconds: float) -> AsyncIte
         yield connection
 
 
+async def require_subject(pool: Pool, profile: Dataset, user_id: UserId, *, acquire_timeout_seconds: float) -> None:
+    """Raise SubjectNotFoundError unless the user exists now, outside of any document's snapshot."""
+    query = f'SELECT EXISTS (SELECT FROM ({profile.sql}) AS "row")'  # noqa: S608 (checked at start-up)
+    async with acquire(pool, timeout_seconds=acquire_timeout_seconds) as connection:
+        if not await connection.fetchval(query, user_id):
+            raise SubjectNotFoundError("No such user")
+
+
 async def _count(
     connection: Connection, datasets: Sequence[Dataset], user_id: UserId, *, max_records: int
 ) -> list[int]:

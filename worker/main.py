@@ -31,7 +31,7 @@ MAILS_AT_ONCE = 10
 NEVER_TRIES = 1_000_000
 # How long arq waits for an export, which goes on without it, and remembers an entry that a killed worker held.
 ARQ_WAITS_SECONDS = 600
-HAND_BACK_SECONDS = 10.0
+CLEAN_UP_SECONDS = 10.0
 
 logger = structlog.get_logger()
 
@@ -56,19 +56,22 @@ class _Worker:
         self._resources = resources
         self._slots = asyncio.Semaphore(resources.settings.worker_jobs)
         self._running: dict[uuid.UUID, asyncio.Task[None]] = {}
+        self._stopping = False
         self._beaten_at = dict.fromkeys(("queue", "repair", "mails"), time.monotonic())
 
     async def run(self, stopping: asyncio.Event) -> None:
-        loops = [
-            asyncio.create_task(_restarting("queue", self._consume)),
+        queue = asyncio.create_task(_restarting("queue", self._consume))
+        loops = {
             asyncio.create_task(_restarting("repair", self._repair)),
             asyncio.create_task(_restarting("sweep", lambda: sweep_forever(self._resources))),
             asyncio.create_task(_restarting("mails", self._mail_forever)),
-        ]
+        }
         await logger.ainfo("worker_started", jobs=self._resources.settings.worker_jobs)
         await stopping.wait()
         await logger.ainfo("worker_stopping", running=len(self._running))
-        await _cancel(set(loops))
+        self._stopping = True
+        await _cancel_stubborn(queue)
+        await _cancel(loops)
         await self._finish()
 
     def start(self, export: Export) -> None:
@@ -90,17 +93,15 @@ class _Worker:
 
     async def _run(self, job_id: uuid.UUID) -> None:
         async with self._slots:
-            await run_export(self._resources, job_id)
+            if not self._stopping:
+                await run_export(self._resources, job_id)
 
     async def _finish(self) -> None:
         """Running exports may end in `worker_grace_seconds`; what is left is cancelled, and so handed back."""
         left = set(self._running.values())
         if left:
             _, left = await asyncio.wait(left, timeout=self._resources.settings.worker_grace_seconds)
-        for task in left:
-            task.cancel()
-        if left:
-            await asyncio.wait(left, timeout=HAND_BACK_SECONDS)
+        await _cancel(left)
 
     async def _run_export(self, _context: dict[Any, Any], *arguments: Any) -> None:
         """What arq calls. Its own cancellation must not reach the export, which `_finish` ends."""
@@ -160,11 +161,18 @@ class _Consumer(arq.worker.Worker):
 
 
 async def _cancel(tasks: set["asyncio.Task[None]"]) -> None:
-    """Until they have ended: a client that is just connecting to Redis can swallow a cancellation."""
-    while tasks:
-        for task in tasks:
-            task.cancel()
-        _, tasks = await asyncio.wait(tasks, timeout=CANCEL_AGAIN_SECONDS)
+    """Once: they may need their time to hand back an export, or to hear a mail server's answer."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=CLEAN_UP_SECONDS)
+
+
+async def _cancel_stubborn(task: "asyncio.Task[None]") -> None:
+    """Until it has ended: a client that is just connecting to Redis can swallow a cancellation."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=CANCEL_AGAIN_SECONDS)
 
 
 async def _restarting(name: str, run: Callable[[], Coroutine[Any, Any, None] | Awaitable[None]]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import asyncpg
 import structlog
 
 from service import exporting
@@ -11,7 +12,7 @@ from service.bootstrap import Resources
 from service.database import CONNECTION_LOST
 from service.errors import ServiceError
 from service.exports import Export
-from worker.orphans import remove_orphans
+from worker.orphans import clean_up, remove_orphans
 
 REPAIR_SECONDS = 1.0
 BATCH = 100
@@ -41,7 +42,7 @@ async def _try(step: Awaitable[None]) -> None:
     """One step's trouble keeps no other from being done, and all are done again soon."""
     try:
         await step
-    except (ServiceError, *CONNECTION_LOST) as error:
+    except (ServiceError, asyncpg.PostgresError, *CONNECTION_LOST) as error:
         await logger.awarning("repair_postponed", exc_info=error)
 
 
@@ -51,8 +52,10 @@ async def enqueue_forgotten(resources: Resources, run_here: Callable[[Export], N
             connection, after_seconds=resources.settings.lease_seconds, limit=BATCH
         )
     resources.metrics.repairs.labels("requeued").inc(len(forgotten))
+    carried = True
     for export in forgotten:
-        if not await resources.queue.enqueue_export(export.id, export.attempt):
+        carried = carried and await resources.queue.enqueue_export(export.id, export.attempt)
+        if not carried:
             run_here(export)
 
 
@@ -66,7 +69,7 @@ async def fail_lost(resources: Resources) -> None:
         resources.metrics.repairs.labels("lost").inc()
         resources.metrics.exports.labels("failed", export.format).inc()
         await logger.aerror("export_lost", job_id=str(export.id), failures=export.failures)
-        await remove_orphans(resources, export.id)
+        await clean_up(resources, export)
 
 
 async def expire_files(resources: Resources) -> None:
@@ -74,12 +77,16 @@ async def expire_files(resources: Resources) -> None:
     async with exporting.read(resources) as connection:
         ended = await resources.exports.list_ended_files(connection, limit=BATCH)
     for export in ended:
-        await resources.storage.delete(exporting.key_of(export))
-        async with exporting.begin(resources) as connection:
-            if await resources.exports.mark_file_deleted(connection, export.id):
-                await exporting.record(resources, connection, SYSTEM, AuditAction.EXPIRED, export)
-                resources.metrics.repairs.labels("expired").inc()
-                await logger.ainfo("export_expired", job_id=str(export.id))
+        await _try(_expire_file(resources, export))
+
+
+async def _expire_file(resources: Resources, export: Export) -> None:
+    await resources.storage.delete(exporting.key_of(export))
+    async with exporting.begin(resources) as connection:
+        if await resources.exports.mark_file_deleted(connection, export.id):
+            await exporting.record(resources, connection, SYSTEM, AuditAction.EXPIRED, export)
+            resources.metrics.repairs.labels("expired").inc()
+            await logger.ainfo("export_expired", job_id=str(export.id))
 
 
 async def forget_idempotency_keys(resources: Resources) -> None:

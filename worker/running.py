@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import asyncpg
 import structlog
 
 from service import exporting
@@ -20,11 +21,11 @@ from service.errors import (
 )
 from service.exports import MAX_ATTEMPTS, Export
 from service.streaming import Document
-from worker.orphans import remove_orphans
+from worker.orphans import clean_up
 
 HEARTBEAT_SECONDS = 0.5
-BACKOFF_SECONDS = 5.0
-BACKOFF_FACTOR = 4.0
+BACKOFF_SECONDS = 10.0
+BACKOFF_FACTOR = 6.0
 # No second attempt would end otherwise.
 FINAL_ERRORS = (SubjectNotFoundError, ExportTooLargeError)
 
@@ -40,9 +41,11 @@ async def run_export(resources: Resources, job_id: uuid.UUID) -> None:
     try:
         export = await _claim(resources, job_id)
         if export is not None:
-            with structlog.contextvars.bound_contextvars(job_id=str(job_id), attempt=export.attempt):
+            with structlog.contextvars.bound_contextvars(
+                job_id=str(job_id), attempt=export.attempt, request_id=export.request_id
+            ):
                 await _attempt(resources, export)
-    except (ServiceError, *CONNECTION_LOST) as error:
+    except (ServiceError, asyncpg.PostgresError, *CONNECTION_LOST) as error:
         await logger.aerror("export_unrecorded", job_id=str(job_id), exc_info=error)
 
 
@@ -55,16 +58,14 @@ async def _claim(resources: Resources, job_id: uuid.UUID) -> Export | None:
 
 
 async def _attempt(resources: Resources, export: Export) -> None:
-    await logger.ainfo("export_started", request_id=export.request_id)
+    await logger.ainfo("export_started")
     try:
-        if export.attempt > 1:
-            await remove_orphans(resources, export.id)
         completed = await _make(resources, export)
     except asyncio.CancelledError:
         await asyncio.shield(_hand_back(resources, export))
     except ExportSupersededError:
         await logger.ainfo("export_superseded")
-        await remove_orphans(resources, export.id)
+        await clean_up(resources, export)
     except Exception as error:  # noqa: BLE001 (an unforeseen failure is a failure of the attempt, too)
         await _retry_or_fail(resources, export, error)
     else:
@@ -76,8 +77,11 @@ async def _make(resources: Resources, export: Export) -> Export:
 
     async def make() -> Export:
         nonlocal document
+        if export.attempt > 1:
+            await clean_up(resources, export)
         async with exporting.open_user_document(resources, export.user_id) as document:
-            return await exporting.make_file(resources, export, document)
+            file = await exporting.store_file(resources, export, document)
+        return await exporting.complete(resources, export, file)
 
     return await _while_leased(resources, export, make(), lambda: document.records_done if document else 0)
 
@@ -139,6 +143,7 @@ async def _retry_or_fail(resources: Resources, export: Export, error: Exception)
         else:
             delay_seconds = BACKOFF_SECONDS * BACKOFF_FACTOR**export.failures
             await exporting.retry_later(resources, export, after_seconds=delay_seconds, cause=cause)
+        await clean_up(resources, export)
         await logger.awarning("export_attempt_failed", failures=export.failures + 1, exc_info=error)
     except ExportSupersededError:
         await logger.ainfo("export_superseded")

@@ -49,19 +49,17 @@ async def _authorize(request: Request, resources: Resources, job_id: uuid.UUID) 
     mail gateways add their own.
     """
     query = request.query_params
-    actor = link_actor(request)
+    if "signature" not in query:
+        user_id = await require_user(request)
+        actor = user_actor(request, user_id)
+        await exporting.get_owned(resources, job_id, user_id, actor)
+        return actor
     try:
-        if "signature" in query:
-            resources.links.verify(job_id, query.get("expires", ""), query["signature"])
-        else:
-            user_id = await require_user(request)
-            actor = user_actor(request, user_id)
-            async with exporting.read(resources) as connection:
-                await resources.exports.get_owned(connection, job_id, user_id)
+        resources.links.verify(job_id, query.get("expires", ""), query["signature"])
     except ExportNotFoundError:
-        await exporting.record_denied(resources, job_id, actor)
+        await exporting.record_denied(resources, job_id, link_actor(request))
         raise
-    return actor
+    return link_actor(request)
 
 
 async def _redirect(resources: Resources, export: Export, actor: Actor) -> Response:
@@ -69,7 +67,7 @@ async def _redirect(resources: Resources, export: Export, actor: Actor) -> Respo
         exporting.key_of(export),
         filename=_filename(export),
         content_type=MEDIA_TYPES[export.format],
-        expires_in_seconds=PRESIGNED_SECONDS,
+        expires_in_seconds=max(1, min(PRESIGNED_SECONDS, int(export.seconds_left or 0))),
     )
     await exporting.record_download(resources, export, actor, outcome="redirected")
     return RedirectResponse(url, 302)
@@ -106,6 +104,8 @@ def _slice(request: Request, export: Export) -> Slice:
     if not match or request.headers.get("if-range", _etag(export)) != _etag(export):
         return whole
     first, last = match.groups()
+    if not first and not last:
+        return whole
     if not first:
         start, end = max(0, size - int(last or 0)), size - 1
     else:

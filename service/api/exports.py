@@ -125,8 +125,8 @@ async def show_export(request: Request) -> Response:
     resources = resources_of(request)
     user_id = await require_user(request)
     query_params(request, set())
+    export = await exporting.get_owned(resources, job_id_of(request), user_id, user_actor(request, user_id))
     async with exporting.read(resources) as connection:
-        export = await resources.exports.get_owned(connection, job_id_of(request), user_id)
         return json_response(await _view(resources, connection, export))
 
 
@@ -134,9 +134,9 @@ async def delete_export(request: Request) -> Response:
     resources = resources_of(request)
     user_id = await require_user(request)
     query_params(request, set())
-    async with exporting.read(resources) as connection:
-        export = await resources.exports.get_owned(connection, job_id_of(request), user_id)
-    await exporting.cancel_or_delete(resources, export, user_actor(request, user_id))
+    actor = user_actor(request, user_id)
+    export = await exporting.get_owned(resources, job_id_of(request), user_id, actor)
+    await exporting.cancel_or_delete(resources, export, actor)
     return Response(status_code=204)
 
 

@@ -159,7 +159,7 @@ class _ListStream:
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         async with open_user_list(
-            self._resources.source,
+            self._resources.streams,
             self._dataset,
             email=self._query.email,
             after=self._query.after,

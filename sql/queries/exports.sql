@@ -33,7 +33,9 @@ ORDER BY created_at DESC
 OFFSET $2::int - 1 LIMIT 1
 
 -- name: find_export
-SELECT *, coalesce(expires_at <= now(), false) AS expired FROM carryout.export_jobs WHERE id = $1
+SELECT *, coalesce(expires_at <= now(), false) AS expired,
+  extract(epoch FROM expires_at - now())::float AS seconds_left
+FROM carryout.export_jobs WHERE id = $1
 
 -- name: list_exports
 SELECT *, coalesce(expires_at <= now(), false) AS expired
@@ -48,6 +50,7 @@ LIMIT $3
 -- A lost lease counts as a failure, so that an export which kills its worker can't do so for ever.
 UPDATE carryout.export_jobs
 SET status = 'processing',
+    queued = true,
     attempt = attempt + 1,
     failures = failures + (status = 'processing')::int,
     records_done = 0,
@@ -99,8 +102,8 @@ WHERE id = $1 AND status IN ('pending', 'processing')
 RETURNING *
 
 -- name: end_link
-UPDATE carryout.export_jobs SET expires_at = least(expires_at, now())
-WHERE id = $1 AND status = 'completed'
+UPDATE carryout.export_jobs SET expires_at = now()
+WHERE id = $1 AND status = 'completed' AND expires_at > now()
 RETURNING *
 
 -- name: mark_file_deleted

@@ -15,7 +15,7 @@ RETURNING *
 
 -- name: fail_lost_exports
 UPDATE carryout.export_jobs
-SET status = 'failed', lease_expires_at = NULL, completed_at = now(), failures = failures + 1,
+SET status = 'failed', lease_expires_at = NULL, completed_at = now(), failures = failures + 1, queued = true,
     error_message = $2, error_cause = coalesce(error_cause || '; ', '') || 'its worker was lost'
 WHERE id IN (
   SELECT id FROM carryout.export_jobs
@@ -35,11 +35,11 @@ LIMIT $1
 UPDATE carryout.export_jobs SET idempotency_key = NULL
 WHERE idempotency_key IS NOT NULL AND created_at <= now() - interval '24 hours'
 
--- name: list_owned_keys
--- Which of the objects exports/<job>/<attempt>.<format> somebody is making, or may still download.
-SELECT wanted.key
-FROM unnest($1::text[]) AS wanted (key)
-JOIN carryout.export_jobs AS job
-  ON job.id::text = split_part(wanted.key, '/', 2)
- AND (job.status = 'processing' AND split_part(split_part(wanted.key, '/', 3), '.', 1) = job.attempt::text
-      OR job.status = 'completed' AND job.file_deleted_at IS NULL AND job.file_url LIKE '%/' || wanted.key)
+-- name: list_orphaned_keys
+-- Which of the objects exports/<job>/<attempt>.<format> are of our jobs, but nobody makes or may download them. An
+-- object of a job we don't know is another installation's.
+SELECT candidate.key
+FROM unnest($1::text[], $2::uuid[], $3::int[]) AS candidate (key, job_id, attempt)
+JOIN carryout.export_jobs AS job ON job.id = candidate.job_id
+WHERE NOT (job.status = 'processing' AND job.attempt = candidate.attempt)
+  AND NOT (job.status = 'completed' AND job.file_deleted_at IS NULL AND job.attempt = candidate.attempt)

@@ -55,7 +55,7 @@ async def count_source_sessions(database: Connection, *, in_transaction: bool = 
     """The sessions that read exports from this test's database."""
     count: int = await database.fetchval(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-        " AND application_name = 'carryout-source' AND (xact_start IS NOT NULL OR NOT $1)",
+        " AND application_name = 'carryout-streams' AND (xact_start IS NOT NULL OR NOT $1)",
         in_transaction,
     )
     return count
@@ -233,7 +233,7 @@ class TestBroken:
         await until(lambda: wrote_something(file))
         terminated = await database.fetchval(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND application_name = 'carryout-source'"
+            " WHERE datname = current_database() AND application_name = 'carryout-streams'"
         )
         assert terminated == 1
         assert await curl.wait() == 18  # "partial file"

@@ -69,6 +69,7 @@ POINTS: dict[str, Callable[[], None]] = {
     "before the row's commit": lambda: before(service.exporting, "record", when=_requested),
     "after the row's commit": lambda: before(service.jobs.JobQueue, "enqueue_export"),
     "enqueued": lambda: after(service.jobs.JobQueue, "enqueue_export"),
+    "picked, not claimed": lambda: before(worker.running, "_claim"),
     "claimed": lambda: after(worker.running, "_claim"),
     "mid-cursor": _mid_cursor,
     "multipart created": lambda: after(STORAGE, "_begin"),

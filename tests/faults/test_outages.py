@@ -74,7 +74,7 @@ async def test_paused_worker_finds_its_lease_lost(proxied_world: World, s3_proxy
     assert (ended.status, ended.attempt) == (ExportStatus.COMPLETED, 2)
     paused.signal(signal.SIGCONT)
     await assert_healed(world)
-    assert (await world.find(export)) == ended
+    assert (await world.find(export)).sha256 == ended.sha256
 
 
 async def test_cancelled_while_running(proxied_world: World, s3_proxy: FaultProxy) -> None:
@@ -87,6 +87,40 @@ async def test_cancelled_while_running(proxied_world: World, s3_proxy: FaultProx
     await assert_healed(world)
     again = await world.ask(export.user_id)  # type: ignore[arg-type]
     assert (await world.ended(again)).status is ExportStatus.COMPLETED
+
+
+async def test_user_erased_while_running_gets_no_file(proxied_world: World, s3_proxy: FaultProxy) -> None:
+    world = proxied_world
+    export, _ = await _start_and_stall(world, s3_proxy)
+    async with world.database() as connection:
+        await connection.execute("DELETE FROM public.users WHERE id = $1", export.user_id)
+    s3_proxy.mode = "pass"
+    ended = await world.ended(export)
+    assert (ended.status, ended.file_url) == (ExportStatus.FAILED, None)
+    await assert_healed(world)
+    assert not any(str(export.id) in mail for mail in world.mails())
+
+
+async def test_another_installations_file_stays(world: World) -> None:
+    async def content() -> AsyncIterator[bytes]:
+        yield b"theirs"
+
+    foreign = [f"exports/{uuid.uuid4()}/1.csv", "exports/readme.txt"]
+    for key in foreign:
+        await world.resources.storage.upload(key, content(), content_type="text/csv")
+    worker = await world.start_worker()
+    export = await world.ended(await world.ask(await world.create_user(records=10)))
+    await world.resources.storage.upload(f"exports/{export.id}/77.csv", content(), content_type="text/csv")
+    await world.until(lambda: _has_swept(worker), "a sweep")
+    kept = {found.key async for found in world.resources.storage.list_keys("exports/")}
+    assert kept >= set(foreign)
+    for key in foreign:
+        await world.resources.storage.delete(key)
+    await assert_healed(world)
+
+
+async def _has_swept(worker: Process) -> bool:
+    return "/77.csv" in worker.log
 
 
 @pytest.mark.parametrize("fault", ["error", "refuse", "lose complete"])

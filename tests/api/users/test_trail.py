@@ -18,7 +18,7 @@ from tests.operators import create_users
 
 TERMINATE_SOURCE = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-WHERE datname = current_database() AND application_name = 'carryout-source'
+WHERE datname = current_database() AND application_name = 'carryout-streams'
 """
 
 
