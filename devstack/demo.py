@@ -24,7 +24,10 @@ from devstack.ports import keep_port
 from devstack.sample import ADA, USER_50000
 from devstack.stack import Stack, open_stack
 from service.auth import create_token
+from service.database import connect
 from service.errors import ServiceError
+from service.keys import Scope
+from service.operating import create_key
 from service.settings import Settings
 
 TOKEN_TTL_SECONDS: Final = 3_600
@@ -69,6 +72,7 @@ class _Demo:
         await self._queued()
         await self._stream("csv")
         await self._stream("json")
+        await self._operators()
 
     async def _small(self, format_: str) -> int:
         """An export of fewer than 1,000 records: the file is there with the answer."""
@@ -126,6 +130,17 @@ class _Demo:
             url = f"{self._settings.public_url}/api/export/stream?format={format_}"
             await self._download(url, path, self._headers(USER_50000))
             await self._check(path, USER_50000, None)
+
+    async def _operators(self) -> None:
+        """What an administrator's script does: a key, and a list of all users."""
+        with _step("Operators' CSV of all users: carryout keys create, GET /api/v1/users/export-full"):
+            async with connect(self._settings.database_url) as connection:
+                name = f"demo-{time.time_ns()}"
+                _, key = await create_key(connection, name=name, scopes=[Scope.USERS_EXPORT_FULL], expires_in_days=1)
+            path = self._files / self._settings.users_full_filename
+            url = f"{self._settings.public_url}/api/v1/users/export-full?format=csv"
+            await self._download(url, path, {"X-API-Key": key})
+            await self._check(path, ADA, None)
 
     async def _call(
         self, method: str, path: str, user_id: UUID, *, body: dict[str, str] | None = None, wanted: int = 200

@@ -103,7 +103,7 @@ def _plan(data_dir: Path, run_dir: Path, given: dict[str, str]) -> Stack:
 def _default_settings(own: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
     settings = {
         "CARRYOUT_S3_BUCKET": "carryout",
-        "CARRYOUT_MAIL_FROM": "Carryout <carryout@example.com>",
+        "CARRYOUT_MAIL_FROM": "carryout@example.com",
         "CARRYOUT_LINK_SECRETS": own["link_secret"],
     }
     if JWT_KEYS.isdisjoint(given):

@@ -52,7 +52,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     mailer = Mailer(settings.smtp_url, settings.mail_from)
     async with connect(settings.database_url) as connection:
         await check_schema(connection, user_id_type=settings.user_id_type)
-    async with connect(settings.source_database_url) as connection:
+    async with connect(settings.source_database_url, name="CARRYOUT_SOURCE_DATABASE_URL") as connection:
         datasets = await load_datasets(
             connection,
             Path(settings.datasets_dir),

@@ -61,7 +61,13 @@ def migrate(env_file: Path | None) -> None:
 
 @cli.command()
 @click.argument("user_id")
-@click.option("--ttl", default=3_600, show_default=True, type=click.IntRange(1), help="Seconds the token is good for.")
+@click.option(
+    "--ttl",
+    default=3_600,
+    show_default=True,
+    type=click.IntRange(1, 315_360_000),
+    help="Seconds the token is good for.",
+)
 @env_file_option
 def token(user_id: str, ttl: int, env_file: Path | None) -> None:
     """Print a JWT for USER_ID, signed with CARRYOUT_JWT_SECRET."""

@@ -65,8 +65,7 @@ async def open_pool(dsn: str, *, size: int, application_name: str) -> AsyncItera
         command_timeout=COMMAND_TIMEOUT_SECONDS,
         server_settings={"application_name": application_name},
     )
-    async with _naming_bad_dsn():
-        await pool
+    await pool  # connects to nobody yet
     try:
         yield pool
     finally:
@@ -106,9 +105,11 @@ def _is_lost(connection: Connection) -> bool:
 
 
 @asynccontextmanager
-async def connect(dsn: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    """One connection for a command. Raises ConfigurationError if the server can't be reached."""
-    async with _naming_bad_dsn():
+async def connect(
+    dsn: str, *, name: str = "CARRYOUT_DATABASE_URL"
+) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """One connection for a command. Raises ConfigurationError, naming the setting, if there is no such server."""
+    async with _naming_bad_dsn(name):
         connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_SECONDS)
     try:
         yield connection
@@ -118,11 +119,11 @@ async def connect(dsn: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]
 
 
 @asynccontextmanager
-async def _naming_bad_dsn() -> AsyncIterator[None]:
+async def _naming_bad_dsn(name: str) -> AsyncIterator[None]:
     try:
         yield
     except (*CONNECTION_LOST, asyncpg.PostgresError, ValueError) as error:
-        raise ConfigurationError(f"PostgreSQL can't be reached ({type(error).__name__})") from error
+        raise ConfigurationError(f"PostgreSQL can't be reached ({name}): {type(error).__name__}") from error
 
 
 async def migrate(dsn: str, *, user_id_type: str, directory: Path = SQL_DIR / "migrations") -> list[str]:

@@ -16,8 +16,9 @@ SQL_DIR = Path(__file__).resolve().parent.parent / "sql"
 MINIMUM_SECRET_BYTES = 32
 
 CommaSeparated = tuple[str, ...]
-PositiveInt = Annotated[int, Meta(ge=1)]
-PositiveFloat = Annotated[float, Meta(gt=0)]
+# Far above what makes sense, and within what PostgreSQL and the event loop can count.
+PositiveInt = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+PositiveFloat = Annotated[float, Meta(gt=0, le=1_000_000_000)]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,14 +99,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["uuid", "bigint", "text"], Meta(description="Type of user ids; fixed by the first migration")
     ] = "uuid"
 
-    pool_size: Annotated[PositiveInt, Meta(description="Connections per process for bookkeeping")] = 8
-    stream_pool_size: Annotated[PositiveInt, Meta(description="Connections per process for reading exports")] = 8
+    pool_size: Annotated[
+        int, Meta(ge=1, le=1_000, description="Connections per process for bookkeeping, and as many for making files")
+    ] = 8
+    stream_pool_size: Annotated[int, Meta(ge=1, le=1_000, description="Streams per process at once; more get 503")] = 8
     acquire_timeout_seconds: Annotated[
         PositiveFloat, Meta(description="How long a request waits for a connection before it gets 503")
     ] = 5.0
-    worker_jobs: Annotated[PositiveInt, Meta(description="Exports a worker makes at once")] = 4
+    worker_jobs: Annotated[int, Meta(ge=1, le=1_000, description="Exports a worker makes at once")] = 4
     lease_seconds: Annotated[
-        float, Meta(ge=2, description="After so long without a heartbeat an export goes to another worker")
+        float, Meta(ge=2, le=3_600, description="After so long without a heartbeat an export goes to another worker")
     ] = 15.0
     worker_poll_seconds: Annotated[PositiveFloat, Meta(description="How often a worker looks into its queue")] = 0.1
     worker_grace_seconds: Annotated[
@@ -181,11 +184,20 @@ def _default(settings: Settings, name: str, value: object) -> None:
 
 
 def _require_url(url: str, name: str, schemes: set[str]) -> None:
-    if urlsplit(url).scheme not in schemes:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise ConfigurationError(_named(name, "is no URL")) from None
+    if parts.scheme not in schemes:
         raise ConfigurationError(_named(name, f"must begin with {' or '.join(sorted(s + '://' for s in schemes))}"))
+    if parts.scheme.startswith("http") and (not parts.hostname or parts.query or parts.fragment):
+        raise ConfigurationError(_named(name, "needs a host, and no query"))
 
 
 def _require_secrets(settings: Settings) -> None:
+    if bool(settings.s3_access_key_id) != bool(settings.s3_secret_access_key):
+        raise ConfigurationError(_named("S3_SECRET_ACCESS_KEY", "and CARRYOUT_S3_ACCESS_KEY_ID go together"))
     if not settings.link_secrets:
         raise ConfigurationError(_named("LINK_SECRETS", "names no secret"))
     for secret in settings.link_secrets:

@@ -28,7 +28,7 @@ DEFAULT_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cache-Control": "private, no-store",
 }
-MAX_LOGGED_PATH = 200
+UNMATCHED = "(unmatched)"
 
 logger = structlog.get_logger()
 
@@ -161,11 +161,9 @@ def _log(request: Request, exchange: _Exchange, duration_seconds: float) -> None
 
 
 def _path(scope: Scope) -> str:
-    """The template of the matched route; of unknown paths the path. Never the query string: it may hold signatures."""
+    """The template of the matched route. Never the path itself: one that matches nothing may hold a whole link."""
     template = _template(scope)
-    if template is None:
-        return str(scope["path"])[:MAX_LOGGED_PATH]
-    return f"{scope.get('root_path', '')}{template}"
+    return UNMATCHED if template is None else f"{scope.get('root_path', '')}{template}"
 
 
 def _template(scope: Scope) -> str | None:

@@ -63,9 +63,11 @@ WHERE id = $1
 RETURNING *
 
 -- name: renew_lease
+-- An attempt that has just completed is still ours.
 UPDATE carryout.export_jobs
-SET lease_expires_at = now() + make_interval(secs => $3), records_done = $4
-WHERE id = $1 AND status = 'processing' AND attempt = $2
+SET lease_expires_at = CASE status WHEN 'processing' THEN now() + make_interval(secs => $3) END,
+    records_done = greatest(records_done, $4)
+WHERE id = $1 AND status IN ('processing', 'completed') AND attempt = $2
 RETURNING id
 
 -- name: complete_export

@@ -152,7 +152,7 @@ async def test_one_line_a_request() -> None:
     lines = [event for event in events if event["event"] == "request"]
     assert [(line["method"], line["path"], line["status"], line["outcome"]) for line in lines] == [
         ("GET", "/nested/{name}", 200, "complete"),
-        ("GET", "/nowhere", 404, "complete"),
+        ("GET", "(unmatched)", 404, "complete"),
         ("HEAD", "/page", 200, "complete"),
         ("POST", "/read", 200, "complete"),
     ]

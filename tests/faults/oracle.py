@@ -26,10 +26,14 @@ async def assert_healed(world: World) -> None:
     await _only_owned_objects(world, exports)
     await _audit_chains_are_whole(world, exports)
     _at_most_one_mail_each(world, exports)
-    async with world.database() as connection:
-        assert await idle_in_transaction(connection) == 0
+    await world.until(lambda: _none_idle_in_transaction(world), "sessions to leave their transactions")
     assert world.resources.database.get_idle_size() == world.resources.database.get_size()
     assert world.resources.source.get_idle_size() == world.resources.source.get_size()
+
+
+async def _none_idle_in_transaction(world: World) -> bool:
+    async with world.database() as connection:
+        return await idle_in_transaction(connection) == 0
 
 
 async def _at_rest(world: World) -> bool:
