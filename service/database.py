@@ -28,6 +28,7 @@ CONNECTION_LOST = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a query that meets the server's farewell half-way
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
@@ -89,7 +90,7 @@ async def acquire(pool: Pool, *, timeout_seconds: float) -> AsyncIterator[Connec
     try:
         yield connection
     except CONNECTION_LOST as error:
-        if isinstance(error, asyncpg.PostgresError) or _is_lost(connection):
+        if isinstance(error, asyncpg.PostgresError | asyncpg.InternalClientError) or _is_lost(connection):
             raise UnavailableError("PostgreSQL is not available") from error
         raise
     finally:
