@@ -30,6 +30,8 @@ from service.auth import create_token
 from service.settings import Settings
 
 ROUNDS = 9
+# What the export before leaves to do, mail included, mustn't be measured with the next.
+SETTLE_SECONDS = 0.5
 MILLION = UUID("01000000-0000-4000-8000-000000000000")
 MIB = 1024 * 1024
 REPORT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -154,17 +156,21 @@ async def open_bare_route(database_url: str, port: int) -> AsyncIterator[str]:
 
 async def measure(bench: Bench, api: int, worker: int, bare_url: str) -> list[tuple[str, str, str]]:
     rows: list[tuple[str, str, str]] = []
+    worker_idle, _ = memory(worker)
+    forget_peak(worker)
     await bench.stream(USER_100000, "csv")
     samples: dict[str, list[float]] = {}
     for _ in range(ROUNDS):
         samples.setdefault("bare", []).append(await bench.bare(bare_url))
         for format_ in ("csv", "json"):
+            await asyncio.sleep(SETTLE_SECONDS)
             first, total = await bench.stream(USER_100000, format_)
             samples.setdefault(f"first {format_}", []).append(first)
             samples.setdefault(f"stream {format_}", []).append(total)
             picked_up, done = await bench.queued(USER_100000, format_)
             samples.setdefault("picked up", []).append(picked_up)
             samples.setdefault(f"queued {format_}", []).append(done)
+    worker_peaks = {"100,000": memory(worker)[1]}
     medians = {name: statistics.median(values) for name, values in samples.items()}
     for format_ in ("csv", "json"):
         first = 1_000 * (medians[f"first {format_}"] - medians["bare"])
@@ -191,9 +197,13 @@ async def measure(bench: Bench, api: int, worker: int, bare_url: str) -> list[tu
                     "< 16 MiB",
                 )
             )
-    for name, user_id in (("100,000", USER_100000), ("1,000,000", MILLION)):
-        grown = await growth(worker, lambda u=user_id: bench.queued(u, "csv"))
-        rows.append((f"worker memory above idle, queued export of {name} records", f"{grown:.1f} MiB", "< 48 MiB"))
+    forget_peak(worker)
+    for format_ in ("csv", "json"):
+        await bench.queued(MILLION, format_)
+    worker_peaks["1,000,000"] = memory(worker)[1]
+    for name, peak in worker_peaks.items():
+        what = f"worker memory above a fresh worker's, queued exports of {name} records, one after the other"
+        rows.append((what, f"{peak - worker_idle:.1f} MiB", "< 48 MiB"))
     return rows
 
 

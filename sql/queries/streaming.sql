@@ -7,6 +7,7 @@ SET LOCAL bytea_output = 'hex';
 SET LOCAL standard_conforming_strings = on;
 SET LOCAL lc_monetary = 'C';
 SET LOCAL jit = off;
+SET LOCAL plan_cache_mode = force_custom_plan;
 SET LOCAL statement_timeout = 0;
 SET LOCAL idle_in_transaction_session_timeout = '5min'
 
