@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PORT ?= 8000
 DATA_DIR ?= .carryout
 STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.bench-installed
 
 .DEFAULT_GOAL := help
 .PHONY: help demo run test check bench lock clean
@@ -35,12 +36,17 @@ check: $(STAMP) ## lint, format, types and import rules
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(STAMP) ## the measurements behind docs/benchmarks.md
+$(BENCH_STAMP): $(STAMP) requirements/bench.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.lock
+	@touch $@
+
+bench: $(BENCH_STAMP) ## the measurements behind docs/benchmarks.md
 	@$(BIN)/python bench/run.py
 
 lock: ## resolve the dependencies again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml -o requirements/runtime.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --all-extras --group dev pyproject.toml -o requirements/dev.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --group bench -c requirements/dev.lock -o requirements/bench.lock
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .carryout .carryout-demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
