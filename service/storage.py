@@ -31,6 +31,7 @@ MAX_CONNECTIONS = 100
 CALL_TIMEOUT_SECONDS = 45.0  # one read timeout of 30 s, and a retry that is answered
 SEND_TIMEOUT_SECONDS = 120.0  # one part at 70 kB/s
 CHECK_TIMEOUT_SECONDS = 2.0  # a probe's patience
+ABORT_SECONDS = 2.0  # a worker that is told to stop has seconds, not a hanging storage's time-outs
 CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 30
 
@@ -59,8 +60,12 @@ class ObjectStorage:
         self._aborting: set[asyncio.Task[None]] = set()
 
     async def aclose(self) -> None:
-        """Wait for the aborts whose uploads were cancelled too hard to wait themselves."""
-        await asyncio.gather(*self._aborting)
+        """Give the aborts that are still under way a moment; whoever sweeps `list_uploads` does the rest."""
+        if self._aborting:
+            _, left = await asyncio.wait(self._aborting, timeout=ABORT_SECONDS)
+            for aborting in left:
+                aborting.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     async def upload(self, key: str, chunks: AsyncIterator[bytes], *, content_type: str) -> int:
         """Store what `chunks` yields and return its size in bytes. Closing `chunks` is the caller's.
@@ -169,7 +174,7 @@ class ObjectStorage:
             aborting = asyncio.create_task(self._abort_begun(key, beginning))
             self._aborting.add(aborting)
             aborting.add_done_callback(self._aborting.discard)
-            await asyncio.shield(aborting)
+            await asyncio.wait({aborting}, timeout=ABORT_SECONDS)
             raise
 
     async def _begin(self, key: str, content_type: str) -> str:

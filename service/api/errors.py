@@ -39,6 +39,7 @@ def _plain(status: int) -> Problem:
 
 
 INTERNAL_ERROR = Problem(500, "about:blank", "Internal error")
+UNEXPECTED = errors.ServiceError("The request failed; the service's log says why")
 
 PROBLEMS: Mapping[type[errors.ServiceError], Problem] = {
     errors.InvalidRequestError: _problem(400, "invalid-request", "Invalid request"),
@@ -68,20 +69,14 @@ PROBLEMS: Mapping[type[errors.ServiceError], Problem] = {
 
 async def error_response(request: Request, error: Exception) -> Response:
     """The answer to any exception. Of those we don't know it says nothing, and logs types and frames."""
-    match error:
-        case errors.ServiceError():
-            problem = _lookup(type(error))
-            response = problem_response(request, problem, error.detail, headers=_headers(error), fields=error.fields)
-        case HTTPException():
-            problem = _plain(error.status_code)
-            headers = _allow(request) if problem.status == HTTPStatus.METHOD_NOT_ALLOWED else error.headers
-            response = problem_response(request, problem, error.detail, headers=headers)
-        case _:
-            problem = INTERNAL_ERROR
-            response = problem_response(request, problem, "The request failed; the service's log says why")
+    known = error if isinstance(error, errors.ServiceError | HTTPException) else UNEXPECTED
+    problem = find_problem(known)
+    not_allowed = problem.status == HTTPStatus.METHOD_NOT_ALLOWED
+    headers = _allow(request) if not_allowed else problem_headers(known)
+    fields = known.fields if isinstance(known, errors.ServiceError) else {}
     if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("request_failed", status=problem.status, exc_info=error)
-    return response
+    return problem_response(request, problem, known.detail, headers=headers, fields=fields)
 
 
 exception_handlers: Mapping[type[Exception], ExceptionHandler] = {
@@ -101,15 +96,7 @@ def problem_response(
     fields: Mapping[str, object] | None = None,
 ) -> Response:
     """A problem as a response. `fields` never replace the members of every problem."""
-    body = {
-        **(fields or {}),
-        "type": problem.type,
-        "title": problem.title,
-        "status": problem.status,
-        "detail": detail,
-        "status_code": problem.status,
-        "request_id": request.scope.get("state", {}).get("request_id"),
-    }
+    body = problem_members(problem, detail, request.scope.get("state", {}).get("request_id"), fields)
     return Response(
         msgspec.json.encode(body),
         problem.status,
@@ -118,8 +105,24 @@ def problem_response(
     )
 
 
-def _lookup(wanted: type[errors.ServiceError]) -> Problem:
-    return next(PROBLEMS[parent] for parent in wanted.__mro__ if parent in PROBLEMS)
+def problem_members(
+    problem: Problem, detail: str, request_id: str | None, fields: Mapping[str, object] | None = None
+) -> dict[str, object]:
+    return {
+        **(fields or {}),
+        "type": problem.type,
+        "title": problem.title,
+        "status": problem.status,
+        "detail": detail,
+        "status_code": problem.status,
+        "request_id": request_id,
+    }
+
+
+def find_problem(error: errors.ServiceError | HTTPException) -> Problem:
+    if isinstance(error, HTTPException):
+        return _plain(error.status_code)
+    return next(PROBLEMS[parent] for parent in type(error).__mro__ if parent in PROBLEMS)
 
 
 def _allow(request: Request) -> dict[str, str]:
@@ -128,7 +131,7 @@ def _allow(request: Request) -> dict[str, str]:
     return {"Allow": ", ".join(sorted({method for route in routes for method in route.methods}))}
 
 
-def _headers(error: errors.ServiceError) -> dict[str, str]:
+def problem_headers(error: errors.ServiceError | HTTPException) -> Mapping[str, str]:
     match error:
         case errors.AuthenticationError():
             return {"WWW-Authenticate": "Bearer"}
@@ -136,5 +139,7 @@ def _headers(error: errors.ServiceError) -> dict[str, str]:
             return {"Retry-After": str(error.retry_after_seconds)}
         case errors.RangeNotSatisfiableError():
             return {"Content-Range": f"bytes */{error.size_bytes}"}
+        case HTTPException():
+            return error.headers or {}
         case _:
             return {}
