@@ -7,7 +7,7 @@ import uuid
 from typing import Annotated
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -25,62 +25,70 @@ MAX_PAGE_SIZE = 100
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
+Instant = Annotated[dt.datetime, Meta(tz=True)]
+LinkUrl = Annotated[str, Meta(description="The signed link. It needs no credentials and works until `expires_at`.")]
+Ending = Annotated[Instant | None, Meta(description="When the link ends.")]
+RecordCount = Annotated[int | None, Meta(description="Data rows of the file; null until it is complete.")]
+
+
 class CreateExport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: Format
 
 
 class CompletedExport(msgspec.Struct, frozen=True):
-    """The answer to a small export."""
+    """An export that is complete. `download_url` is null if an earlier request made it and its link has ended."""
 
     job_id: uuid.UUID
     status: ExportStatus
-    download_url: str | None
-    record_count: int | None
-    expires_at: dt.datetime | None
+    download_url: LinkUrl | None
+    record_count: RecordCount
+    expires_at: Ending
 
 
 class PendingExport(msgspec.Struct, frozen=True):
-    """The answer to a queued export."""
+    """An export that a worker makes."""
 
     job_id: uuid.UUID
     status: ExportStatus
     estimated_records: int
-    estimated_completion: dt.datetime
+    estimated_completion: Instant
 
 
 class Progress(msgspec.Struct, frozen=True):
+    """How many of its records an export has written."""
+
     records_done: int
     records_total: int
 
 
 class ExportView(msgspec.Struct, frozen=True):
-    """An export as its owner sees it; `sha256` is hexadecimal, `download_url` there only while it works."""
+    """An export as its owner sees it."""
 
     job_id: uuid.UUID
     status: ExportStatus
-    format: str
-    record_count: int | None
-    created_at: dt.datetime
-    completed_at: dt.datetime | None
-    expires_at: dt.datetime | None
+    format: Format
+    record_count: RecordCount
+    created_at: Instant
+    completed_at: Instant | None
+    expires_at: Ending
     size_bytes: int | None
-    sha256: str | None
-    error_message: str | None
+    sha256: Annotated[str | None, Meta(description="Checksum of the file, in hexadecimal.")]
+    error_message: Annotated[str | None, Meta(description="Why it failed.")]
     progress: Progress
-    estimated_completion: dt.datetime | None
-    download_url: str | UnsetType = UNSET
+    estimated_completion: Annotated[Instant | None, Meta(description="Only while it is pending or processing.")]
+    download_url: LinkUrl | UnsetType = UNSET
 
 
 class ExportPage(msgspec.Struct, frozen=True):
-    """`next` is the path of the following page."""
+    """Exports, newest first."""
 
     exports: list[ExportView]
-    next: str | None
+    next: Annotated[str | None, Meta(description="Path of the next page; null on the last one.")]
 
 
 class PageQuery(msgspec.Struct, frozen=True):
-    after: uuid.UUID | None = None
-    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE_SIZE)] = PAGE_SIZE
+    after: Annotated[uuid.UUID | None, Meta(description="The `job_id` of the last export of the page before.")] = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_SIZE, description="Exports per page.")] = PAGE_SIZE
 
 
 async def create_export(request: Request) -> Response:
@@ -178,7 +186,7 @@ async def _view(resources: Resources, connection: Connection, export: Export) ->
     return ExportView(
         job_id=export.id,
         status=export.status,
-        format=export.format,
+        format=export.format,  # type: ignore[arg-type] # a constraint of the table
         record_count=export.record_count,
         created_at=export.created_at,
         completed_at=export.completed_at,

@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,14 +19,12 @@ CHECK_TIMEOUT_SECONDS = 2.0
 
 
 class Alive(msgspec.Struct, frozen=True):
-    status: str
+    status: Literal["alive"]
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """`checks` maps each server to "ok"."""
-
-    status: str
-    checks: dict[str, str]
+    status: Literal["ready"]
+    checks: Annotated[dict[str, str], Meta(description='What each server answered: "ok".')]
 
 
 async def livez(request: Request) -> Response:  # noqa: ARG001 (an endpoint)

@@ -2,9 +2,10 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -21,7 +22,7 @@ from service.errors import InvalidRequestError
 
 class StreamQuery(msgspec.Struct, frozen=True):
     format: Format
-    bom: Literal["0", "1"] = "0"
+    bom: Annotated[Literal["0", "1"], Meta(description="`1` puts a byte order mark before a CSV.")] = "0"
 
 
 async def stream_export(request: Request) -> Response:

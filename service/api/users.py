@@ -4,9 +4,10 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import NamedTuple
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -32,19 +33,21 @@ MAX_DELAYED_KEYS = 100
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 
-class ListQuery(NamedTuple):
-    """`email` is an exact filter; the list begins after the id `after`."""
-
-    email: str | None
-    after: int | None
-
-
-class Alive(msgspec.Struct, frozen=True):
-    status: str = "users export alive"
+class ListQuery(msgspec.Struct, frozen=True):
+    format: Annotated[str, Meta(pattern="^[Cc][Ss][Vv]$", description="Only `csv`, in any case.")] = "csv"
+    email: Annotated[str | None, Meta(description="Only users with exactly this e-mail address.")] = None
+    after: Annotated[
+        int | None,
+        Meta(ge=-(2**63), le=2**63 - 1, description="Only users after this id: how a broken list is continued."),
+    ] = None
 
 
-class Simple(msgspec.Struct, frozen=True):
-    users: str = "export simple status"
+class ListsAlive(msgspec.Struct, frozen=True):
+    status: Literal["users export alive"]
+
+
+class ListsSimple(msgspec.Struct, frozen=True):
+    users: Literal["export simple status"]
 
 
 async def export_users(request: Request) -> Response:
@@ -67,13 +70,13 @@ async def show_alive(request: Request) -> Response:
     """Asks no other server, so that it shows the flag and the process alone."""
     _require_flag(request, Flag.USERS_EXPORT_ALIVE)
     query_params(request, set())
-    return json_response(Alive())
+    return json_response(ListsAlive("users export alive"))
 
 
 async def show_simple(request: Request) -> Response:
     _require_flag(request, Flag.USERS_EXPORT_SIMPLE)
     query_params(request, set())
-    return json_response(Simple())
+    return json_response(ListsSimple("export simple status"))
 
 
 async def _export(request: Request, name: str, scope: Scope, flag: Flag, filename: str) -> Response:
@@ -141,7 +144,7 @@ def _query(request: Request) -> ListQuery:
     after = given.get("after")
     if after is not None and not (INTEGER.fullmatch(after) and -(2**63) <= int(after) < 2**63):
         raise InvalidRequestError("after must be the id of the last row received")
-    return ListQuery(given.get("email"), None if after is None else int(after))
+    return ListQuery(email=given.get("email"), after=None if after is None else int(after))
 
 
 class _ListStream:
