@@ -60,10 +60,6 @@ class ExportNotReadyError(ServiceError):
     """The export has no file: it hasn't been made yet, or it failed."""
 
 
-class ExportFailedError(ServiceError):
-    """The file could not be made; the export is recorded as failed."""
-
-
 class IdempotencyConflictError(ServiceError):
     """An Idempotency-Key was used again with another body."""
 

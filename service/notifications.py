@@ -57,14 +57,10 @@ class NotificationRepository:
         message_id = f"<{uuid.uuid4()}@{self._message_id_domain}>"
         return _notification(await connection.fetchrow(QUERIES["insert_notification"], job_id, kind, message_id))
 
-    async def claim(self, connection: Connection, notification_id: int) -> Notification | None:
-        """Take this mail for LEASE_SECONDS; None unless it is due. Commit before you connect to the mail server."""
-        claimed = await self._claim(connection, notification_id, limit=1)
-        return claimed[0] if claimed else None
-
     async def claim_due(self, connection: Connection, *, limit: int) -> list[Notification]:
-        """Take at most `limit` mails that are due; as `claim`."""
-        return await self._claim(connection, None, limit=limit)
+        """Take at most `limit` mails that are due, for LEASE_SECONDS. Commit before you connect to the mail server."""
+        rows = await connection.fetch(QUERIES["claim_due_notifications"], limit, LEASE_SECONDS, GIVE_UP_AFTER_SECONDS)
+        return [_notification(row) for row in rows]
 
     async def begin_data(self, connection: Connection, notification: Notification) -> None:
         """Note that the mail itself is sent now: after the commit, a lost worker leaves it ambiguous."""
@@ -98,12 +94,6 @@ class NotificationRepository:
     async def end_lost(self, connection: Connection) -> list[Notification]:
         """End the mails whose worker was lost, where sending them again could be a second time or is a day too late."""
         rows = await connection.fetch(QUERIES["end_lost_notifications"], GIVE_UP_AFTER_SECONDS)
-        return [_notification(row) for row in rows]
-
-    async def _claim(self, connection: Connection, notification_id: int | None, *, limit: int) -> list[Notification]:
-        rows = await connection.fetch(
-            QUERIES["claim_notifications"], notification_id, limit, LEASE_SECONDS, GIVE_UP_AFTER_SECONDS
-        )
         return [_notification(row) for row in rows]
 
 

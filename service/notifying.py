@@ -35,14 +35,6 @@ async def send_due_mails(resources: Resources, *, limit: int) -> int:
     return len(claimed)
 
 
-async def send_mail(resources: Resources, notification_id: int) -> None:
-    """Try this mail, unless it isn't due or somebody else tries it now."""
-    async with begin(resources) as connection:
-        claimed = await resources.notifications.claim(connection, notification_id)
-    if claimed:
-        await _deliver(resources, claimed)
-
-
 async def _finish(tasks: Sequence["asyncio.Task[None]"]) -> None:
     try:
         await asyncio.wait(tasks)

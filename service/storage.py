@@ -1,20 +1,19 @@
 """The files of finished exports, in an S3 bucket."""
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import datetime
 from functools import cache
 from io import BytesIO
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 import aiohttp
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession, get_session
 from botocore.exceptions import BotoCoreError, ClientError
 
+from service.attachments import attachment
 from service.errors import ExportGoneError, UnavailableError
 from service.settings import Settings
 
@@ -125,7 +124,7 @@ class ObjectStorage:
         parameters = {
             "Bucket": self._bucket,
             "Key": key,
-            "ResponseContentDisposition": content_disposition(filename),
+            "ResponseContentDisposition": attachment(filename),
             "ResponseContentType": content_type,
             "ResponseCacheControl": "private, no-store",
         }
@@ -241,14 +240,6 @@ async def open_storage(settings: Settings) -> AsyncIterator[ObjectStorage]:
         aclosing(ObjectStorage(client, signer, settings.s3_bucket)) as storage,
     ):
         yield storage
-
-
-def content_disposition(filename: str) -> str:
-    """`attachment` with that name: plain ASCII for all, the true one besides for those who read RFC 6266."""
-    plain = re.sub(r"[^A-Za-z0-9._-]", "_", filename)
-    if plain == filename:
-        return f'attachment; filename="{plain}"'
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='', errors='replace')}"
 
 
 @cache

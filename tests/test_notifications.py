@@ -18,7 +18,7 @@ from service.datasets import Dataset
 from service.errors import NotificationSupersededError
 from service.exports import Export, FileFacts
 from service.notifications import Notification, NotificationState
-from service.notifying import send_due_mails, send_mail
+from service.notifying import send_due_mails
 from service.settings import Settings
 from tests.factories import Connection, create_user, list_audit
 from tests.smtp import DROP, HANG, SmtpServer, open_smtp_server
@@ -136,22 +136,21 @@ async def test_it_goes_to_the_address_of_this_moment(
 
 
 async def test_workers_at_once_send_one_mail(resources: Resources, database: Connection, smtp: SmtpServer) -> None:
-    wanted = [await create_ready(resources, database, email=f"user{n}@example.org") for n in range(5)]
+    for n in range(5):
+        await create_ready(resources, database, email=f"user{n}@example.org")
 
-    await asyncio.gather(
-        *(send_due_mails(resources, limit=3) for _ in range(4)), *(send_mail(resources, mail.id) for mail in wanted)
-    )
+    await asyncio.gather(*(send_due_mails(resources, limit=3) for _ in range(4)))
     await send_due_mails(resources, limit=10)
 
     assert sorted(mail.recipients for mail in smtp.mails) == [[f"RCPT TO:<user{n}@example.org>"] for n in range(5)]
 
 
 async def test_nobody_waits_for_a_claim(resources: Resources, database: Connection) -> None:
-    wanted = await create_ready(resources, database)
+    await create_ready(resources, database)
 
     async with database.transaction(), resources.database.acquire() as other, other.transaction():
         await other.execute("SET LOCAL lock_timeout = '1s'")
-        assert await resources.notifications.claim(database, wanted.id)
+        assert await resources.notifications.claim_due(database, limit=1)
         assert await resources.notifications.claim_due(other, limit=10) == []
 
 
@@ -159,11 +158,11 @@ async def test_nobody_waits_for_a_claim(resources: Resources, database: Connecti
 
 
 async def test_a_worker_lost_before_the_mail_left_it_to_another(
-    resources: Resources, database: Connection, smtp: SmtpServer
+    resources: Resources, database: Connection, smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = await create_ready(resources, database)
     smtp.replies["RCPT"] = HANG
-    await _lose_worker(resources, wanted, smtp)
+    await _lose_worker(resources, smtp, monkeypatch)
 
     assert await send_due_mails(resources, limit=10) == 0
     smtp.replies.clear()
@@ -176,15 +175,15 @@ async def test_a_worker_lost_before_the_mail_left_it_to_another(
 
 
 async def test_a_worker_lost_inside_the_mail_leaves_it_ambiguous(
-    resources: Resources, database: Connection, smtp: SmtpServer
+    resources: Resources, database: Connection, smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = await create_ready(resources, database)
     smtp.replies["MESSAGE"] = HANG
-    await _lose_worker(resources, wanted, smtp)
+    await _lose_worker(resources, smtp, monkeypatch)
 
     smtp.replies.clear()
     await lose_lease(database)
-    await send_mail(resources, wanted.id)
+    await send_due_mails(resources, limit=1)
     assert await send_due_mails(resources, limit=10) == 0
 
     assert (await find(database, wanted))["state"] == "ambiguous"
@@ -192,9 +191,10 @@ async def test_a_worker_lost_inside_the_mail_leaves_it_ambiguous(
     assert smtp.commands.count("DATA") == 1
 
 
-async def _lose_worker(resources: Resources, wanted: Notification, smtp: SmtpServer) -> None:
+async def _lose_worker(resources: Resources, smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut it off where the server hangs: nothing is tidied up, as after SIGKILL."""
-    worker = asyncio.create_task(send_mail(resources, wanted.id))
+    monkeypatch.setattr(notifying, "STOP_SECONDS", 0)
+    worker = asyncio.create_task(send_due_mails(resources, limit=1))
     await smtp.hanging.wait()
     worker.cancel()
     with suppress(asyncio.CancelledError):
@@ -206,7 +206,7 @@ async def test_a_worker_that_lost_its_claim_sends_nothing(
 ) -> None:
     wanted = await create_ready(resources, database)
     smtp.replies["RCPT"] = HANG
-    late = asyncio.create_task(send_mail(resources, wanted.id))
+    late = asyncio.create_task(send_due_mails(resources, limit=1))
     await smtp.hanging.wait()
     await lose_lease(database)
     smtp.replies.clear()
@@ -220,9 +220,8 @@ async def test_a_worker_that_lost_its_claim_sends_nothing(
 
 
 async def test_an_expired_claim_may_not_begin(resources: Resources, database: Connection) -> None:
-    wanted = await create_ready(resources, database)
-    claimed = await resources.notifications.claim(database, wanted.id)
-    assert claimed
+    await create_ready(resources, database)
+    [claimed] = await resources.notifications.claim_due(database, limit=1)
     await lose_lease(database)
 
     with pytest.raises(NotificationSupersededError):
@@ -295,14 +294,13 @@ async def test_a_postponed_mail_waits_and_is_sent(
 
 
 async def test_waits_grow(resources: Resources, database: Connection) -> None:
-    wanted = await create_ready(resources, database)
+    await create_ready(resources, database)
     waits = []
 
     async with database.transaction():  # in which now() stands still
         for _ in range(6):
             await make_due(database)
-            claimed = await resources.notifications.claim(database, wanted.id)
-            assert claimed
+            [claimed] = await resources.notifications.claim_due(database, limit=1)
             retried = await resources.notifications.retry(database, claimed, cause="451")
             waits.append((retried.next_attempt_at - await database.fetchval("SELECT now()")).total_seconds())
 
@@ -324,7 +322,7 @@ async def test_a_mail_that_kills_workers_has_failed_after_a_day(
     resources: Resources, database: Connection, smtp: SmtpServer
 ) -> None:
     wanted = await create_ready(resources, database)
-    await resources.notifications.claim(database, wanted.id)
+    await resources.notifications.claim_due(database, limit=1)
     await lose_lease(database)
     await database.execute("UPDATE carryout.export_notifications SET created_at = now() - interval '24 hours'")
 
@@ -471,8 +469,7 @@ async def test_logs_and_records_hold_no_address_and_no_link(
 
 async def test_the_database_knows_which_states_are_possible(resources: Resources, database: Connection) -> None:
     wanted = await create_ready(resources, database)
-    claimed = await resources.notifications.claim(database, wanted.id)
-    assert claimed
+    [claimed] = await resources.notifications.claim_due(database, limit=1)
 
     with pytest.raises(asyncpg.CheckViolationError):  # sent, but never begun
         await resources.notifications.end(database, claimed, NotificationState.SENT)

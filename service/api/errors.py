@@ -59,7 +59,6 @@ PROBLEMS: Mapping[type[errors.ServiceError], Problem] = {
     errors.IdempotencyConflictError: _problem(422, "idempotency-conflict", "Idempotency key used twice"),
     errors.RateLimitedError: _problem(429, "rate-limited", "Too many requests"),
     # not 502: no gateway's answer is meant, and proxies repeat or replace a 502
-    errors.ExportFailedError: _problem(500, "export-failed", "Export failed"),
     errors.DocumentError: _problem(500, "document", "Document can't be finished"),
     errors.ConfigurationError: _problem(500, "configuration", "Service misconfigured"),
     errors.ServiceError: INTERNAL_ERROR,

@@ -1,7 +1,6 @@
 """Streams that end as they really ended, and downloads under a safe name."""
 
 import asyncio
-import re
 import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
@@ -9,18 +8,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
-from urllib.parse import quote
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.attachments import attachment
+
 # Without it the kernel buffers megabytes and reports progress in steps of one: a client at 20 kB/s then looks stalled
 # for more than a minute, with it for 7 seconds.
 UNSENT_BYTES = 64 * 1024
 ABORT = "carryout.abort"
-UNSAFE_IN_FILENAME = re.compile(r"[^A-Za-z0-9._ -]")
-NEVER_IN_FILENAME = re.compile(r"[\x00-\x1f\x7f/\\]")
 
 
 @dataclass(frozen=True)
@@ -156,13 +154,7 @@ class StreamingProtocol(HttpToolsProtocol):
 
 
 def attachment_headers(filename: str) -> dict[str, str]:
-    """Content-Disposition for a download; a name that isn't plain ASCII is given twice (RFC 6266, RFC 8187)."""
-    name = NEVER_IN_FILENAME.sub("_", filename)
-    plain = UNSAFE_IN_FILENAME.sub("_", name)
-    disposition = f'attachment; filename="{plain}"'
-    if plain != name:
-        disposition += f"; filename*=UTF-8''{quote(name, safe='', errors='replace')}"
-    return {"Content-Disposition": disposition}
+    return {"Content-Disposition": attachment(filename)}
 
 
 def _body(chunk: bytes, *, more: bool = True) -> Message:

@@ -2,22 +2,20 @@
 INSERT INTO carryout.export_notifications (job_id, kind, message_id) VALUES ($1, $2, $3)
 RETURNING *
 
--- name: claim_notifications
--- At most $2 mails that are due, or the one with the id $1 if it is. A lost claim is taken over only if it is certain
--- that no server can have accepted the mail.
+-- name: claim_due_notifications
+-- A lost claim is taken over only if it is certain that no server can have accepted the mail.
 WITH due AS (
   SELECT id
   FROM carryout.export_notifications
-  WHERE ($1::bigint IS NULL OR id = $1)
-    AND ((state = 'pending' AND next_attempt_at <= now())
-         OR (state = 'sending' AND lease_expires_at <= now() AND data_started_at IS NULL
-             AND created_at > now() - make_interval(secs => $4)))
+  WHERE (state = 'pending' AND next_attempt_at <= now())
+     OR (state = 'sending' AND lease_expires_at <= now() AND data_started_at IS NULL
+         AND created_at > now() - make_interval(secs => $3))
   ORDER BY next_attempt_at
-  LIMIT $2
+  LIMIT $1
   FOR UPDATE SKIP LOCKED
 )
 UPDATE carryout.export_notifications AS mine
-SET state = 'sending', attempts = mine.attempts + 1, lease_expires_at = now() + make_interval(secs => $3)
+SET state = 'sending', attempts = mine.attempts + 1, lease_expires_at = now() + make_interval(secs => $2)
 FROM due
 WHERE mine.id = due.id
 RETURNING mine.*

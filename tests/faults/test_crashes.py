@@ -43,6 +43,7 @@ async def test_worker_killed_mid_expiry(world: World) -> None:
     async with world.database() as connection:
         await connection.execute("UPDATE carryout.export_jobs SET expires_at = now()")
     assert await victim.ended() == -signal.SIGKILL, victim.log
+    await _let_mail_leases_pass(world)
     await world.start_worker()
     await assert_healed(world)
 
