@@ -1,6 +1,7 @@
 """What Prometheus may know of a process. No label takes values from outside: its series would never end."""
 
 import asyncio
+import itertools
 import math
 from typing import Final
 
@@ -10,8 +11,11 @@ from prometheus_client.exposition import choose_encoder
 from service.database import QUERIES, Pool, acquire
 from service.errors import UnavailableError
 
-QUEUE_TIMEOUT_SECONDS = 2.0
+BACKLOG_TIMEOUT_SECONDS = 2.0
 REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+# Alerts wait for the first of these: a counter that begins with 1 has not increased.
+EXPORT_OUTCOMES = tuple(itertools.product(("completed", "failed", "cancelled", "retried"), ("csv", "json")))
+MAIL_OUTCOMES = ("sent", "pending", "failed", "ambiguous", "skipped")
 EXPORT_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 900, 3_600)
 
 
@@ -66,11 +70,26 @@ class Metrics:
             ["step"],
             registry=registry,
         )
+        self.swept: Final = Gauge(
+            "carryout_sweep_last_success_timestamp_seconds",
+            "When this process last looked through all of the storage; 0: never",
+            registry=registry,
+        )
         self._queue_depth: Final = Gauge(
             "carryout_queue_exports", "Pending exports of all processes; NaN without PostgreSQL", registry=registry
         )
         self._queue_age: Final = Gauge(
             "carryout_queue_oldest_age_seconds", "Age of the oldest of them; 0 if there is none", registry=registry
+        )
+        self._mails_age: Final = Gauge(
+            "carryout_mails_oldest_age_seconds",
+            "Age of the oldest mail not sent yet; 0 if there is none",
+            registry=registry,
+        )
+        self._files_overdue: Final = Gauge(
+            "carryout_files_overdue_seconds",
+            "How long ago the oldest file that is still stored should have been deleted; 0 if there is none",
+            registry=registry,
         )
         self._connections: Final = Gauge(
             "carryout_pool_connections", "Open connections; state is idle or used", ["pool", "state"], registry=registry
@@ -78,6 +97,10 @@ class Metrics:
         self._max_connections: Final = Gauge(
             "carryout_pool_max_connections", "Connections a pool may open", ["pool"], registry=registry
         )
+        for outcome, format_ in EXPORT_OUTCOMES:
+            self.exports.labels(outcome, format_)
+        for outcome in MAIL_OUTCOMES:
+            self.mails.labels(outcome)
 
     def watch_pool(self, name: str, pool: Pool) -> None:
         self._max_connections.labels(name).set(pool.get_max_size())
@@ -86,22 +109,24 @@ class Metrics:
 
     async def render(self, database: Pool, accept: str) -> tuple[bytes, str]:
         """All numbers in the format that the Accept header asks for, and their Content-Type."""
-        await self._measure_queue(database)
+        await self._measure_backlog(database)
         try:
             encode, content_type = choose_encoder(accept)
         except TypeError:  # how it takes a version that isn't made of numbers
             encode, content_type = choose_encoder("")
         return encode(self._registry), content_type
 
-    async def _measure_queue(self, database: Pool) -> None:
-        depth = oldest_seconds = math.nan
+    async def _measure_backlog(self, database: Pool) -> None:
+        backlog = dict.fromkeys(("queue_exports", "queue_age", "mails_age", "files_overdue"), math.nan)
         try:
             async with (
-                asyncio.timeout(QUEUE_TIMEOUT_SECONDS),
-                acquire(database, timeout_seconds=QUEUE_TIMEOUT_SECONDS) as connection,
+                asyncio.timeout(BACKLOG_TIMEOUT_SECONDS),
+                acquire(database, timeout_seconds=BACKLOG_TIMEOUT_SECONDS) as connection,
             ):
-                depth, oldest_seconds = await connection.fetchrow(QUERIES["measure_queue"])  # type: ignore[misc]
+                backlog = dict(await connection.fetchrow(QUERIES["measure_backlog"]))  # type: ignore[arg-type] # one row
         except (UnavailableError, TimeoutError):
             pass  # the process's own numbers matter most just then
-        self._queue_depth.set(depth)
-        self._queue_age.set(oldest_seconds)
+        self._queue_depth.set(backlog["queue_exports"])
+        self._queue_age.set(backlog["queue_age"])
+        self._mails_age.set(backlog["mails_age"])
+        self._files_overdue.set(backlog["files_overdue"])

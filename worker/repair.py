@@ -34,8 +34,13 @@ async def sweep_forever(resources: Resources) -> None:
     """Apart from the rest of the repair, which must not wait until a large bucket is listed."""
     while True:
         await _try(forget_idempotency_keys(resources))
-        await _try(remove_orphans(resources))
+        await _try(_sweep(resources))
         await asyncio.sleep(resources.settings.sweep_seconds)
+
+
+async def _sweep(resources: Resources) -> None:
+    await remove_orphans(resources)
+    resources.metrics.swept.set_to_current_time()
 
 
 async def _try(step: Awaitable[None]) -> None:
