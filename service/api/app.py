@@ -6,12 +6,13 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from service.api import downloads, exports, health, metrics, streams, users
+from service.api import docs, downloads, exports, health, metrics, streams, users
 from service.api.errors import exception_handlers
 from service.api.middleware import BodyLimitMiddleware, RequestMiddleware
+from service.api.openapi import create_document
+from service.api.reference import REFERENCE
+from service.api.requests import MAX_BODY_BYTES
 from service.bootstrap import Resources
-
-MAX_BODY_BYTES = 16 * 1024
 
 ROUTES = (
     Route("/livez", health.livez),
@@ -27,6 +28,9 @@ ROUTES = (
     Route("/api/export/{job_id}", exports.show_export),
     Route("/api/export/{job_id}", exports.delete_export, methods=["DELETE"]),
     Route("/api/export/{job_id}/download", downloads.download_export),
+    Route("/openapi.json", docs.show_document),
+    Route("/docs", docs.show_page),
+    Route("/docs/{name}", docs.show_asset, include_in_schema=False),
 )
 
 
@@ -42,6 +46,8 @@ def create_app(resources: Resources) -> Starlette:
     )
     app.router.redirect_slashes = False  # its redirects would follow the request's Host
     app.state.resources = resources
+    app.state.assets = docs.load_assets()
+    app.state.document = docs.fix_document(create_document(ROUTES, REFERENCE, public_url=resources.settings.public_url))
     app.state.draining = False
     app.state.wrong_keys = asyncio.Semaphore(users.MAX_DELAYED_KEYS)
     return app

@@ -16,6 +16,7 @@ T = TypeVar("T")
 INCOMPLETE_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 NOT_JSON = "The body is not valid JSON"
 MAX_QUOTED = 64
+MAX_BODY_BYTES = 16 * 1024
 
 
 async def read_json(request: Request, type_: type[T]) -> T:

@@ -37,8 +37,8 @@ class ListQuery(msgspec.Struct, frozen=True):
     format: Annotated[str, Meta(pattern="^[Cc][Ss][Vv]$", description="Only `csv`, in any case.")] = "csv"
     email: Annotated[str | None, Meta(description="Only users with exactly this e-mail address.")] = None
     after: Annotated[
-        int | None,
-        Meta(ge=-(2**63), le=2**63 - 1, description="Only users after this id: how a broken list is continued."),
+        Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None,
+        Meta(description="Only users after this id: how a broken list is continued."),
     ] = None
 
 

@@ -1,0 +1,274 @@
+"""What the API's document says of each route.
+
+Beside a new route in `service.api.app` belongs an entry here: of OPERATIONS, or `include_in_schema=False` at the route.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from starlette.exceptions import HTTPException
+
+from service import errors
+from service.api import docs, downloads, exports, health, metrics, streams, users
+from service.api.auth import NOT_AUTHENTICATED
+from service.api.errors import UNEXPECTED
+from service.api.examples import COMPLETED_AT, DOCUMENT, EXPIRES_AT, EXPORT, FAILED_EXPORT, JOB_ID, LINK
+from service.api.openapi import Answer, Operation
+from service.api.requests import MAX_BODY_BYTES
+from service.exports import ExportStatus
+
+UNKNOWN_PARAMETER = errors.InvalidRequestError("Unknown query parameter: page")
+NO_TOKEN = errors.AuthenticationError(NOT_AUTHENTICATED)
+NO_KEY = errors.AuthenticationError(users.INVALID_KEY)
+NOT_ENABLED = errors.PermissionDeniedError(users.NOT_ENABLED)
+NOT_FOUND = errors.ExportNotFoundError()
+NO_USER = errors.SubjectNotFoundError("No such user")
+GONE = errors.ExportGoneError("This export's file is gone: it expired or was deleted")
+NOT_READY = errors.ExportNotReadyError("This export has no file: it is pending", export_status=ExportStatus.PENDING)
+UNAVAILABLE = errors.UnavailableError("PostgreSQL is not available")
+TOO_LARGE = errors.ExportTooLargeError(
+    "Export too large, please filter data",
+    record_count="more than 100000",
+    limit=100_000,
+    suggestion="Ask for a shorter date range (date-range filters), one period after the other",
+)
+SERVERS_FAIL = (UNEXPECTED, UNAVAILABLE)
+
+FOLLOW = {
+    "show_export": "Watch it.",
+    "delete_export": "Cancel it, or delete its file.",
+    "download_export": "Fetch its file.",
+}
+
+CREATE_EXPORT = Operation(
+    tag="Exports",
+    summary="Ask for an export",
+    description="A small export is made at once. A larger one is queued, and its link is mailed. One at a time.",
+    security=["userToken"],
+    headers=["Prefer", "Idempotency-Key"],
+    body=exports.CreateExport("csv"),
+    answers={
+        200: Answer(
+            description="What this Idempotency-Key asked for before has failed since.",
+            example=FAILED_EXPORT,
+            headers=["Location", "Preference-Applied"],
+            links=FOLLOW,
+        ),
+        201: Answer(
+            description="The file is ready.",
+            example=exports.CompletedExport(JOB_ID, ExportStatus.COMPLETED, LINK, 41, EXPIRES_AT),
+            headers=["Location", "Preference-Applied"],
+            links=FOLLOW,
+        ),
+        202: Answer(
+            description="A worker makes the file.",
+            example=exports.PendingExport(JOB_ID, ExportStatus.PENDING, 1_200, COMPLETED_AT),
+            headers=["Location", "Retry-After", "Preference-Applied"],
+            links=FOLLOW,
+        ),
+    },
+    refusals=(
+        errors.InvalidRequestError("The body is not valid JSON"),
+        UNKNOWN_PARAMETER,
+        NO_TOKEN,
+        NO_USER,
+        errors.ExportInProgressError("Export already in progress", job_id=JOB_ID, estimated_completion=COMPLETED_AT),
+        HTTPException(413, f"The body must not exceed {MAX_BODY_BYTES} bytes"),
+        errors.UnsupportedMediaTypeError("The body must be declared as Content-Type: application/json"),
+        errors.InvalidValueError("Invalid enum value 'xml' - at `$.format`"),
+        TOO_LARGE,
+        errors.IdempotencyConflictError("This Idempotency-Key was used with another body", job_id=JOB_ID),
+        errors.RateLimitedError("At most 10 exports an hour", retry_after_seconds=1_800),
+        *SERVERS_FAIL,
+    ),
+)
+LIST_EXPORTS = Operation(
+    tag="Exports",
+    summary="List one's exports, newest first",
+    security=["userToken"],
+    query=exports.PageQuery,
+    answers={
+        200: Answer(
+            description="A page of exports.",
+            example=exports.ExportPage([EXPORT], f"/api/export?limit=1&after={JOB_ID}"),
+        )
+    },
+    refusals=(UNKNOWN_PARAMETER, NO_TOKEN, *SERVERS_FAIL),
+)
+STREAM_EXPORT = Operation(
+    tag="Exports",
+    summary="Stream one's data",
+    description="The same document as an export's, straight from the database: no job, no file. One at a time.",
+    security=["userToken"],
+    query=streams.StreamQuery,
+    answers={200: Answer(description="The document.", content=DOCUMENT, headers=["Content-Disposition"])},
+    refusals=(
+        UNKNOWN_PARAMETER,
+        errors.InvalidRequestError("bom=1 is for format=csv only"),
+        NO_TOKEN,
+        NO_USER,
+        errors.ExportInProgressError("A stream of your data is already running"),
+        TOO_LARGE,
+        *SERVERS_FAIL,
+    ),
+)
+SHOW_EXPORT = Operation(
+    tag="Exports",
+    summary="Show an export",
+    description="Another user's export looks like one that doesn't exist.",
+    security=["userToken"],
+    answers={200: Answer(description="The export.", example=EXPORT)},
+    refusals=(UNKNOWN_PARAMETER, NO_TOKEN, NOT_FOUND, *SERVERS_FAIL),
+)
+DELETE_EXPORT = Operation(
+    tag="Exports",
+    summary="Cancel an export, or delete its file",
+    description="A running export ends as failed; a completed one loses its file and its link. Its record stays.",
+    security=["userToken"],
+    answers={204: Answer(description="It has no file any more, and gets none.")},
+    refusals=(UNKNOWN_PARAMETER, NO_TOKEN, NOT_FOUND, *SERVERS_FAIL),
+)
+FILE_HEADERS = ("Content-Disposition", "Accept-Ranges", "ETag")
+LINK_REFUSALS = (NO_TOKEN, NOT_FOUND, NOT_READY, GONE, *SERVERS_FAIL)
+DOWNLOAD_EXPORT = Operation(
+    tag="Exports",
+    summary="Download an export's file",
+    description="By the signed link, or with the owner's token. The service redirects to the file storage, or sends "
+    "the file itself (`CARRYOUT_DOWNLOAD_MODE=proxy`), then also in ranges.",
+    security=["userToken", "downloadLink"],
+    headers=["expires", "Range", "If-Range"],
+    answers={
+        200: Answer(description="The file.", content=DOCUMENT, headers=FILE_HEADERS),
+        206: Answer(
+            description="The part of the file that was asked for.",
+            content={"text/csv": {"schema": {"type": "string"}}, "application/json": {}},
+            headers=[*FILE_HEADERS, "Content-Range"],
+        ),
+        302: Answer(description="The file is there, for five minutes at most.", headers=["Location"]),
+    },
+    refusals=(*LINK_REFUSALS, errors.RangeNotSatisfiableError(51_200)),
+    head=Operation(
+        tag="Exports",
+        summary="Look at an export's file",
+        description="Isn't recorded as a download.",
+        security=["userToken", "downloadLink"],
+        headers=["expires"],
+        answers={200: Answer(description="What the file is.", headers=FILE_HEADERS)},
+        refusals=LINK_REFUSALS,
+    ),
+)
+
+
+def _user_list(summary: str, *, columns: str, example: str, scope: str) -> Operation:
+    return Operation(
+        tag="User lists",
+        summary=summary,
+        description=f"CSV with the columns `{columns}`, ordered by id. The key needs the scope `{scope}`.",
+        security=["apiKey", "apiKeyAsBearer"],
+        query=users.ListQuery,
+        answers={
+            200: Answer(
+                description="The list.",
+                content={"text/csv": {"schema": {"type": "string"}, "example": f"{columns}\r\n{example}\r\n"}},
+                headers=["Content-Disposition"],
+            )
+        },
+        refusals=(
+            errors.InvalidRequestError(users.UNSUPPORTED_FORMAT),
+            UNKNOWN_PARAMETER,
+            NO_KEY,
+            NOT_ENABLED,
+            errors.PermissionDeniedError(f"This API key lacks the scope {scope}"),
+            errors.RateLimitedError("Too many wrong API keys at once", retry_after_seconds=1),
+            *SERVERS_FAIL,
+        ),
+    )
+
+
+OPERATIONS: Mapping[Callable[..., Any], Operation] = {
+    exports.create_export: CREATE_EXPORT,
+    exports.list_exports: LIST_EXPORTS,
+    exports.show_export: SHOW_EXPORT,
+    exports.delete_export: DELETE_EXPORT,
+    downloads.download_export: DOWNLOAD_EXPORT,
+    streams.stream_export: STREAM_EXPORT,
+    users.export_users: _user_list(
+        "List the users", columns="id,email,name", example="1,ada@example.com,Ada Lovelace", scope="users:export"
+    ),
+    users.export_users_full: _user_list(
+        "List the users with all columns",
+        columns="id,email,name,created_at,updated_at,is_active,is_admin",
+        example="1,ada@example.com,Ada Lovelace,2026-01-01T00:00:00Z,2026-01-01T00:00:00Z,true,false",
+        scope="users:export_full",
+    ),
+    users.show_alive: Operation(
+        tag="User lists",
+        summary="Whether lists are served at all",
+        answers={200: Answer(description="They are.", example=users.ListsAlive("users export alive"))},
+        refusals=(UNKNOWN_PARAMETER, NOT_ENABLED, UNEXPECTED),
+    ),
+    users.show_simple: Operation(
+        tag="User lists",
+        summary="The lists' simple status",
+        answers={200: Answer(description="The status.", example=users.ListsSimple("export simple status"))},
+        refusals=(UNKNOWN_PARAMETER, NOT_ENABLED, UNEXPECTED),
+    ),
+    health.livez: Operation(
+        tag="Operation",
+        summary="Whether the process answers",
+        answers={200: Answer(description="It does.", example=health.Alive("alive"))},
+    ),
+    health.readyz: Operation(
+        tag="Operation",
+        summary="Whether requests should come here",
+        answers={
+            200: Answer(
+                description="They should.",
+                example=health.Ready("ready", dict.fromkeys(("postgresql", "source", "redis", "s3"), "ok")),
+            )
+        },
+        refusals=(
+            errors.UnavailableError(
+                "Not ready: redis", checks={"postgresql": "ok", "source": "ok", "redis": "unavailable", "s3": "ok"}
+            ),
+            errors.UnavailableError("Shutting down", retry_after_seconds=1),
+            UNEXPECTED,
+        ),
+    ),
+    metrics.show_metrics: Operation(
+        tag="Operation",
+        summary="Numbers for Prometheus",
+        answers={
+            200: Answer(
+                description="In the format that `Accept` prefers.",
+                content={
+                    "text/plain": {"schema": {"type": "string"}},
+                    "application/openmetrics-text": {"schema": {"type": "string"}},
+                },
+            )
+        },
+        refusals=(UNEXPECTED,),
+    ),
+    docs.show_document: Operation(
+        tag="Reference",
+        summary="This document",
+        headers=["If-None-Match"],
+        answers={
+            200: Answer(
+                description="OpenAPI 3.1.",
+                content={"application/json": {"schema": {"type": "object"}}},
+                headers=["ETag"],
+            ),
+            304: Answer(description="The copy at hand is current.", headers=["ETag"]),
+        },
+    ),
+    docs.show_page: Operation(
+        tag="Reference",
+        summary="This document for people",
+        headers=["If-None-Match"],
+        answers={
+            200: Answer(description="A page.", content={"text/html": {"schema": {"type": "string"}}}, headers=["ETag"]),
+            304: Answer(description="The copy at hand is current.", headers=["ETag"]),
+        },
+    ),
+}
