@@ -8,10 +8,10 @@ STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check bench lock clean
+.PHONY: help demo run test check bench bench-quick lock clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): requirements/dev.lock pyproject.toml
 	@echo "Making the virtual environment in $(VENV) (once; about a minute with cold downloads)"
@@ -40,8 +40,11 @@ $(BENCH_STAMP): $(STAMP) requirements/bench.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.lock
 	@touch $@
 
-bench: $(BENCH_STAMP) ## the measurements behind docs/benchmarks.md
-	@$(BIN)/python bench/run.py
+bench: $(BENCH_STAMP) ## the measurements behind docs/benchmarks.md, against peers
+	@$(BIN)/python -m bench
+
+bench-quick: $(BENCH_STAMP) ## the same in about a minute: fewer rounds, less data, nothing written
+	@$(BIN)/python -m bench --quick
 
 lock: ## resolve the dependencies again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml -o requirements/runtime.lock

@@ -1,0 +1,71 @@
+"""`python -m bench [--quick]`: every row of docs/benchmarks.md, measured in one run on the embedded servers.
+
+Absolute times say little on a shared machine; the ratios and the memory figures do.
+"""
+
+import argparse
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+
+from bench.charts import draw_memory, draw_throughput
+from bench.data import FULL, QUICK, Size
+from bench.exports import measure_queued, measure_small
+from bench.lists import CARRYOUT, measure_lists, measure_parallel
+from bench.memory import measure_memory
+from bench.report import Report, render
+from bench.scaling import measure_scaling
+from bench.streams import measure_encodings, measure_first_byte, measure_streams
+from bench.world import open_world
+from service.errors import ConfigurationError
+
+DOCS = Path(__file__).parent.parent / "docs"
+CPU_SECONDS = 0.15
+
+
+async def measure(size: Size) -> Report:
+    report = Report()
+    with tempfile.TemporaryDirectory() as folder:
+        async with open_world(Path(folder), size) as world:
+            cpu = await measure_lists(world, report)
+            cpu = max(cpu, await measure_streams(world, report))
+            report.limit("CPU of the service for 100,000 rows, the costliest document's", cpu, CPU_SECONDS, "s")
+            await measure_first_byte(world, report)
+            await measure_encodings(world, report)
+            await measure_parallel(world, report)
+            await measure_queued(world, report)
+            await measure_small(world, report)
+            await measure_memory(world, report)
+            await measure_scaling(world, report)
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench", description="Measure the service and its peers.")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, less data; writes nothing")
+    quick = parser.parse_args().quick
+    size = QUICK if quick else FULL
+    started = time.monotonic()
+    try:
+        report = asyncio.run(measure(size))
+    except ConfigurationError as error:
+        raise SystemExit(str(error)) from None
+    print("\n" + render(report, size, charts=False))
+    print(f"Measured in {time.monotonic() - started:.0f} s.")
+    if not quick:
+        write(report, size)
+
+
+def write(report: Report, size: Size) -> None:
+    images = DOCS / "images"
+    (DOCS / "benchmarks.md").write_text(render(report, size, charts=True), encoding="utf-8")
+    draw_throughput(
+        images / "throughput.png", report.bars, ours=CARRYOUT, title=f"Full list of {size.users:,} users, as CSV"
+    )
+    draw_memory(images / "memory.png", report.series, title="Memory of the service while it streams")
+    print(f"Written to {DOCS}/benchmarks.md and {images}.")
+
+
+if __name__ == "__main__":
+    main()

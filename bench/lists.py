@@ -1,0 +1,79 @@
+"""The operators' full list: one at a time against the peers, and several at once."""
+
+import asyncio
+import time
+from functools import partial
+
+from bench.clients import curl, psql
+from bench.measure import Contender, Measured, Transfer, ratio
+from bench.peers import COPY_BUFFERED, ORM, PEERS
+from bench.report import Report, Table
+from bench.world import World, list_url, open_peers
+
+COPY_FULL = (
+    "COPY (SELECT internal_id AS id, email, name, created_at, updated_at, is_active, is_admin"
+    " FROM public.users ORDER BY internal_id) TO STDOUT (FORMAT csv, HEADER)"
+)
+CARRYOUT = "Carryout"
+PSQL = "psql COPY"
+AT_ONCE = 8
+
+
+async def measure_lists(world: World, report: Report) -> float:
+    """Returns the service's CPU seconds for 100,000 rows."""
+    rows = world.size.users
+    async with open_peers(world) as peers:
+        contenders = [
+            Contender(CARRYOUT, world.api.pid, partial(curl, list_url(world.api), world.operator())),
+            Contender(PSQL, None, partial(psql, world.settings.database_url, [COPY_FULL])),
+            *(Contender(peer.name, peer.pid, partial(curl, peer.url)) for peer in peers),
+        ]
+        measured = await world.meter.interleave(f"full list of {rows:,} users", contenders, world.size.rounds)
+    work = f"full list of {rows:,} users, by"
+    report.limit(f"{work} {COPY_BUFFERED}", ratio(measured, CARRYOUT, COPY_BUFFERED), 1.0)
+    report.limit(f"{work} {PSQL}", ratio(measured, CARRYOUT, PSQL), 1.6)
+    report.reach(f"{work} it: {ORM}", ratio(measured, ORM, CARRYOUT), 8)
+    report.bars |= {name: rows / each.seconds.median for name, each in measured.items()}
+    report.tables.append(
+        Table(
+            f"Operators' full list, {rows:,} users",
+            "In `bench/peers/`, after "
+            + ", ".join(peer.source for peer in PEERS if peer.source)
+            + ". The first byte of a streaming"
+            " peer is that of its headers, sent before it asks the database; Carryout's comes with its first rows.",
+            ("contender", "time", "by Carryout", "rows/s", "first byte", "CPU", "PostgreSQL's CPU", "memory"),
+            [cells(name, each, measured[CARRYOUT], rows) for name, each in measured.items()],
+        )
+    )
+    return measured[CARRYOUT].cpu_seconds * 100_000 / rows
+
+
+def cells(name: str, each: Measured, base: Measured, rows: int) -> list[str]:
+    """One contender's row of a table; psql has no process to watch and no first byte."""
+    watched = each.cpu_seconds > 0
+    return [
+        name,
+        each.seconds.text("s", digits=3),
+        f"{each.seconds.median / base.seconds.median:.2f} x",
+        f"{rows / each.seconds.median:,.0f}",
+        each.first_seconds.text("ms", scale=1_000, digits=1) if watched else "-",
+        f"{each.cpu_seconds:.2f} s" if watched else "-",
+        f"{each.postgres_seconds:.2f} s",
+        f"{each.grown_mib:.1f} MiB" if watched else "-",
+    ]
+
+
+async def measure_parallel(world: World, report: Report) -> None:
+    contenders = [
+        Contender("one", world.api.pid, partial(_at_once, world, 1)),
+        Contender("all", world.api.pid, partial(_at_once, world, AT_ONCE)),
+    ]
+    measured = await world.meter.interleave(f"{AT_ONCE} lists at once", contenders, world.size.rounds)
+    aggregate = AT_ONCE * measured["one"].seconds.median / measured["all"].seconds.median
+    report.reach(f"{AT_ONCE} streams at once: rows/s of all together, by those of one", aggregate, 0.9)
+
+
+async def _at_once(world: World, number: int) -> Transfer:
+    started = time.perf_counter()
+    await asyncio.gather(*(curl(list_url(world.api), world.operator()) for _ in range(number)))
+    return Transfer(time.perf_counter() - started)

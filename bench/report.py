@@ -1,0 +1,83 @@
+"""What was measured, as text: goals first, then the tables behind them."""
+
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from bench.data import Size
+
+
+class Goal(NamedTuple):
+    work: str
+    measured: str
+    goal: str
+    met: bool
+
+
+class Table(NamedTuple):
+    """`note` says how it was measured."""
+
+    title: str
+    note: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass
+class Report:
+    """`series` and `bars` are for the charts: (seconds, MiB) of streams, rows a second of contenders."""
+
+    goals: list[Goal] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    bars: dict[str, float] = field(default_factory=dict)
+    series: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+
+    def limit(self, work: str, figure: float, goal: float, unit: str = "x", *, digits: int = 2) -> None:
+        """A goal that is met by staying at or below it."""
+        self.goals.append(Goal(work, f"{figure:.{digits}f} {unit}", f"≤ {goal:g} {unit}", figure <= goal))
+
+    def reach(self, work: str, figure: float, goal: float, unit: str = "x", *, digits: int = 2) -> None:
+        """A goal that is met by reaching it."""
+        self.goals.append(Goal(work, f"{figure:.{digits}f} {unit}", f"≥ {goal:g} {unit}", figure >= goal))
+
+
+def render(report: Report, size: Size, *, charts: bool) -> str:
+    lines = ["# Benchmarks", "", *_conditions(size), ""]
+    lines += _table(
+        Table(
+            "Goals",
+            "Ratios are those of medians.",
+            ("work", "measured", "goal", "met"),
+            [(*goal[:3], "yes" if goal.met else "**no**") for goal in report.goals],
+        )
+    )
+    if charts:
+        lines += ["![Rows a second, Carryout and its peers](images/throughput.png)", ""]
+        lines += ["![Memory of the service while a million rows leave](images/memory.png)", ""]
+    for table in report.tables:
+        lines += _table(table)
+    return "\n".join(lines)
+
+
+def _conditions(size: Size) -> list[str]:
+    machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {sys.version.split()[0]}"
+    return [
+        f"By `make bench`, in one run: {size.rounds} rounds after one that doesn't count, all contenders in turns in",
+        f"each; figures are medians (smallest to largest). {machine};",
+        "PostgreSQL, Redis, S3, the contenders and the client share the machine. Times are those of whole `curl` or",
+        "`psql` commands, their start included. CPU is that of the contender's processes and, apart, of PostgreSQL's;",
+        "memory is the peak resident set above what the idle process held.",
+    ]
+
+
+def _table(table: Table) -> list[str]:
+    lines = [f"## {table.title}", "", table.note, ""]
+    lines += [_row(table.header), _row(["---"] * len(table.header)), *map(_row, table.rows)]
+    return [*lines, ""]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,137 @@
+"""The service and its peers, on one database."""
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import aiohttp
+import asyncpg
+
+from bench.data import Size, load
+from bench.measure import Meter
+from bench.peers import PEERS, Peer
+from devstack.dev import CARRYOUT, open_service
+from devstack.ports import ask, keep_port
+from devstack.process import ChildProcess
+from devstack.stack import Stack, open_stack
+from service import operating
+from service.auth import create_token
+from service.keys import Scope
+from service.settings import Settings
+
+# What a service in production limits on purpose.
+UNLIMITED = {"CARRYOUT_MAX_EXPORT_RECORDS": "2000000", "CARRYOUT_EXPORTS_PER_HOUR": "1000000"}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A process that answers at `url`."""
+
+    name: str
+    url: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything there is to measure."""
+
+    size: Size
+    stack: Stack
+    settings: Settings
+    meter: Meter
+    session: aiohttp.ClientSession
+    api: Server
+    worker_pid: int
+    api_key: str
+
+    def user(self, user_id: UUID) -> dict[str, str]:
+        return {"Authorization": f"Bearer {create_token(self.settings, str(user_id), 24 * 3_600)}"}
+
+    def operator(self) -> dict[str, str]:
+        return {"X-API-Key": self.api_key}
+
+
+def stream_url(api: Server, format_: str) -> str:
+    return f"{api.url}/api/export/stream?format={format_}"
+
+
+def list_url(api: Server) -> str:
+    return f"{api.url}/api/v1/users/export-full?format=csv"
+
+
+@asynccontextmanager
+async def open_world(folder: Path, size: Size) -> AsyncIterator[World]:
+    print("Starting PostgreSQL, Redis, S3 and the service …", flush=True)
+    async with AsyncExitStack() as exits:
+        stack = await exits.enter_async_context(open_stack(folder, UNLIMITED))
+        run_dir = folder / "run"
+        settings = await exits.enter_async_context(open_service(stack, keep_port(run_dir / "api.port")))
+        session = await exits.enter_async_context(aiohttp.ClientSession())
+        print(f"Loading {size.users:,} users and histories of up to {size.histories[-1]:,} records …", flush=True)
+        await load(settings.database_url, size)
+        meter = Meter(_pid(run_dir, "postgres"), lambda text: print(f"  {text}", flush=True))
+        api = Server("Carryout", settings.public_url, _pid(run_dir, "api"))
+        key = await _create_key(settings.database_url)
+        yield World(size, stack, settings, meter, session, api, _pid(run_dir, "worker"), key)
+
+
+@asynccontextmanager
+async def open_peers(world: World) -> AsyncIterator[list[Server]]:
+    """All of them, each in a process of its own."""
+    async with AsyncExitStack() as exits:
+        yield [await exits.enter_async_context(open_peer(world, peer)) for peer in PEERS]
+
+
+@asynccontextmanager
+async def open_api(world: World, name: str, environ: Mapping[str, str]) -> AsyncIterator[Server]:
+    """Another API process, fresh, with these settings besides."""
+    run_dir = world.stack.data_dir / "run"
+    port = keep_port(run_dir / f"{name}.port")
+    public_url = f"http://127.0.0.1:{port}"
+    given = {**os.environ, **world.stack.environ, "CARRYOUT_PUBLIC_URL": public_url, **environ}
+    process = ChildProcess(name, run_dir)
+    command = [*CARRYOUT, "serve", "--host", "127.0.0.1", "--port", str(port)]
+    await process.start(command, given, answers=lambda: _answers(port, b"/readyz"))
+    try:
+        yield Server(name, public_url, _pid(run_dir, name))
+    finally:
+        await process.stop()
+
+
+@asynccontextmanager
+async def open_peer(world: World, peer: Peer) -> AsyncIterator[Server]:
+    run_dir = world.stack.data_dir / "run"
+    name = "peer-" + peer.command[3].partition(":")[0].rpartition(".")[2]
+    port = keep_port(run_dir / f"{name}.port")
+    address = f"127.0.0.1:{port}" if peer.command[-1] == "--bind" else str(port)
+    process = ChildProcess(name, run_dir)
+    environ = dict(os.environ) | {"DATABASE_URL": world.settings.database_url}
+    await process.start([*peer.command, address], environ, answers=lambda: _answers(port, b"/nothing"))
+    try:
+        yield Server(peer.name, f"http://127.0.0.1:{port}/", _pid(run_dir, name))
+    finally:
+        await process.stop()
+
+
+async def _answers(port: int, path: bytes) -> bool:
+    answer = await ask(port, b"GET " + path + b" HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+    return answer.split()[1:2] in ([b"200"], [b"404"])
+
+
+async def _create_key(database_url: str) -> str:
+    connection = await asyncpg.connect(database_url)
+    try:
+        _, text = await operating.create_key(
+            connection, name="benchmark", scopes=[Scope.USERS_EXPORT_FULL], expires_in_days=None
+        )
+    finally:
+        await connection.close()
+    return text
+
+
+def _pid(run_dir: Path, name: str) -> int:
+    return int((run_dir / f"{name}.pid").read_text().split()[0])
