@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from client.cli import export, users
 from service.auth import create_token
 from service.command_options import env_file_option, load_settings
 from service.database import migrate as apply_migrations
@@ -105,7 +106,7 @@ def demo(data_dir: Path) -> None:
     _run(run_demo(data_dir))
 
 
-for command in (keys, features, audit):
+for command in (keys, features, audit, export, users):
     cli.add_command(command)
 
 
