@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from client.cli import export, users
+from onboarding.commands import check, init
 from service.auth import create_token
 from service.command_options import env_file_option, load_settings
 from service.database import migrate as apply_migrations
@@ -106,7 +107,7 @@ def demo(data_dir: Path) -> None:
     _run(run_demo(data_dir))
 
 
-for command in (keys, features, audit, export, users):
+for command in (init, check, keys, features, audit, export, users):
     cli.add_command(command)
 
 

@@ -43,8 +43,11 @@ async def explain(connection: Connection, sql: str, parameter_types: Sequence[st
         await connection.execute(QUERIES["reveal_plans"])
         await connection.execute(f"PREPARE carryout_dataset ({', '.join(parameter_types)}) AS {sql}")
         nulls = ", ".join("NULL" for _ in parameter_types)
-        text = await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE carryout_dataset ({nulls})")
-        await connection.execute("DEALLOCATE carryout_dataset")
+        try:
+            async with connection.transaction():  # after a refusal too, the statement must go
+                text = await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE carryout_dataset ({nulls})")
+        finally:
+            await connection.execute("DEALLOCATE carryout_dataset")
     root: Plan = msgspec.json.decode(text)[0]["Plan"]
     return root
 

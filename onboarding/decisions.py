@@ -1,0 +1,188 @@
+"""What may leave, column by column, with the reason; whatever isn't sure stays undecided."""
+
+from collections.abc import Collection, Iterator, Sequence
+from enum import StrEnum
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from onboarding.catalog import Column, Table
+from onboarding.paths import Graph, Path, Relation
+from onboarding.words import (
+    ADDRESS_WORDS,
+    ID_WORDS,
+    OTHERS,
+    PERSON_NAMES,
+    PERSON_WORDS,
+    PLAIN_TEXT,
+    SECRET_TABLE_WORDS,
+    STAFF_WORDS,
+    TIMES,
+    is_secret,
+    snake,
+    words,
+)
+
+PLAIN_TYPES = {"bool", "int2", "int4", "int8", "numeric", "float4", "float8", "money", "date", "time", "timetz",
+    "timestamp", "timestamptz", "interval"}  # fmt: skip
+TEXT_TYPES = {"text", "varchar", "bpchar", "citext", "name"}
+TIME_TYPES = {"date", "timestamp", "timestamptz"}
+KEY_TYPES = {"int2", "int4", "int8", "uuid"}
+
+
+class Verdict(StrEnum):
+    """KEY columns are read to find or to order the rows, and don't leave."""
+
+    EXPORT = "export"
+    KEY = "key"
+    DENY = "deny"
+    UNDECIDED = "undecided"
+
+
+class Decision(msgspec.Struct, frozen=True):
+    column: Column
+    verdict: Verdict
+    why: str
+
+
+class Judge:
+    """Decides for one table; `path` is its way to the user, None for the users' own table."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        table: Table,
+        path: Path | None,
+        *,
+        forbidden: Sequence[str],
+        needed: Collection[str],
+    ) -> None:
+        """`needed` are columns by which other tables' rows, or the operators' lists, are found."""
+        self._graph = graph
+        self._table = table
+        self._path = path
+        self._forbidden = forbidden
+        self._needed = needed
+        self._targets = {name: key.target for key in table.foreign_keys for name in key.columns}
+        people = graph.links_to_people(table)
+        self._people = {name for link in people for name in link.columns}
+        self._way = set(path.links[0].columns) if path else set()
+        shared = any(not set(link.columns) <= self._way for link in people) if path else False
+        self.is_own_row = path is None or (path.depth == 1 and not shared)
+        self._is_author = path is not None and path.depth == 1 and path.relation is Relation.AUTHOR
+        self.order = self._find_order()
+
+    def decide_all(self) -> list[Decision]:
+        return [self._decide(column) for column in self._table.columns]
+
+    def _find_order(self) -> tuple[str, ...]:
+        """A key without a secret; none if there is none."""
+        keys = [key for key in self._table.unique_keys if not any(map(self._is_denied, key))]
+        return keys[0] if keys else ()
+
+    def _is_denied(self, quoted: str) -> bool:
+        name = self._table.get_column(quoted).name
+        return self._is_forbidden(name) or is_secret(name)
+
+    def _is_forbidden(self, name: str) -> bool:
+        return any(fnmatchcase(name.lower(), pattern.lower()) for pattern in self._forbidden)
+
+    def _decide(self, column: Column) -> Decision:
+        verdict, why = next(
+            self._reasons(column), (Verdict.UNDECIDED, f"nothing is known of {column.type_name} values")
+        )
+        return Decision(column, verdict, why)
+
+    def _reasons(self, column: Column) -> Iterator[tuple[Verdict, str]]:
+        """The first counts: what mustn't leave, whose it is, then what the column is."""
+        if is_secret(column.name):
+            yield Verdict.DENY, "a secret, by its name"
+        if self._is_forbidden(column.name):
+            verdict = Verdict.KEY if column.quoted in {*self._way, *self._needed} else Verdict.DENY
+            yield verdict, "its name is in CARRYOUT_FORBIDDEN_COLUMNS"
+        yield from self._link_reasons(column)
+        yield from self._name_reasons(column)
+        yield from self._type_reasons(column)
+
+    def _link_reasons(self, column: Column) -> Iterator[tuple[Verdict, str]]:
+        name = column.quoted
+        if self._path is None and name in self._graph.users.own:
+            yield Verdict.EXPORT, f"points to the user's own row of {self._targets[name]}"
+        if self._path is None and name == self._graph.users.id_column.quoted:
+            yield Verdict.EXPORT, "the user's id"
+        if self._path and self._path.depth == 1 and name in self._way:
+            yield Verdict.KEY, "the user's own id, which the profile has"
+        if name in self._people:
+            verdict = Verdict.KEY if name in self.order else Verdict.DENY
+            yield verdict, "another person"
+        if name in self._targets and column.type_name in KEY_TYPES:
+            yield Verdict.EXPORT, f"points to {self._targets[name]}"
+        if name in self.order:
+            verdict = Verdict.EXPORT if column.type_name in {*KEY_TYPES, *TIME_TYPES} else Verdict.KEY
+            yield verdict, "part of the row's own key"
+
+    def _name_reasons(self, column: Column) -> Iterator[tuple[Verdict, str]]:
+        parts = words(column.name)
+        if parts and (parts[-1] in ID_WORDS or column.type_name == "uuid"):
+            yield Verdict.UNDECIDED, "an id that no foreign key explains"
+        if column.type_name in {"inet", "cidr", "macaddr", "macaddr8"} or not ADDRESS_WORDS.isdisjoint(parts):
+            yield (Verdict.EXPORT, "") if self.is_own_row else (Verdict.DENY, "may be somebody else's address")
+        if not STAFF_WORDS.isdisjoint(parts):
+            yield Verdict.UNDECIDED, "may be written by the staff, or work as a key"
+        if not OTHERS.isdisjoint(parts[:-1]):
+            yield Verdict.UNDECIDED, "may be about somebody else"
+
+    def _type_reasons(self, column: Column) -> Iterator[tuple[Verdict, str]]:
+        name, plain = snake(column.name), column.type_name in PLAIN_TYPES or column.is_enum
+        if column.type_name == "tsvector":
+            yield Verdict.DENY, "a search index, made of other columns"
+        if name in TIMES and column.type_name in TIME_TYPES:
+            yield Verdict.EXPORT, ""
+        if plain and not self.is_own_row and self._path and self._path.depth == 1:
+            yield Verdict.UNDECIDED, "the row names several people: whose is it?"
+        if plain:
+            yield Verdict.EXPORT, ""
+        if column.type_name in TEXT_TYPES:
+            yield self._decide_text(column)
+
+    def _decide_text(self, column: Column) -> tuple[Verdict, str]:
+        if not (self.is_own_row or self._is_author):
+            return Verdict.UNDECIDED, "free text in a row that isn't the user's alone"
+        known = words(column.name)[-1:]
+        if known and known[0] in PLAIN_TEXT:
+            return Verdict.EXPORT, ""
+        return Verdict.UNDECIDED, "text of an unknown kind"
+
+
+def find_table_denial(table: Table) -> str | None:
+    """Why nothing of the table may leave, if its name says so."""
+    if SECRET_TABLE_WORDS.isdisjoint(words(table.name)):
+        return None
+    return "it holds secrets, by its name"
+
+
+def find_table_doubt(graph: Graph, path: Path, *, trust_names: bool) -> str | None:
+    """Why it isn't sure that the rows are the user's, if so."""
+    return next(_doubts(graph, path, trust_names=trust_names), None)
+
+
+def _doubts(graph: Graph, path: Path, *, trust_names: bool) -> Iterator[str]:
+    if any(is_secret(column) for link in path.links for column in (*link.columns, *link.parent_columns)):
+        yield "a secret leads to its rows"
+    for link in path.links:
+        if link.by_name and not trust_names:
+            yield f"{link.columns[0]} has the name of a link to the user, but is no foreign key"
+        if link.parent in graph.people and path.relation is Relation.OTHER:
+            yield f"{link.columns[-1]} names the user, but the row may be somebody else's"
+    if path.depth > 1 and path.relation is Relation.RUNS:
+        yield "what hangs below a thing that the user runs may be other people's"
+    for link in path.links[: path.depth - 1] if path.depth > 1 else ():
+        for name in (link.child, link.parent):
+            table = graph.catalog.tables[name]
+            if find_table_denial(table) or (name == link.child and any(map(_is_about_people, table.columns))):
+                yield f"{name} may be about other people"
+
+
+def _is_about_people(column: Column) -> bool:
+    parts = set(words(column.name))
+    return bool(parts & (PERSON_WORDS | ADDRESS_WORDS)) or snake(column.name) in PERSON_NAMES

@@ -1,0 +1,36 @@
+"""Which columns of which tables a query's results are made of, after its plan."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from onboarding.catalog import Catalog
+from service.database import Connection
+from service.plans import LITERAL, Plan, explain, outputs
+
+REFERENCE = re.compile(r'(?:("(?:[^"]|"")+"|[^\W\d][\w$]*)\.)?("(?:[^"]|"")+"|[^\W\d][\w$]*)')
+
+
+async def columns_read(
+    connection: Connection, catalog: Catalog, sql: str, parameter_types: Sequence[str]
+) -> set[tuple[str, str]]:
+    """Pairs of a table and a column, both quoted. Raises PostgresError if the query doesn't work (any more)."""
+    statement = await connection.prepare(sql)
+    plan = await explain(connection, sql, parameter_types)
+    scanned = dict(_scans(plan, catalog))
+    found = set()
+    for expression in outputs(plan, len(statement.get_attributes())):
+        for alias, column in REFERENCE.findall(LITERAL.sub("", expression)):
+            # Of a single table's columns, PostgreSQL leaves out the table's name.
+            table = scanned.get(alias.strip('"')) if alias else next(iter(scanned.values()), None)
+            if table and catalog.tables[table].find_column(column):
+                found.add((table, column))
+    return found
+
+
+def _scans(plan: Plan, catalog: Catalog) -> Iterator[tuple[str, str]]:
+    """Pairs of an alias and the table's quoted name."""
+    name = catalog.relations.get((plan.get("Schema", ""), plan.get("Relation Name", "")))
+    if name in catalog.tables:
+        yield plan["Alias"], name
+    for child in plan.get("Plans", []):
+        yield from _scans(child, catalog)

@@ -1,0 +1,69 @@
+"""The operators' lists of all users, where the users' table has the columns."""
+
+import msgspec
+
+from onboarding.catalog import Column, Table
+from onboarding.users_table import Users, find_email
+from onboarding.words import NAMES, snake
+
+INTEGERS = {"int2", "int4", "int8"}
+# Of each further column of the full list, what applications call it.
+FURTHER = {
+    "created_at": ("created_at", "created_on", "date_joined", "joined_at", "inserted_at", "created", "creation_time"),
+    "updated_at": ("updated_at", "updated_on", "modified_at", "last_modified", "updated", "modified"),
+    "is_active": ("is_active", "active", "enabled", "is_enabled"),
+    "is_admin": ("is_admin", "admin", "is_superuser", "superuser", "administrator"),
+}
+
+
+class UserLists(msgspec.Struct, frozen=True):
+    """The files by name, none if the table lacks an integer id, an e-mail address or a name; they read `columns`."""
+
+    files: dict[str, str] = {}
+    columns: frozenset[str] = frozenset()
+
+
+def draft_lists(users: Users) -> UserLists:
+    table = users.table
+    number, email, names = _find_number(users), find_email(table), _find_names(table)
+    if number is None or email is None or not names:
+        return UserLists()
+    name = names[0].quoted if len(names) == 1 else f"concat_ws(' ', {', '.join(part.quoted for part in names)})"
+    basic = [f"{number.quoted} AS id", f"{email.quoted} AS email", f"{name} AS name"]
+    further = {wanted: column for wanted, called in FURTHER.items() if (column := _find(table, called))}
+    full = basic + [f"{column.quoted} AS {wanted}" for wanted, column in further.items()]
+    read = {column.quoted for column in (number, email, *names, *further.values())}
+    files = {"export": _render(table, number, email, basic), "export_full": _render(table, number, email, full)}
+    return UserLists(files, frozenset(read))
+
+
+def _find_number(users: Users) -> Column | None:
+    """The integer that identifies a user alone, if there is one."""
+    keys = [users.table.get_column(key[0]) for key in users.table.unique_keys if len(key) == 1]
+    return next((column for column in (users.id_column, *keys) if column.type_name in INTEGERS), None)
+
+
+def _find_names(table: Table) -> list[Column]:
+    """One column, or the first name's and the last name's."""
+    first, last = _find(table, ("first_name", "given_name")), _find(table, ("last_name", "family_name", "surname"))
+    if first and last:
+        return [first, last]
+    whole = _find(table, NAMES)
+    return [whole] if whole else []
+
+
+def _find(table: Table, names: tuple[str, ...]) -> Column | None:
+    by_name = {snake(column.name): column for column in table.columns}
+    return next((by_name[name] for name in names if name in by_name), None)
+
+
+def _render(table: Table, number: Column, email: Column, items: list[str]) -> str:
+    columns = ",\n    ".join(items)
+    return f"""\
+-- $1 is an e-mail address, or null for all. $2 is the id of the last row the caller already has, or null.
+SELECT
+    {columns}
+FROM {table.quoted}
+WHERE ($1::text IS NULL OR {email.quoted} = $1) AND ($2::bigint IS NULL OR {number.quoted} > $2)
+ORDER BY {number.quoted}
+"""  # noqa: S608 (names quoted by PostgreSQL, for a file that people read before it runs)

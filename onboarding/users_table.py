@@ -1,0 +1,117 @@
+"""The table whose rows are the users, their ids, and the columns that lead to what is theirs alone."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+
+from onboarding.catalog import Catalog, Column, Table
+from onboarding.words import EMAILS, USERS_TABLES, snake
+from service.errors import ConfigurationError
+
+ID_TYPES = {
+    "uuid": "uuid",
+    "int2": "bigint",
+    "int4": "bigint",
+    "int8": "bigint",
+    "text": "text",
+    "varchar": "text",
+    "bpchar": "text",
+}
+NAME_POINTS = 5
+EMAIL_POINTS = 4
+MAX_REFERENCE_POINTS = 5
+CLEAR_LEAD = 2
+MAX_CANDIDATES = 5
+
+
+class Users(msgspec.Struct, frozen=True):
+    """`id_column` is the id that tokens carry; the columns `own` point to rows that are this user's alone."""
+
+    table: Table
+    id_column: Column
+    own: tuple[str, ...]
+
+    @property
+    def user_id_type(self) -> str:
+        return ID_TYPES[self.id_column.type_name]
+
+    def is_id(self, column: Column) -> bool:
+        return ID_TYPES.get(column.type_name) == self.user_id_type
+
+
+def find_users(catalog: Catalog, *, named: str | None, own: Sequence[str]) -> Users:
+    """Raises ConfigurationError, naming the candidates, if it isn't clear which table is meant."""
+    table = _get_table(catalog, named) if named else _guess_table(catalog)
+    chosen = {table.get_column(name).quoted for name in own}
+    if wrong := chosen - {key.columns[0] for key in table.foreign_keys if len(key.columns) == 1}:
+        raise ConfigurationError(f"{table.quoted}.{min(wrong)} is no foreign key, so it leads nowhere")
+    chosen |= {
+        key.columns[0]
+        for key in table.foreign_keys
+        if key.columns in table.keys and len(key.columns) == 1 and key.target != table.quoted
+    }
+    return Users(table, _find_id(catalog, table), tuple(sorted(chosen)))
+
+
+def find_email(table: Table) -> Column | None:
+    return min(
+        (column for column in table.columns if snake(column.name) in EMAILS),
+        key=lambda column: EMAILS.index(snake(column.name)),
+        default=None,
+    )
+
+
+def _get_table(catalog: Catalog, named: str) -> Table:
+    schema, _, name = named.rpartition(".")
+    found = [
+        table
+        for table in catalog.tables.values()
+        if named == table.quoted or (name == table.name and schema in {table.schema, ""})
+    ]
+    if len(found) != 1:
+        raise ConfigurationError(f"There {'is no table' if not found else 'are several tables'} called {named}")
+    return found[0]
+
+
+def _guess_table(catalog: Catalog) -> Table:
+    references = _count_references(catalog)
+    scored = sorted(
+        ((_score(table, references[table.quoted]), table.quoted) for table in catalog.tables.values()), reverse=True
+    )
+    candidates = [(score, name) for score, name in scored if score >= NAME_POINTS]
+    if not candidates:
+        raise ConfigurationError("No table looks like the users': name it with --users-table schema.table")
+    if len(candidates) > 1 and candidates[0][0] - candidates[1][0] < CLEAR_LEAD:
+        names = ", ".join(name for _, name in candidates[:MAX_CANDIDATES])
+        raise ConfigurationError(f"More than one table could be the users': {names}. Choose with --users-table")
+    return catalog.tables[candidates[0][1]]
+
+
+def _count_references(catalog: Catalog) -> Counter[str]:
+    """How many tables point to each table."""
+    return Counter(target for table in catalog.tables.values() for target in {key.target for key in table.foreign_keys})
+
+
+def _score(table: Table, references: int) -> int:
+    """Name, e-mail address, and how many point there."""
+    if not any(len(key) == 1 and table.get_column(key[0]).type_name in ID_TYPES for key in table.unique_keys):
+        return 0
+    name = snake(table.name)
+    named = NAME_POINTS if name in USERS_TABLES else 0
+    preferred = 2 if name in USERS_TABLES[:3] else 0
+    return named + preferred + EMAIL_POINTS * (find_email(table) is not None) + min(references, MAX_REFERENCE_POINTS)
+
+
+def _find_id(catalog: Catalog, table: Table) -> Column:
+    """Of the columns that identify a user alone, the one that most foreign keys point to, else the primary key."""
+    singles = [key[0] for key in table.unique_keys if len(key) == 1 and table.get_column(key[0]).type_name in ID_TYPES]
+    if not singles:
+        raise ConfigurationError(f"{table.quoted} has no single column of a known type that identifies a user")
+    used = Counter(
+        key.target_columns[0]
+        for other in catalog.tables.values()
+        for key in other.foreign_keys
+        if key.target == table.quoted and len(key.columns) == 1
+    )
+    return table.get_column(max(singles, key=lambda name: (used[name], -singles.index(name))))
