@@ -46,7 +46,7 @@ def create_app(resources: Resources) -> Starlette:
     )
     app.router.redirect_slashes = False  # its redirects would follow the request's Host
     app.state.resources = resources
-    app.state.assets = docs.load_assets()
+    app.state.docs = docs.load_docs()
     app.state.document = docs.fix_document(create_document(ROUTES, REFERENCE, public_url=resources.settings.public_url))
     app.state.draining = False
     app.state.wrong_keys = asyncio.Semaphore(users.MAX_DELAYED_KEYS)
