@@ -12,6 +12,8 @@ from msgspec import Meta
 from service.errors import ConfigurationError
 
 PREFIX = "CARRYOUT_"
+# For the commands of the client; they may be set where a service's settings are.
+CLIENT_CREDENTIALS = frozenset({"token", "api_key"})
 SQL_DIR = Path(__file__).resolve().parent.parent / "sql"
 MINIMUM_SECRET_BYTES = 32
 
@@ -153,7 +155,7 @@ def from_env(environ: Mapping[str, str]) -> Settings:
     """The settings in `environ`. Raises ConfigurationError with the name of the first wrong, missing or unknown one."""
     given = {name.removeprefix(PREFIX).lower(): text for name, text in environ.items() if name.startswith(PREFIX)}
     fields = {field.name: field for field in msgspec.structs.fields(Settings)}
-    if unknown := sorted(given.keys() - fields.keys()):
+    if unknown := sorted(given.keys() - fields.keys() - CLIENT_CREDENTIALS):
         raise ConfigurationError(_named(unknown[0], "is not a setting"))
     values: dict[str, object] = {}
     for name, field in fields.items():
