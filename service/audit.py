@@ -122,6 +122,11 @@ class AuditLog:
         )
         return [msgspec.convert(dict(row), AuditEvent) for row in reversed(rows)]
 
+    async def list_downloads(self, connection: Connection, job_id: uuid.UUID, *, limit: int) -> list[AuditEvent]:
+        """Newest first."""
+        rows = await connection.fetch(QUERIES["list_downloads"], job_id, limit)
+        return [msgspec.convert(dict(row), AuditEvent) for row in rows]
+
 
 def _address(text: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """None for what isn't an address: a Unix socket's peer, or a test client's name."""

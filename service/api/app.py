@@ -6,7 +6,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from service.api import docs, downloads, exports, health, metrics, streams, users
+from service.api import docs, downloads, events, exports, health, metrics, page, streams, users
 from service.api.errors import exception_handlers
 from service.api.middleware import BodyLimitMiddleware, RequestMiddleware
 from service.api.openapi import create_document
@@ -15,6 +15,8 @@ from service.api.requests import MAX_BODY_BYTES
 from service.bootstrap import Resources
 
 ROUTES = (
+    Route("/", page.show_page, include_in_schema=False),
+    Route("/assets/{name}", page.show_asset, include_in_schema=False),
     Route("/livez", health.livez),
     Route("/readyz", health.readyz),
     Route("/metrics", metrics.show_metrics),
@@ -27,7 +29,9 @@ ROUTES = (
     Route("/api/export/stream", streams.stream_export),
     Route("/api/export/{job_id}", exports.show_export),
     Route("/api/export/{job_id}", exports.delete_export, methods=["DELETE"]),
+    Route("/api/export/{job_id}/events", events.watch_export),
     Route("/api/export/{job_id}/download", downloads.download_export),
+    Route("/api/export/{job_id}/downloads", downloads.list_downloads),
     Route("/openapi.json", docs.show_document),
     Route("/docs", docs.show_page),
     Route("/docs/{name}", docs.show_asset, include_in_schema=False),
@@ -47,6 +51,9 @@ def create_app(resources: Resources) -> Starlette:
     app.router.redirect_slashes = False  # its redirects would follow the request's Host
     app.state.resources = resources
     app.state.docs = docs.load_docs()
+    app.state.page = page.load_page(resources.settings.public_url)
+    app.state.page_assets = page.load_page_assets()
+    app.state.watchers = events.Watchers()
     app.state.document = docs.fix_document(create_document(ROUTES, REFERENCE, public_url=resources.settings.public_url))
     app.state.draining = False
     app.state.wrong_keys = asyncio.Semaphore(users.MAX_DELAYED_KEYS)

@@ -3,14 +3,17 @@
 import re
 import uuid
 from collections.abc import AsyncGenerator
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
+import msgspec
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from service import exporting
 from service.api.auth import link_actor, require_user, resources_of, user_actor
-from service.api.exports import job_id_of
+from service.api.exports import Instant, job_id_of, json_response
+from service.api.requests import query_params
 from service.api.responses import ChunkedStream, attachment_headers
 from service.audit import Actor
 from service.bootstrap import Resources
@@ -19,6 +22,7 @@ from service.errors import ExportNotFoundError, RangeNotSatisfiableError
 from service.exports import Export
 
 PRESIGNED_SECONDS = 300
+SHOWN_DOWNLOADS = 100
 RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
@@ -28,6 +32,39 @@ class Slice(NamedTuple):
     first: int
     last: int
     partial: bool
+
+
+class Download(msgspec.Struct, frozen=True):
+    """That somebody fetched the file, or a part of it."""
+
+    downloaded_at: Instant
+    by: Annotated[Literal["owner", "link"], Meta(description="Signed in, or whoever holds the link.")]
+    ip: str | None
+    user_agent: str | None
+
+
+class DownloadList(msgspec.Struct, frozen=True):
+    """The latest 100, newest first."""
+
+    downloads: list[Download]
+
+
+async def list_downloads(request: Request) -> Response:
+    """For the owner, who learns from it whether the link has got around."""
+    resources = resources_of(request)
+    user_id = await require_user(request)
+    query_params(request, set())
+    export = await exporting.get_owned(resources, job_id_of(request), user_id, user_actor(request, user_id))
+    async with exporting.read(resources) as connection:
+        events = await resources.audit.list_downloads(connection, export.id, limit=SHOWN_DOWNLOADS)
+    return json_response(
+        DownloadList(
+            [
+                Download(event.occurred_at, "owner" if event.actor_type == "user" else "link", event.ip, event.user_agent)
+                for event in events
+            ]
+        )
+    )
 
 
 async def download_export(request: Request) -> Response:

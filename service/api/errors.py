@@ -17,6 +17,7 @@ from starlette.routing import Match
 from starlette.types import ExceptionHandler
 
 from service import errors
+from service.api.error_pages import error_page, prefers_html
 
 TYPE_PREFIX = "urn:carryout:problem:"
 MEDIA_TYPE = "application/problem+json"
@@ -37,6 +38,8 @@ def _problem(status: int, name: str, title: str) -> Problem:
 def _plain(status: int) -> Problem:
     return Problem(status, "about:blank", HTTPStatus(status).phrase)
 
+
+ERROR_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Vary": "Accept"}
 
 INTERNAL_ERROR = Problem(500, "about:blank", "Internal error")
 UNEXPECTED = errors.ServiceError("The request failed; the service's log says why")
@@ -67,7 +70,9 @@ PROBLEMS: Mapping[type[errors.ServiceError], Problem] = {
 
 
 async def error_response(request: Request, error: Exception) -> Response:
-    """The answer to any exception. Of those we don't know it says nothing, and logs types and frames."""
+    """The answer to any exception, as a page to browsers. Of those we don't know it says nothing, and logs types and
+    frames.
+    """
     known = error if isinstance(error, errors.ServiceError | HTTPException) else UNEXPECTED
     problem = find_problem(known)
     not_allowed = problem.status == HTTPStatus.METHOD_NOT_ALLOWED
@@ -75,6 +80,8 @@ async def error_response(request: Request, error: Exception) -> Response:
     fields = known.fields if isinstance(known, errors.ServiceError) else {}
     if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("request_failed", status=problem.status, exc_info=error)
+    if prefers_html(request):
+        return error_page(request, problem.status, {**ERROR_HEADERS, **headers})
     return problem_response(request, problem, known.detail, headers=headers, fields=fields)
 
 
@@ -99,7 +106,7 @@ def problem_response(
     return Response(
         msgspec.json.encode(body),
         problem.status,
-        headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **(headers or {})},
+        headers={**ERROR_HEADERS, **(headers or {})},
         media_type=MEDIA_TYPE,
     )
 

@@ -122,7 +122,7 @@ async def list_exports(request: Request) -> Response:
         raise InvalidRequestError(str(error)) from None
     async with exporting.read(resources) as connection:
         found = await resources.exports.list_owned(connection, user_id, after=page.after, limit=page.limit + 1)
-        views = [await _view(resources, connection, export) for export in found[: page.limit]]
+        views = [await view_export(resources, connection, export) for export in found[: page.limit]]
     more = len(found) > page.limit
     return json_response(
         ExportPage(views, f"/api/export?limit={page.limit}&after={views[-1].job_id}" if more else None)
@@ -135,7 +135,7 @@ async def show_export(request: Request) -> Response:
     query_params(request, set())
     export = await exporting.get_owned(resources, job_id_of(request), user_id, user_actor(request, user_id))
     async with exporting.read(resources) as connection:
-        return json_response(await _view(resources, connection, export))
+        return json_response(await view_export(resources, connection, export))
 
 
 async def delete_export(request: Request) -> Response:
@@ -168,7 +168,7 @@ async def _accepted(resources: Resources, export: Export) -> Response:
     location = {"Location": f"/api/export/{export.id}"}
     if export.status is ExportStatus.FAILED:
         async with exporting.read(resources) as connection:
-            return json_response(await _view(resources, connection, export), 200, location)
+            return json_response(await view_export(resources, connection, export), 200, location)
     if export.status is ExportStatus.COMPLETED:
         url = exporting.download_url(resources, export)
         body = CompletedExport(export.id, export.status, url, export.record_count, export.expires_at)
@@ -180,7 +180,7 @@ async def _accepted(resources: Resources, export: Export) -> Response:
     return json_response(PendingExport(export.id, export.status, export.estimated_records, estimate), 202, headers)
 
 
-async def _view(resources: Resources, connection: Connection, export: Export) -> ExportView:
+async def view_export(resources: Resources, connection: Connection, export: Export) -> ExportView:
     estimate = await resources.exports.estimate_completion(connection, export) if export.running else None
     total = export.record_count or export.estimated_records
     return ExportView(

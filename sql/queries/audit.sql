@@ -13,3 +13,11 @@ WHERE ($1::carryout.user_id IS NULL OR user_id = $1)
   AND ($4::float8 IS NULL OR occurred_at >= now() - make_interval(secs => $4))
 ORDER BY id DESC
 LIMIT $5
+
+-- name: list_downloads
+SELECT id, occurred_at, actor_type, actor, action, subject, user_id::text, job_id::text, format, records, outcome,
+       host(ip) AS ip, user_agent, request_id
+FROM carryout.export_audit
+WHERE job_id = $1 AND action = 'export:downloaded'
+ORDER BY id DESC
+LIMIT $2

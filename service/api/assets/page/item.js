@@ -1,0 +1,109 @@
+// One export in the list: an element, and what it shows.
+
+import { count, date, records, size, state } from "./words.js";
+
+const BADGES = { ready: "completed", failed: "failed", "being made": "running", waiting: "running" };
+
+/** The element of an export. `actions.remove(view)` asks and deletes; `actions.downloads(view)` fetches its downloads. */
+export function createItem(view, actions) {
+  const item = document.getElementById("item").content.firstElementChild.cloneNode(true);
+  item.dataset.job = view.job_id;
+  find(item, ".remove").addEventListener("click", () => actions.remove(item.view));
+  const details = find(item, ".downloads");
+  details.addEventListener("toggle", async () => {
+    if (details.open) showDownloads(find(item, ".downloads-list"), await actions.downloads(item.view));
+  });
+  showItem(item, view);
+  return item;
+}
+
+export function showItem(item, view) {
+  item.view = view;
+  const word = state(view);
+  const running = word === "waiting" || word === "being made";
+  find(item, ".name").textContent = `${view.format.toUpperCase()} of ${date(view.created_at)}`;
+  find(item, ".badge").textContent = word[0].toUpperCase() + word.slice(1);
+  find(item, ".badge").className = `badge ${BADGES[word] ?? ""}`;
+  find(item, ".making").hidden = !running;
+  if (running) showProgress(item, view);
+  const note = { failed: view.error_message, ended: "Its link has ended and its file is deleted." }[word];
+  find(item, ".note").hidden = !note;
+  find(item, ".note").textContent = note ?? "";
+  find(item, ".facts").replaceChildren(...(view.status === "completed" ? facts(view, word) : []));
+  const download = find(item, ".download");
+  download.hidden = word !== "ready";
+  download.setAttribute("aria-label", `Download ${find(item, ".name").textContent}`);
+  if (word === "ready") download.href = view.download_url;
+  const remove = find(item, ".remove");
+  remove.hidden = !running && word !== "ready";
+  remove.textContent = running ? "Cancel" : "Delete";
+  remove.setAttribute("aria-label", `${remove.textContent} ${find(item, ".name").textContent}`);
+  find(item, ".downloads").hidden = view.status !== "completed";
+}
+
+function showProgress(item, view) {
+  const { records_done: done, records_total: total } = view.progress;
+  const bar = find(item, "progress");
+  bar.max = total;
+  bar.value = done;
+  bar.setAttribute("aria-label", `Progress of ${find(item, ".name").textContent}`);
+  find(item, ".counted").textContent = `${count(done)} of ${records(total)}`;
+}
+
+function facts(view, word) {
+  const ending = word === "ready" ? "Link ends" : "Link ended";
+  return [
+    fact("Records", count(view.record_count)),
+    fact("Size", size(view.size_bytes)),
+    fact(ending, time(view.expires_at)),
+    fact("SHA-256 checksum", view.sha256, "wide"),
+  ];
+}
+
+function fact(name, value, className = "") {
+  const group = element("div", "", className);
+  const description = element("dd");
+  description.append(value);
+  group.append(element("dt", name), description);
+  return group;
+}
+
+function showDownloads(list, downloads) {
+  if (!downloads) return;
+  if (!downloads.length) {
+    list.replaceChildren(element("p", "Nobody yet."));
+    return;
+  }
+  const table = element("table");
+  const head = table.createTHead().insertRow();
+  for (const name of ["When", "Who", "From"]) {
+    const cell = element("th", name);
+    cell.scope = "col";
+    head.append(cell);
+  }
+  const body = table.createTBody();
+  for (const download of downloads) {
+    const row = body.insertRow();
+    row.insertCell().append(time(download.downloaded_at));
+    row.insertCell().append(download.by === "owner" ? "You, signed in" : "Whoever has the link");
+    row.insertCell().append([download.ip, download.user_agent].filter(Boolean).join(" · "));
+  }
+  list.replaceChildren(table);
+}
+
+function time(instant) {
+  const shown = element("time", date(instant));
+  shown.dateTime = instant;
+  return shown;
+}
+
+function element(name, text = "", className = "") {
+  const made = document.createElement(name);
+  made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+function find(item, selector) {
+  return item.querySelector(selector);
+}
