@@ -15,7 +15,7 @@ from service.api.auth import link_actor, require_user, resources_of, user_actor
 from service.api.exports import Instant, job_id_of, json_response
 from service.api.requests import query_params
 from service.api.responses import ChunkedStream, attachment_headers
-from service.audit import Actor
+from service.audit import Actor, AuditEvent
 from service.bootstrap import Resources
 from service.encoders import MEDIA_TYPES
 from service.errors import ExportNotFoundError, RangeNotSatisfiableError
@@ -57,14 +57,7 @@ async def list_downloads(request: Request) -> Response:
     export = await exporting.get_owned(resources, job_id_of(request), user_id, user_actor(request, user_id))
     async with exporting.read(resources) as connection:
         events = await resources.audit.list_downloads(connection, export.id, limit=SHOWN_DOWNLOADS)
-    return json_response(
-        DownloadList(
-            [
-                Download(event.occurred_at, "owner" if event.actor_type == "user" else "link", event.ip, event.user_agent)
-                for event in events
-            ]
-        )
-    )
+    return json_response(DownloadList([_download(event) for event in events]))
 
 
 async def download_export(request: Request) -> Response:
@@ -79,6 +72,11 @@ async def download_export(request: Request) -> Response:
     if resources.settings.download_mode == "redirect":
         return await _redirect(resources, export, actor)
     return await _proxy(request, resources, export, actor)
+
+
+def _download(event: AuditEvent) -> Download:
+    by: Literal["owner", "link"] = "owner" if event.actor_type == "user" else "link"
+    return Download(event.occurred_at, by, event.ip, event.user_agent)
 
 
 async def _authorize(request: Request, resources: Resources, job_id: uuid.UUID) -> Actor:

@@ -70,4 +70,4 @@ def _quality(parameters: str) -> float:
 
 def _root(request: Request) -> str:
     """The way from here to `/`, relative: whatever name and prefix the browser knows the service by stay."""
-    return "../" * (request.scope["path"].count("/") - 1) or "./"
+    return "../" * (request.scope["raw_path"].count(b"/") - 1) or "./"
