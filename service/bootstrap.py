@@ -19,6 +19,7 @@ from service.metrics import Metrics
 from service.notifications import NotificationRepository
 from service.settings import Settings
 from service.storage import ObjectStorage, open_storage
+from service.tracing import Tracer
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Resources:
     notifications: NotificationRepository
     audit: AuditLog
     metrics: Metrics
+    tracer: Tracer
 
 
 @asynccontextmanager
@@ -68,6 +70,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         enter = stack.enter_async_context
         resources = Resources(
             settings=settings,
+            tracer=await enter(_open_tracer(settings)),
             datasets=datasets,
             user_lists=user_lists,
             flags=await enter(open_flags(settings.database_url, settings.features)),
@@ -99,6 +102,19 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         resources.metrics.watch_pool("streams", resources.streams)
         await _require_servers(resources)
         yield resources
+
+
+@asynccontextmanager
+async def _open_tracer(settings: Settings) -> AsyncIterator[Tracer]:
+    if not settings.otlp_endpoint:
+        yield Tracer()
+        return
+    try:
+        from service.otel import open_otel_tracer  # noqa: PLC0415 (an optional extra)
+    except ModuleNotFoundError:
+        raise ConfigurationError("CARRYOUT_OTLP_ENDPOINT needs OpenTelemetry: pip install carryout[otel]") from None
+    async with open_otel_tracer(settings.otlp_endpoint) as tracer:
+        yield tracer
 
 
 async def _require_servers(resources: Resources) -> None:

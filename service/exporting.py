@@ -26,6 +26,7 @@ from service.errors import (
 )
 from service.exports import Export, ExportStatus, FileFacts
 from service.streaming import Document, open_document, require_subject
+from service.tracing import trace_id_of
 
 RETRY_AFTER_FAILURE_SECONDS = 2.0
 FAILED_MESSAGE = "The export could not be made. Please ask for it again later."
@@ -58,18 +59,34 @@ def read(resources: Resources) -> AbstractAsyncContextManager[Connection]:
     return acquire(resources.database, timeout_seconds=resources.settings.acquire_timeout_seconds)
 
 
-def open_user_document(
+def log_context(export: Export) -> dict[str, str]:
+    """What joins the log lines of a request, of its export and of its mails."""
+    known = {
+        "job_id": str(export.id),
+        "request_id": export.request_id,
+        "trace_id": trace_id_of(export.traceparent),
+    }
+    return {name: value for name, value in known.items() if value}
+
+
+@asynccontextmanager
+async def open_user_document(
     resources: Resources, user_id: UserId, *, exclusive: bool = False
-) -> AbstractAsyncContextManager[Document]:
+) -> AsyncIterator[Document]:
     """See `open_document`; with the caps and time limits of the settings."""
-    return open_document(
-        resources.streams if exclusive else resources.source,
-        resources.datasets,
-        user_id,
-        max_records=resources.settings.max_export_records,
-        acquire_timeout_seconds=resources.settings.acquire_timeout_seconds,
-        exclusive=exclusive,
-    )
+    with resources.tracer.span("export snapshot") as span:
+        async with open_document(
+            resources.streams if exclusive else resources.source,
+            resources.datasets,
+            user_id,
+            max_records=resources.settings.max_export_records,
+            acquire_timeout_seconds=resources.settings.acquire_timeout_seconds,
+            exclusive=exclusive,
+        ) as document:
+            try:
+                yield document
+            finally:
+                span.set({"carryout.records": document.records_done, "carryout.bytes": document.size_bytes})
 
 
 async def request_export(resources: Resources, request: ExportRequest) -> tuple[Export, bool]:
@@ -198,8 +215,10 @@ async def record_failure(resources: Resources, connection: Connection, failed: E
 async def store_file(resources: Resources, export: Export, document: Document) -> FileFacts:
     """Store `document` as this attempt's file."""
     encoder = create_encoder(export.format)  # type: ignore[arg-type]
-    async with aclosing(document.chunks(encoder)) as chunks:
-        size_bytes = await resources.storage.upload(export.object_key, chunks, content_type=encoder.media_type)
+    with resources.tracer.span("s3 upload", "client") as span:
+        async with aclosing(document.chunks(encoder)) as chunks:
+            size_bytes = await resources.storage.upload(export.object_key, chunks, content_type=encoder.media_type)
+        span.set({"carryout.bytes": size_bytes})
     url = f"s3://{resources.settings.s3_bucket}/{export.object_key}"
     return FileFacts(url, document.records_done, size_bytes, document.sha256)
 

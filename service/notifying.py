@@ -10,7 +10,7 @@ from service.audit import SYSTEM, AuditAction
 from service.bootstrap import Resources
 from service.database import Connection, acquire
 from service.errors import NotificationSupersededError, UnavailableError
-from service.exporting import begin, download_url, read, record
+from service.exporting import begin, download_url, log_context, read, record
 from service.exports import Export, ExportStatus
 from service.mailer import Delivery, Outcome, is_address
 from service.notifications import LEASE_SECONDS, Notification, NotificationState
@@ -44,28 +44,40 @@ async def _finish(tasks: Sequence["asyncio.Task[None]"]) -> None:
             task.cancel()
         raise
     finally:
-        for result in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(result, Exception):
-                await logger.aerror("mail_attempt_failed", exc_info=result)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _deliver(resources: Resources, notification: Notification) -> None:
-    """Whatever is raised here leaves the claim to its lease: the mail is tried again then, or ambiguous."""
-    facts = {"job_id": notification.job_id, "kind": notification.kind, "attempt": notification.attempts}
+    """Whatever fails here leaves the claim to its lease: the mail is tried again then, or ambiguous."""
+    structlog.contextvars.bind_contextvars(  # of this task alone
+        job_id=str(notification.job_id), kind=notification.kind, attempt=notification.attempts
+    )
     try:
         async with asyncio.timeout(LEASE_SECONDS):  # by then it is another's; a stuck database must hold up no mails
-            delivery = await _attempt(resources, notification)
+            export = await _get_export(resources, notification)
+            structlog.contextvars.bind_contextvars(**log_context(export))
+            delivery = await _traced_attempt(resources, notification, export)
             async with begin(resources) as connection:
                 ended = await _conclude(resources, connection, notification, delivery)
     except NotificationSupersededError:
-        await logger.awarning("mail_superseded", **facts)
+        await logger.awarning("mail_superseded")
+    except Exception as error:  # noqa: BLE001 (one mail's failure is none of the others')
+        await logger.aerror("mail_attempt_failed", exc_info=error)
     else:
         resources.metrics.mails.labels(ended.state).inc()
-        await logger.ainfo("mail_attempted", outcome=delivery.outcome, state=ended.state, cause=delivery.cause, **facts)
+        await logger.ainfo("mail_attempted", outcome=delivery.outcome, state=ended.state, cause=delivery.cause)
 
 
-async def _attempt(resources: Resources, notification: Notification) -> Delivery:
-    export = await _get_export(resources, notification)
+async def _traced_attempt(resources: Resources, notification: Notification, export: Export) -> Delivery:
+    with resources.tracer.entry("mail send", "client", export.traceparent) as span:
+        delivery = await _attempt(resources, notification, export)
+        span.set({"carryout.outcome": delivery.outcome, "carryout.attempt": notification.attempts})
+        if delivery.outcome not in {Outcome.SENT, Outcome.SKIPPED}:
+            span.fail(delivery.outcome)
+    return delivery
+
+
+async def _attempt(resources: Resources, notification: Notification, export: Export) -> Delivery:
     facts = _facts(resources, notification, export)
     if facts is None:
         return Delivery(Outcome.SKIPPED, "there is nothing to announce any more")

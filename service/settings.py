@@ -1,5 +1,6 @@
 """Every setting, read once from the environment; the README's table is held to this module by a test."""
 
+import ipaddress
 import string
 from collections.abc import Mapping
 from pathlib import Path
@@ -128,6 +129,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     shutdown_grace_seconds: Annotated[
         PositiveInt, Meta(description="After that: how long running responses may take to end")
     ] = 20
+    trusted_proxies: Annotated[
+        CommaSeparated,
+        Meta(description="Networks of the proxies whose `X-Forwarded-For` is believed; empty: nobody's"),
+    ] = ()
+    otlp_endpoint: Annotated[
+        str,
+        Meta(
+            description="OTLP/HTTP collector of traces, as `http://collector:4318`; needs the extra `otel`; empty: none"
+        ),
+    ] = ""
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="Least severe log lines to write")
     ] = "info"
@@ -141,12 +152,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _require_url(self.database_url, "DATABASE_URL", {"postgresql", "postgres"})
         _require_url(self.source_database_url, "SOURCE_DATABASE_URL", {"postgresql", "postgres"})
         _require_url(self.redis_url, "REDIS_URL", {"redis", "rediss", "unix"})
-        for name in ("s3_endpoint_url", "s3_public_url"):
+        for name in ("s3_endpoint_url", "s3_public_url", "otlp_endpoint"):
             if url := getattr(self, name):
                 _require_url(url, name.upper(), {"http", "https"})
         _require_url(self.smtp_url, "SMTP_URL", {"smtp", "smtps"})
         _require_url(self.public_url, "PUBLIC_URL", {"http", "https"})
         _require_secrets(self)
+        _require_networks(self.trusted_proxies)
         if self.small_export_records > self.max_export_records:
             raise ConfigurationError(_named("SMALL_EXPORT_RECORDS", "must not exceed CARRYOUT_MAX_EXPORT_RECORDS"))
 
@@ -195,6 +207,14 @@ def _require_url(url: str, name: str, schemes: set[str]) -> None:
         raise ConfigurationError(_named(name, f"must begin with {' or '.join(sorted(s + '://' for s in schemes))}"))
     if parts.scheme.startswith("http") and (not parts.hostname or parts.query or parts.fragment):
         raise ConfigurationError(_named(name, "needs a host, and no query"))
+
+
+def _require_networks(networks: CommaSeparated) -> None:
+    try:
+        for network in networks:
+            ipaddress.ip_network(network)
+    except ValueError as error:
+        raise ConfigurationError(_named("TRUSTED_PROXIES", f"is wrong: {error}")) from None
 
 
 def _require_secrets(settings: Settings) -> None:

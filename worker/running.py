@@ -41,9 +41,7 @@ async def run_export(resources: Resources, job_id: uuid.UUID) -> None:
     try:
         export = await _claim(resources, job_id)
         if export is not None:
-            with structlog.contextvars.bound_contextvars(
-                job_id=str(job_id), attempt=export.attempt, request_id=export.request_id
-            ):
+            with structlog.contextvars.bound_contextvars(attempt=export.attempt, **exporting.log_context(export)):
                 await _attempt(resources, export)
     except (ServiceError, asyncpg.PostgresError, *CONNECTION_LOST) as error:
         await logger.aerror("export_unrecorded", job_id=str(job_id), exc_info=error)
@@ -83,7 +81,9 @@ async def _make(resources: Resources, export: Export) -> Export:
             file = await exporting.store_file(resources, export, document)
         return await exporting.complete(resources, export, file)
 
-    return await _while_leased(resources, export, make(), lambda: document.records_done if document else 0)
+    with resources.tracer.entry("export run", "consumer", export.traceparent) as span:
+        span.set({"carryout.job_id": str(export.id), "carryout.attempt": export.attempt})
+        return await _while_leased(resources, export, make(), lambda: document.records_done if document else 0)
 
 
 async def _while_leased(

@@ -10,6 +10,7 @@ from service.api import docs, downloads, events, exports, health, metrics, page,
 from service.api.errors import exception_handlers
 from service.api.middleware import BodyLimitMiddleware, RequestMiddleware
 from service.api.openapi import create_document
+from service.api.proxies import ProxyMiddleware
 from service.api.reference import REFERENCE
 from service.api.requests import MAX_BODY_BYTES
 from service.bootstrap import Resources
@@ -43,7 +44,8 @@ def create_app(resources: Resources) -> Starlette:
     app = Starlette(
         routes=ROUTES,
         middleware=[
-            Middleware(RequestMiddleware, metrics=resources.metrics),
+            Middleware(ProxyMiddleware, trusted=resources.settings.trusted_proxies),
+            Middleware(RequestMiddleware, metrics=resources.metrics, tracer=resources.tracer),
             Middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES),
         ],
         exception_handlers=exception_handlers,

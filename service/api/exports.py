@@ -103,7 +103,7 @@ async def create_export(request: Request) -> Response:
         actor=user_actor(request, user_id),
         respond_async=respond_async,
         idempotency_key=_idempotency_key(request),
-        traceparent=request.headers.get("traceparent") if request.state.trace_id else None,
+        traceparent=request.state.traceparent,
     )
     export, _ = await exporting.request_export(resources, wanted)
     response = await _accepted(resources, export)

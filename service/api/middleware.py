@@ -1,7 +1,7 @@
 """What happens to every request, as pure ASGI: Starlette's BaseHTTPMiddleware ends a broken stream politely.
 
-`Starlette(middleware=[Middleware(RequestMiddleware, metrics=…), Middleware(BodyLimitMiddleware, max_bytes=…)])`, in
-this order.
+`Starlette(middleware=[Middleware(RequestMiddleware, metrics=…, tracer=…), Middleware(BodyLimitMiddleware,
+max_bytes=…)])`, in this order.
 """
 
 import re
@@ -18,10 +18,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.errors import error_response
 from service.api.requests import client_ip
 from service.metrics import Metrics
+from service.tracing import Span, Tracer, trace_id_of
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-# https://www.w3.org/TR/trace-context/#traceparent-header: version ff and ids of zeros are invalid
-TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 DEFAULT_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -34,27 +33,32 @@ logger = structlog.get_logger()
 
 
 class RequestMiddleware:
-    """Names the request, answers what nobody else answered, adds the default headers, counts and logs the access.
+    """Names the request, answers what nobody else answered, adds the default headers, counts, traces and logs it.
 
-    Sets `request.state.request_id` and `request.state.trace_id` (or None), and both as structlog context variables.
+    Sets `request.state.request_id` and `request.state.traceparent` (of this request's span, or else the client's, or
+    None); the former and the trace's id also as structlog context variables.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracer: Tracer) -> None:
         self.app = app
         self._metrics = metrics
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         request = Request(scope)
-        exchange = _Exchange(send, _identify(request))
-        try:
-            await self._respond(request, receive, exchange)
-        finally:
-            duration_seconds = time.perf_counter() - exchange.started_at
-            self._metrics.requests.labels(*_labels(scope, exchange)).observe(duration_seconds)
-            _log(request, exchange, duration_seconds)
+        given = _traceparent(request.headers)
+        with self._tracer.entry("HTTP", "server", given) as span:
+            exchange = _Exchange(send, _identify(request, span.traceparent or given))
+            try:
+                await self._respond(request, receive, exchange)
+            finally:
+                duration_seconds = time.perf_counter() - exchange.started_at
+                self._metrics.requests.labels(*_labels(scope, exchange)).observe(duration_seconds)
+                _describe(span, scope, exchange)
+                _log(request, exchange, duration_seconds)
 
     async def _respond(self, request: Request, receive: Receive, exchange: "_Exchange") -> None:
         try:
@@ -109,6 +113,10 @@ class _Exchange:
         self.bytes_sent = 0
         self.complete = False
 
+    @property
+    def outcome(self) -> str:
+        return "complete" if self.complete else "aborted"
+
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
@@ -123,21 +131,21 @@ class _Exchange:
             self.complete = not message.get("more_body", False)
 
 
-def _identify(request: Request) -> str:
+def _identify(request: Request, traceparent: str | None) -> str:
     given = request.headers.get("X-Request-ID", "")
     request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-    trace_id = _trace_id(request.headers)
+    trace_id = trace_id_of(traceparent)
     request.state.request_id = request_id
-    request.state.trace_id = trace_id
+    request.state.traceparent = traceparent
     structlog.contextvars.clear_contextvars()  # a pipelined request inherits the context of the one before
     structlog.contextvars.bind_contextvars(request_id=request_id, **({"trace_id": trace_id} if trace_id else {}))
     return request_id
 
 
-def _trace_id(headers: Headers) -> str | None:
+def _traceparent(headers: Headers) -> str | None:
     match headers.getlist("traceparent"):
-        case [single] if valid := TRACEPARENT.fullmatch(single):
-            return valid[1]
+        case [single] if trace_id_of(single):
+            return single
         case _:
             return None
 
@@ -147,6 +155,24 @@ def _labels(scope: Scope, exchange: _Exchange) -> tuple[str, str, str]:
     return method, _template(scope) or "unmatched", str(exchange.status or "none")
 
 
+def _describe(span: Span, scope: Scope, exchange: _Exchange) -> None:
+    method = scope["method"] if scope["method"] in HTTPMethod.__members__ else "_OTHER"
+    attributes = {
+        "http.request.method": method,
+        "url.scheme": scope["scheme"],
+        "http.response.body.size": _bytes_sent(scope, exchange),
+        "carryout.outcome": exchange.outcome,
+    }
+    if _template(scope):
+        attributes["http.route"] = _path(scope)
+        span.rename(f"{method} {_path(scope)}")
+    if exchange.status is not None:
+        attributes["http.response.status_code"] = exchange.status
+        if exchange.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            span.fail(str(exchange.status))
+    span.set(attributes)
+
+
 def _log(request: Request, exchange: _Exchange, duration_seconds: float) -> None:
     logger.info(
         "request",
@@ -154,10 +180,14 @@ def _log(request: Request, exchange: _Exchange, duration_seconds: float) -> None
         path=_path(request.scope),
         status=exchange.status,
         duration_ms=round(duration_seconds * 1000, 1),
-        bytes_sent=0 if request.method == "HEAD" else exchange.bytes_sent,
+        bytes_sent=_bytes_sent(request.scope, exchange),
         client_ip=client_ip(request),
-        outcome="complete" if exchange.complete else "aborted",
+        outcome=exchange.outcome,
     )
+
+
+def _bytes_sent(scope: Scope, exchange: _Exchange) -> int:
+    return 0 if scope["method"] == "HEAD" else exchange.bytes_sent
 
 
 def _path(scope: Scope) -> str:

@@ -51,7 +51,7 @@ def query_params(request: Request, allowed: AbstractSet[str]) -> dict[str, str]:
 
 
 def client_ip(request: Request) -> str | None:
-    """The peer as uvicorn knows it, whose `forwarded_allow_ips` decides which proxies to believe; None if unknown."""
+    """The client's as far as it can be believed (see ProxyMiddleware); None if unknown."""
     return request.client.host if request.client else None
 
 

@@ -16,6 +16,7 @@ from service.api.errors import exception_handlers
 from service.api.middleware import BodyLimitMiddleware, RequestMiddleware
 from service.api.responses import StreamingProtocol
 from service.metrics import Metrics
+from service.tracing import Tracer
 
 MAX_BODY_BYTES = 16 * 1024
 
@@ -24,7 +25,7 @@ def create_edge(routes: Sequence[BaseRoute]) -> Starlette:
     return Starlette(
         routes=routes,
         middleware=[
-            Middleware(RequestMiddleware, metrics=Metrics()),
+            Middleware(RequestMiddleware, metrics=Metrics(), tracer=Tracer()),
             Middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES),
         ],
         exception_handlers=exception_handlers,
@@ -61,7 +62,13 @@ async def serve(app: ASGIApp) -> AsyncIterator[Served]:
     """On leaving, waits a second for running requests and then cancels them, as a stopping server does."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        app, http=StreamingProtocol, ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=1
+        app,
+        http=StreamingProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        proxy_headers=False,
+        timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
