@@ -1,0 +1,94 @@
+"""The processes run as the manifests start them: with their arguments and settings, and with nothing else around."""
+
+import asyncio
+import contextlib
+import socket
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import httpx
+
+from devstack.sample import SAMPLE_DIR
+from devstack.stack import Stack
+from tests.deploy.manifests import Manifest, Manifests, container, secret_names
+from tests.factories import with_database
+
+COMMAND = Path(sys.executable).parent / "carryout"
+PATIENCE_SECONDS = 60.0
+
+
+async def test_a_release(stack: Stack, manifests: Manifests, tmp_path: Path) -> None:
+    ports = {"8000": _unused_port(), "8001": _unused_port()}
+    async with _new_database(stack) as url, AsyncExitStack() as running:
+        environ = _environ(stack, manifests) | {
+            "CARRYOUT_DATABASE_URL": url,
+            "CARRYOUT_SOURCE_DATABASE_URL": url,
+            "CARRYOUT_WORKER_METRICS_PORT": ports["8001"],
+        }
+
+        async def start(workload: Manifest) -> Process:
+            arguments = [ports.get(argument, argument) for argument in container(workload)["args"]]
+            log = (tmp_path / workload["metadata"]["name"]).open("wb")
+            process = await asyncio.create_subprocess_exec(
+                COMMAND, *arguments, env=environ, cwd="/", stdout=log, stderr=log
+            )
+            running.callback(log.close)
+            running.push_async_callback(_kill, process)
+            return process
+
+        migration = await start(manifests.get("Job", "carryout-migrate"))
+        assert await asyncio.wait_for(migration.wait(), PATIENCE_SECONDS) == 0
+        for deployment in manifests.of("Deployment"):
+            process = await start(deployment)
+            for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+                if request := container(deployment).get(probe, {}).get("httpGet"):
+                    (port,) = [p for p in container(deployment)["ports"] if p["name"] == request["port"]]
+                    await _until_ok(process, f"http://127.0.0.1:{ports[str(port['containerPort'])]}{request['path']}")
+
+
+def _environ(stack: Stack, manifests: Manifests) -> dict[str, str]:
+    """The manifests' settings, their secrets as the test's servers want them, and where those are instead of AWS."""
+    secrets = {name: stack.environ[name] for name in secret_names() & stack.environ.keys()}
+    here = {name: stack.environ[name] for name in ("CARRYOUT_S3_ENDPOINT_URL", "CARRYOUT_S3_BUCKET")}
+    return manifests.settings | secrets | here
+
+
+@asynccontextmanager
+async def _new_database(stack: Stack) -> AsyncIterator[str]:
+    """With the application's tables, and none of Carryout's."""
+    name = f"release_{uuid4().hex}"
+    server = await asyncpg.connect(stack.environ["CARRYOUT_DATABASE_URL"])
+    await server.execute(f"CREATE DATABASE {name}")
+    url = with_database(stack.environ["CARRYOUT_DATABASE_URL"], name)
+    application = await asyncpg.connect(url)
+    await application.execute((SAMPLE_DIR / "schema.sql").read_text())
+    await application.close()
+    yield url
+    await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await server.close()
+
+
+async def _until_ok(process: Process, url: str) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS), httpx.AsyncClient(trust_env=False) as client:
+        while process.returncode is None:
+            with contextlib.suppress(httpx.TransportError):
+                if (await client.get(url)).status_code == 200:
+                    return
+            await asyncio.sleep(0.05)
+    raise AssertionError(f"The process of {url} ended with {process.returncode}")
+
+
+async def _kill(process: Process) -> None:
+    if process.returncode is None:
+        process.kill()
+        await process.wait()
+
+
+def _unused_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return str(listener.getsockname()[1])
