@@ -47,10 +47,14 @@ async def test_a_worker(stack: Stack, tmp_path: Path, unused_port: int) -> None:
         await world.start_worker(CARRYOUT_WORKER_METRICS_PORT=str(unused_port))
         await world.ended(await world.ask(await world.create_user(records=4)))
 
-        async def mailed() -> bool:
-            return (await scrape(client)).value("carryout_mails_total", outcome="sent") == 1
+        async def mailed_and_swept() -> bool:
+            seen = await scrape(client)
+            return (
+                seen.value("carryout_mails_total", outcome="sent") == 1
+                and seen.value("carryout_sweep_last_success_timestamp_seconds") > 0
+            )
 
-        await world.until(mailed, "the mail to be counted")
+        await world.until(mailed_and_swept, "the mail and the sweep to be counted")
         seen = await scrape(client)
         alive = await client.get("/livez")
 

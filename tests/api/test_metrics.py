@@ -41,6 +41,26 @@ async def test_the_queue(api: httpx.AsyncClient, database: Connection, create: C
     assert 3_600 <= seen.value("carryout_queue_oldest_age_seconds") < 4_000
 
 
+async def test_an_overdue_file_and_a_waiting_mail(api: httpx.AsyncClient, database: Connection, create: Create) -> None:
+    for _ in range(2):
+        assert (await create(await create_user_with(database, 1))).status_code == 201
+    seen = await scrape(api)
+    assert seen.value("carryout_files_overdue_seconds") == seen.value("carryout_mails_oldest_age_seconds") == 0
+
+    await database.execute(
+        """UPDATE carryout.export_jobs SET completed_at = completed_at - interval '8 days',
+        expires_at = now() - interval '1 hour'"""
+    )
+    await database.execute(
+        """INSERT INTO carryout.export_notifications (job_id, kind, message_id, created_at)
+        SELECT id, 'ready', id::text, now() - interval '2 hours' FROM carryout.export_jobs"""
+    )
+    seen = await scrape(api)
+
+    assert 3_600 <= seen.value("carryout_files_overdue_seconds") < 4_000
+    assert 7_200 <= seen.value("carryout_mails_oldest_age_seconds") < 7_600
+
+
 async def test_cancelling(api: httpx.AsyncClient, database: Connection, create: Create, token: Token) -> None:
     user_id = await create_user_with(database, 1)
     created = await create(user_id, headers={"Prefer": "respond-async"})
