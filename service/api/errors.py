@@ -132,9 +132,10 @@ def find_problem(error: errors.ServiceError | HTTPException) -> Problem:
 
 
 def _allow(request: Request) -> dict[str, str]:
-    """The methods of every route of this path: Starlette names those of the first alone."""
-    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
-    return {"Allow": ", ".join(sorted({method for route in routes for method in route.methods}))}
+    """The methods of all routes of the path that matches first: Starlette names those of the first route alone."""
+    matching = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    methods = {method for route in matching if route.path == matching[0].path for method in route.methods}
+    return {"Allow": ", ".join(sorted(methods))}
 
 
 def problem_headers(error: errors.ServiceError | HTTPException) -> Mapping[str, str]:
