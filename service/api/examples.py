@@ -4,7 +4,9 @@ import datetime as dt
 import uuid
 from collections.abc import Mapping
 
-from service.api import exports
+import msgspec
+
+from service.api import downloads, exports
 from service.api.openapi import Json
 from service.exports import ExportStatus
 
@@ -64,4 +66,8 @@ EXPORT = exports.ExportView(
     progress=exports.Progress(1_200, 1_200),
     estimated_completion=None,
     download_url=LINK,
+)
+EVENTS = f"event: progress\ndata: {msgspec.json.encode(FAILED_EXPORT).decode()}\n\nevent: end\ndata: {{}}\n\n"
+DOWNLOADS = downloads.DownloadList(
+    [downloads.Download(COMPLETED_AT + dt.timedelta(hours=1), "link", "192.0.2.7", "curl/8.5.0")]
 )

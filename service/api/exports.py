@@ -87,7 +87,10 @@ class ExportPage(msgspec.Struct, frozen=True):
 
 
 class PageQuery(msgspec.Struct, frozen=True):
-    after: Annotated[uuid.UUID | None, Meta(description="The `job_id` of the last export of the page before.")] = None
+    # not None, which msgspec would read from "null"
+    after: Annotated[uuid.UUID | UnsetType, Meta(description="The `job_id` of the last export of the page before.")] = (
+        UNSET
+    )
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_SIZE, description="Exports per page.")] = PAGE_SIZE
 
 
@@ -121,7 +124,7 @@ async def list_exports(request: Request) -> Response:
     except msgspec.ValidationError as error:
         raise InvalidRequestError(str(error)) from None
     async with exporting.read(resources) as connection:
-        found = await resources.exports.list_owned(connection, user_id, after=page.after, limit=page.limit + 1)
+        found = await resources.exports.list_owned(connection, user_id, after=page.after or None, limit=page.limit + 1)
         views = [await view_export(resources, connection, export) for export in found[: page.limit]]
     more = len(found) > page.limit
     return json_response(

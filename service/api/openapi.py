@@ -87,7 +87,7 @@ def create_document(routes: Iterable[Route], reference: Reference, *, public_url
     schemas = _schemas(reference, [operation for operation, _ in operations.values()])
     paths: Json = {}
     for (method, path), (operation, operation_id) in operations.items():
-        paths.setdefault(path, {})[method.lower()] = _operation(operation, operation_id, path, schemas)
+        paths.setdefault(path, {})[method.lower()] = _operation(operation, operation_id, (method, path), schemas)
     return {
         "openapi": "3.1.0",
         "info": reference.info,
@@ -150,7 +150,8 @@ def _problem_schema(error: Refusal, reference: Reference) -> Json:
     return {"title": problem.title, "allOf": parts}
 
 
-def _operation(operation: Operation, operation_id: str, path: str, schemas: Json) -> Json:
+def _operation(operation: Operation, operation_id: str, place: tuple[str, str], schemas: Json) -> Json:
+    method, path = place
     parameters = [{"$ref": f"#/components/parameters/{name}"} for name in (*_path_names(path), *operation.headers)]
     if operation.query:
         parameters += _query_parameters(operation.query, schemas)
@@ -158,11 +159,12 @@ def _operation(operation: Operation, operation_id: str, path: str, schemas: Json
         "operationId": operation_id,
         "tags": [operation.tag],
         "summary": operation.summary,
-        "description": operation.description,
         "parameters": parameters,
         "security": [{name: []} for name in operation.security],
-        "responses": _answers(operation) | _refusals(operation),
+        "responses": _answers(operation) | _refusals(operation, as_page=method in {"GET", "HEAD"}),
     }
+    if operation.description:
+        described["description"] = operation.description
     if operation.body:
         described["requestBody"] = {"required": True, "content": _json_content(operation.body)}
     return described
@@ -231,16 +233,16 @@ def _headers(names: Iterable[str]) -> Json:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
-def _refusals(operation: Operation) -> Json:
+def _refusals(operation: Operation, *, as_page: bool) -> Json:
     by_status = groupby(
         sorted(operation.refusals, key=lambda error: find_problem(error).status),
         key=lambda error: find_problem(error).status,
     )
-    return {str(status): _refusal(list(errors)) for status, errors in by_status}
+    return {str(status): _refusal(list(errors), as_page=as_page) for status, errors in by_status}
 
 
-def _refusal(errors: Sequence[Refusal]) -> Json:
-    """The answer of one status, which several kinds of problems may share."""
+def _refusal(errors: Sequence[Refusal], *, as_page: bool) -> Json:
+    """The answer of one status, which several kinds of problems may share; `as_page` if browsers get a page."""
     kinds = {_problem_name(error): find_problem(error).title for error in errors}
     refs = [{"$ref": SCHEMAS + name} for name in kinds]
     content = {
@@ -251,7 +253,7 @@ def _refusal(errors: Sequence[Refusal]) -> Json:
     return {
         "description": ", or ".join(kinds.values()),
         "headers": _headers(["X-Request-ID", *sorted(headers)]),
-        "content": {MEDIA_TYPE: content},
+        "content": {MEDIA_TYPE: content} | ({"text/html": {"schema": {"type": "string"}}} if as_page else {}),
     }
 
 

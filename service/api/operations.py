@@ -9,10 +9,20 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from service import errors
-from service.api import docs, downloads, exports, health, metrics, streams, users
+from service.api import docs, downloads, events, exports, health, metrics, streams, users
 from service.api.auth import NOT_AUTHENTICATED
 from service.api.errors import UNEXPECTED
-from service.api.examples import COMPLETED_AT, DOCUMENT, EXPIRES_AT, EXPORT, FAILED_EXPORT, JOB_ID, LINK
+from service.api.examples import (
+    COMPLETED_AT,
+    DOCUMENT,
+    DOWNLOADS,
+    EVENTS,
+    EXPIRES_AT,
+    EXPORT,
+    FAILED_EXPORT,
+    JOB_ID,
+    LINK,
+)
 from service.api.openapi import Answer, Operation
 from service.api.requests import MAX_BODY_BYTES
 from service.exports import ExportStatus
@@ -36,8 +46,10 @@ SERVERS_FAIL = (UNEXPECTED, UNAVAILABLE)
 
 FOLLOW = {
     "show_export": "Watch it.",
+    "watch_export": "Follow it.",
     "delete_export": "Cancel it, or delete its file.",
     "download_export": "Fetch its file.",
+    "list_downloads": "See who fetched it.",
 }
 
 CREATE_EXPORT = Operation(
@@ -128,6 +140,34 @@ DELETE_EXPORT = Operation(
     answers={204: Answer(description="It has no file any more, and gets none.")},
     refusals=(UNKNOWN_PARAMETER, NO_TOKEN, NOT_FOUND, *SERVERS_FAIL),
 )
+WATCH_EXPORT = Operation(
+    tag="Exports",
+    summary="Watch an export",
+    description="Server-sent events: `progress` with the export as `GET /api/export/{job_id}` shows it, at every "
+    "change, and `end` when it has ended. Whoever is cut off asks again: each event says all.",
+    security=["userToken"],
+    answers={
+        200: Answer(
+            description="The events.", content={"text/event-stream": {"schema": {"type": "string"}, "example": EVENTS}}
+        )
+    },
+    refusals=(
+        UNKNOWN_PARAMETER,
+        NO_TOKEN,
+        NOT_FOUND,
+        errors.RateLimitedError("You watch too many exports at once", retry_after_seconds=10),
+        errors.UnavailableError("Too many exports are being watched", retry_after_seconds=10),
+        *SERVERS_FAIL,
+    ),
+)
+LIST_DOWNLOADS = Operation(
+    tag="Exports",
+    summary="List an export's downloads",
+    description="Whether the link has got around.",
+    security=["userToken"],
+    answers={200: Answer(description="The downloads.", example=DOWNLOADS)},
+    refusals=(UNKNOWN_PARAMETER, NO_TOKEN, NOT_FOUND, *SERVERS_FAIL),
+)
 FILE_HEADERS = ("Content-Disposition", "Accept-Ranges", "ETag")
 LINK_REFUSALS = (NO_TOKEN, NOT_FOUND, NOT_READY, GONE, *SERVERS_FAIL)
 DOWNLOAD_EXPORT = Operation(
@@ -161,7 +201,7 @@ DOWNLOAD_EXPORT = Operation(
 
 def _user_list(summary: str, *, columns: str, example: str, scope: str) -> Operation:
     return Operation(
-        tag="User lists",
+        tag="Lists",
         summary=summary,
         description=f"CSV with the columns `{columns}`, ordered by id. The key needs the scope `{scope}`.",
         security=["apiKey", "apiKeyAsBearer"],
@@ -190,7 +230,9 @@ OPERATIONS: Mapping[Callable[..., Any], Operation] = {
     exports.list_exports: LIST_EXPORTS,
     exports.show_export: SHOW_EXPORT,
     exports.delete_export: DELETE_EXPORT,
+    events.watch_export: WATCH_EXPORT,
     downloads.download_export: DOWNLOAD_EXPORT,
+    downloads.list_downloads: LIST_DOWNLOADS,
     streams.stream_export: STREAM_EXPORT,
     users.export_users: _user_list(
         "List the users", columns="id,email,name", example="1,ada@example.com,Ada Lovelace", scope="users:export"
@@ -202,13 +244,13 @@ OPERATIONS: Mapping[Callable[..., Any], Operation] = {
         scope="users:export_full",
     ),
     users.show_alive: Operation(
-        tag="User lists",
+        tag="Lists",
         summary="Whether lists are served at all",
         answers={200: Answer(description="They are.", example=users.ListsAlive("users export alive"))},
         refusals=(UNKNOWN_PARAMETER, NOT_ENABLED, UNEXPECTED),
     ),
     users.show_simple: Operation(
-        tag="User lists",
+        tag="Lists",
         summary="The lists' simple status",
         answers={200: Answer(description="The status.", example=users.ListsSimple("export simple status"))},
         refusals=(UNKNOWN_PARAMETER, NOT_ENABLED, UNEXPECTED),
@@ -229,7 +271,8 @@ OPERATIONS: Mapping[Callable[..., Any], Operation] = {
         },
         refusals=(
             errors.UnavailableError(
-                "Not ready: redis", checks={"postgresql": "ok", "source": "ok", "redis": "unavailable", "s3": "ok"}
+                "Not ready: postgresql",
+                checks={"postgresql": "unavailable", "source": "ok", "redis": "ok", "s3": "ok"},
             ),
             errors.UnavailableError("Shutting down", retry_after_seconds=1),
             UNEXPECTED,

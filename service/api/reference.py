@@ -18,9 +18,9 @@ from service.exports import ExportStatus
 DESCRIPTION = """\
 Users take their data with them as CSV or JSON; operators download lists of users.
 
-Errors are `application/problem+json` (RFC 9457). Each names its request by `request_id`, which is also the
-`X-Request-ID` of every answer. HEAD is answered wherever GET is. Documents that break off on their way are incomplete:
-the connection is cut, and they never look finished.
+Errors are `application/problem+json` (RFC 9457); a browser that opens an address gets a page instead. Each names its
+request by `request_id`, which is also the `X-Request-ID` of every answer. HEAD is answered wherever GET is. Documents
+that break off on their way are incomplete: the connection is cut, and they never look finished.
 """
 
 
@@ -63,7 +63,7 @@ FIELDS: Mapping[type[errors.ServiceError], type[msgspec.Struct]] = {
 
 TAGS = {
     "Exports": "A user's own data, with the user's token.",
-    "User lists": "For operators, with an API key. Each can be switched off.",
+    "Lists": "For operators, with an API key. Each can be switched off.",
     "Operation": "For Kubernetes and Prometheus.",
     "Reference": "This document.",
 }

@@ -1,0 +1,59 @@
+"""The page: all it needs comes from here, and its policy allows nothing else."""
+
+import re
+from importlib.resources import files
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.api.docs import ASSETS_DIR
+from tests.api.problems import read_problem
+
+ADDRESSES = re.compile(r'(?:src|href)="([^"]+)"|url: "([^"]+)"')
+
+
+async def test_loads_nothing_from_elsewhere(idle_api: httpx.AsyncClient) -> None:
+    page = await idle_api.get("/docs")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    script = await idle_api.get("/docs/docs.js")
+    addresses = [first or second for first, second in ADDRESSES.findall(page.text + script.text)]
+    paths = {str(page.url.join(address).path) for address in addresses if address != "data:,"}
+    assert paths == {"/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/docs/docs.js", "/openapi.json"}
+    for path in paths:
+        assert (await idle_api.get(path)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "media_type"),
+    [
+        ("docs.js", "text/javascript; charset=utf-8"),
+        ("swagger-ui-bundle.js", "text/javascript; charset=utf-8"),
+        ("swagger-ui.css", "text/css; charset=utf-8"),
+    ],
+)
+async def test_assets_are_fetched_once(idle_api: httpx.AsyncClient, name: str, media_type: str) -> None:
+    asset = await idle_api.get(f"/docs/{name}")
+    assert asset.content == (ASSETS_DIR / name).read_bytes()
+    assert asset.headers["content-type"] == media_type
+    again = await idle_api.get(f"/docs/{name}", headers={"If-None-Match": asset.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+async def test_allows_no_inline_script(idle_api: httpx.AsyncClient) -> None:
+    policy = (await idle_api.get("/docs")).headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+    assert "unsafe" not in policy
+    assert "http" not in policy
+
+
+@pytest.mark.parametrize("name", ["app.py", "swagger-ui.LICENSE", "..%2fdocs.py", "%2e%2e/docs.py", ""])
+async def test_shows_no_other_file(idle_api: httpx.AsyncClient, name: str) -> None:
+    read_problem(await idle_api.get(f"/docs/{name}"), 404)
+
+
+def test_licences_come_along() -> None:
+    assets = Path(str(files("service.api"))) / "assets"
+    assert "Apache License" in (assets / "swagger-ui.LICENSE").read_text()
+    assert "SmartBear" in (assets / "swagger-ui.NOTICE").read_text()
+    assert (assets / "swagger-ui-bundle.js.LICENSE.txt").stat().st_size

@@ -1,0 +1,244 @@
+"""Every answer that the document names, given by real servers: as documented, example by example."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+from uuid import UUID, uuid4
+
+import httpx
+import msgspec
+import pytest
+
+from service import exporting
+from service.api.app import create_app
+from service.api.events import MAX_WATCHERS, MAX_WATCHERS_PER_USER, Watchers
+from service.bootstrap import Resources
+from service.database import open_pool
+from service.flags import Flag, open_flags
+from service.keys import Scope
+from service.settings import Settings
+from tests.api.conftest import ASYNC, CSV, JSON, UNKNOWN_ID
+from tests.api.problems import bearer
+from tests.api.serving import serve
+from tests.api.users.conftest import ALIVE, EXPORT, EXPORT_FULL, SIMPLE
+from tests.api.witness import Witness, documented
+from tests.conftest import PUBLIC_URL, Token, on_database, patient_client
+from tests.factories import Connection, create_user_with
+from tests.operators import create_key
+
+EXPORTS = "/api/export"
+STREAM = "/api/export/stream"
+SCOPES = {EXPORT: Scope.USERS_EXPORT, EXPORT_FULL: Scope.USERS_EXPORT_FULL}
+MAX_RECORDS = 50
+INSERT_ENDED_EXPORT = """
+INSERT INTO carryout.export_jobs (user_id, format, status, queued, estimated_records, completed_at, error_message)
+VALUES ($1, 'csv', 'failed', true, 1, now(), 'failed')
+"""
+
+Headers: TypeAlias = dict[str, str]
+
+
+@dataclass(frozen=True)
+class World:
+    """Clients of APIs that stand differently: well; sending files themselves; with all lists switched off; about to
+    stop and busy with wrong keys; without PostgreSQL; and broken.
+    """
+
+    api: httpx.AsyncClient
+    proxy: httpx.AsyncClient
+    off: httpx.AsyncClient
+    busy: httpx.AsyncClient
+    down: httpx.AsyncClient
+    broken: httpx.AsyncClient
+    resources: Resources
+    database: Connection
+    token: Token
+    watchers: Watchers
+    """Those of the busy API."""
+
+    async def user(self, records: int = 1) -> tuple[UUID, Headers]:
+        """A user, and what proves that they ask."""
+        user_id = await create_user_with(self.database, records)
+        return user_id, bearer(self.token(user_id))
+
+
+@pytest.fixture
+def settings(common_settings: Settings, database_url: str) -> Settings:
+    limited = msgspec.structs.replace(common_settings, max_export_records=MAX_RECORDS, small_export_records=MAX_RECORDS)
+    return on_database(limited, database_url)
+
+
+@pytest.fixture
+async def witness(api: httpx.AsyncClient) -> Witness:
+    return Witness((await api.get("/openapi.json")).json())
+
+
+@pytest.fixture
+async def world(resources: Resources, database: Connection, token: Token, witness: Witness) -> AsyncIterator[World]:
+    settings = resources.settings
+    async with open_pool(settings.database_url, size=1, application_name="closed") as closed:
+        pass
+    watchers = Watchers()
+    proxying = msgspec.structs.replace(settings, download_mode="proxy")
+    async with (
+        open_flags(settings.database_url, [f"-{flag}" for flag in Flag]) as flags,
+        _client(resources, witness) as api,
+        _client(replace(resources, settings=proxying), witness) as proxy,
+        _client(replace(resources, flags=flags), witness) as off,
+        _client(resources, witness, draining=True, wrong_keys=asyncio.Semaphore(0), watchers=watchers) as busy,
+        _client(replace(resources, database=closed), witness) as down,
+        _client(resources, witness, resources=None) as broken,
+    ):
+        yield World(api, proxy, off, busy, down, broken, resources, database, token, watchers)
+
+
+@asynccontextmanager
+async def _client(resources: Resources, witness: Witness, /, **state: object) -> AsyncIterator[httpx.AsyncClient]:
+    """`state` replaces what the app has of that name."""
+    app = create_app(resources)
+    for name, value in state.items():
+        setattr(app.state, name, value)
+    async with serve(app) as served, patient_client(served) as client:
+        client.event_hooks = {"response": [witness]}
+        yield client
+
+
+async def test_every_documented_answer_is_given(world: World, witness: Witness) -> None:
+    expected = set(documented((await world.api.get("/openapi.json")).json()))
+    for ask in (ask_for_exports, refuse_exports, watch_exports, download, stream, list_users, operate, read_reference):
+        await ask(world)
+    await fail_everywhere(world, witness)
+    assert sorted(expected - witness.seen) == []
+    assert sorted(witness.seen - expected) == []
+
+
+async def ask_for_exports(world: World) -> None:
+    _, user = await world.user(3)
+    created = await world.api.post(EXPORTS, json=CSV, headers=user)
+    assert created.status_code == 201
+    key = {"Idempotency-Key": "once", **ASYNC, **user}
+    queued = await world.api.post(EXPORTS, json=CSV, headers=key)
+    assert queued.status_code == 202
+    await world.api.post(EXPORTS, json=CSV, headers=user)
+    await world.api.delete(queued.headers["location"], headers=user)
+    assert (await world.api.post(EXPORTS, json=CSV, headers=key)).status_code == 200
+    await world.api.post(EXPORTS, json=JSON, headers=key)
+
+
+async def refuse_exports(world: World) -> None:
+    user_id, user = await world.user(2)
+    json_type = {"Content-Type": "application/json", **user}
+    await world.api.post(EXPORTS, content=b"{", headers=json_type)
+    await world.api.post(EXPORTS, content=b"{}", headers=user)
+    await world.api.post(EXPORTS, content=b" " * 20_000, headers=json_type)
+    await world.api.post(EXPORTS, json={"format": "xml"}, headers=user)
+    await world.api.post(f"{EXPORTS}?page=2", json=CSV, headers=user)
+    await world.api.post(EXPORTS, json=CSV)
+    await world.api.post(EXPORTS, json=CSV, headers=bearer(world.token(UNKNOWN_ID)))
+    _, large = await world.user(MAX_RECORDS + 1)
+    await world.api.post(EXPORTS, json=CSV, headers=large)
+    for _ in range(world.resources.settings.exports_per_hour):
+        await world.database.execute(INSERT_ENDED_EXPORT, user_id)
+    await world.api.post(EXPORTS, json=CSV, headers=user)
+
+
+async def watch_exports(world: World) -> None:
+    user_id, user = await world.user()
+    path = (await world.api.post(EXPORTS, json=CSV, headers=user)).headers["location"]
+    for url in (EXPORTS, path, f"{path}/events", f"{path}/downloads"):
+        await world.api.get(url, headers=user)
+        await world.api.get(f"{url}?page=2", headers=user)
+        await world.api.get(url)
+    unknown = f"{EXPORTS}/{UNKNOWN_ID}"
+    for url in (unknown, f"{unknown}/events", f"{unknown}/downloads"):
+        await world.api.get(url, headers=user)
+    with ExitStack() as watching:
+        for watcher in [user_id] * MAX_WATCHERS_PER_USER:
+            watching.enter_context(world.watchers.admit(watcher))
+        await world.busy.get(f"{path}/events", headers=user)
+    with ExitStack() as watching:
+        for _ in range(MAX_WATCHERS):
+            watching.enter_context(world.watchers.admit(uuid4()))
+        await world.busy.get(f"{path}/events", headers=user)
+    for url, headers in ((f"{path}?page=2", user), (path, {}), (unknown, user), (path, user)):
+        await world.api.delete(url, headers=headers)
+
+
+async def download(world: World) -> None:
+    _, user = await world.user(3)
+    for body in (CSV, JSON):
+        created = await world.api.post(EXPORTS, json=body, headers=user)
+        path = f"{created.headers['location']}/download"
+        link = created.json()["download_url"].removeprefix(PUBLIC_URL)
+        await world.api.get(link)
+        for headers in ({}, {"Range": "bytes=0-9"}, {"Range": "bytes=99999-"}):
+            await world.proxy.get(link, headers=headers)
+        await world.api.head(link)
+    await world.api.delete(created.headers["location"], headers=user)
+    queued = await world.api.post(EXPORTS, json=CSV, headers={**ASYNC, **user})
+    for url, headers in (
+        (path, {}),
+        (link, {}),
+        (f"{queued.headers['location']}/download", user),
+        (f"{EXPORTS}/{UNKNOWN_ID}/download", user),
+    ):
+        await world.api.get(url, headers=headers)
+        await world.api.head(url, headers=headers)
+
+
+async def stream(world: World) -> None:
+    user_id, user = await world.user(3)
+    for query in ("format=csv&bom=1", "format=json", "format=json&bom=1", "format=csv&page=2"):
+        await world.api.get(f"{STREAM}?{query}", headers=user)
+    csv = f"{STREAM}?format=csv"
+    await world.api.get(csv)
+    await world.api.get(csv, headers=bearer(world.token(UNKNOWN_ID)))
+    _, large = await world.user(MAX_RECORDS + 1)
+    await world.api.get(csv, headers=large)
+    async with exporting.open_user_document(world.resources, user_id, exclusive=True):
+        await world.api.get(csv, headers=user)
+
+
+async def list_users(world: World) -> None:
+    for path, scope in SCOPES.items():
+        allowed = {"X-API-Key": await create_key(world.database, scope, name=f"may {path}")}
+        others = [other for other in Scope if other is not scope]
+        forbidden = {"X-API-Key": await create_key(world.database, *others, name=f"may not {path}")}
+        for query in ("?format=CSV&after=0", "?format=xml", "?page=2"):
+            await world.api.get(f"{path}{query}", headers=allowed)
+        await world.api.get(path, headers=forbidden)
+        await world.api.get(path)
+        await world.off.get(path, headers=allowed)
+        await world.busy.get(path, headers={"X-API-Key": "wrong"})
+    for path in (ALIVE, SIMPLE):
+        await world.api.get(path)
+        await world.api.get(f"{path}?page=2")
+        await world.off.get(path)
+
+
+async def operate(world: World) -> None:
+    for path in ("/livez", "/readyz", "/metrics"):
+        await world.api.get(path)
+    await world.api.get("/metrics", headers={"Accept": "application/openmetrics-text"})
+    await world.busy.get("/readyz")
+
+
+async def read_reference(world: World) -> None:
+    for path in ("/openapi.json", "/docs"):
+        etag = (await world.api.get(path)).headers["etag"]
+        await world.api.get(path, headers={"If-None-Match": etag})
+
+
+async def fail_everywhere(world: World, witness: Witness) -> None:
+    """Each operation that depends on something, once without PostgreSQL and once with a fault of the API's own."""
+    _, user = await world.user()
+    headers = {"X-API-Key": await create_key(world.database, name="down"), **user}
+    operations = {(method, path) for method, path, status, _ in documented(witness.document) if status == "500"}
+    for method, path in sorted(operations):
+        url = path.replace("{job_id}", str(UNKNOWN_ID))
+        body = CSV if method == "POST" else None
+        query = {"format": "csv"} if path == STREAM else {}
+        for client in (world.down, world.broken):
+            await client.request(method, url, json=body, params=query, headers=headers)

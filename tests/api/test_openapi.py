@@ -1,0 +1,129 @@
+"""The document: valid, complete, the same each time, and served so that it needn't be fetched twice."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import jsonschema_rs
+import pytest
+from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
+
+from service.api.app import ROUTES
+from service.api.docs import fix_document
+from service.api.openapi import create_document
+from service.api.reference import REFERENCE
+from tests.api.witness import Json, Witness
+from tests.conftest import PUBLIC_URL
+
+PRINT_DIGEST = """
+from service.api.app import ROUTES
+from service.api.docs import fix_document
+from service.api.openapi import create_document
+from service.api.reference import REFERENCE
+print(fix_document(create_document(ROUTES, REFERENCE, public_url="http://localhost")).etag)
+"""
+
+
+@pytest.fixture(scope="module")
+def document() -> Json:
+    created: Json = json.loads(fix_document(create_document(ROUTES, REFERENCE, public_url=PUBLIC_URL)).body)
+    return created
+
+
+def test_is_openapi_3_1(document: Json) -> None:
+    assert document["openapi"] == "3.1.0"
+    OPENAPI_31_VALIDATOR.validate(document)
+    for schema in document["components"]["schemas"].values():
+        jsonschema_rs.meta.validate(schema)
+
+
+def test_has_every_route_and_no_other(document: Json) -> None:
+    routes = {
+        (route.path, method.lower())
+        for route in ROUTES
+        if route.include_in_schema
+        for method in (route.methods or set()) - {"HEAD"}
+    }
+    operations = {(path, method) for path, methods in document["paths"].items() for method in methods}
+    assert {(path, method) for path, method in operations if method != "head"} == routes
+    assert REFERENCE.operations.keys() == {route.endpoint for route in ROUTES if route.include_in_schema}
+
+
+def test_operations_have_names_of_their_own(document: Json) -> None:
+    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+    names = {operation["operationId"] for operation in operations}
+    assert len(names) == len(operations)
+    assert {operation["tags"][0] for operation in operations} == {tag["name"] for tag in document["tags"]}
+
+
+def test_all_references_lead_somewhere(document: Json) -> None:
+    text = json.dumps(document)
+    for kind, entries in document["components"].items():
+        for name in entries:
+            used = f'"#/components/{kind}/{name}"' in text or f'"{name}": []' in text
+            assert used, f"{kind}/{name} is never used"
+    for reference in _find(document, "$ref"):
+        _, components, kind, name = reference.split("/")
+        assert name in document[components][kind], reference
+    operation_ids = set(_find(document["paths"], "operationId"))
+    assert operation_ids == {
+        operation["operationId"] for methods in document["paths"].values() for operation in methods.values()
+    }
+
+
+def test_examples_are_what_their_schemas_say(document: Json) -> None:
+    witness = Witness(document)
+    contents = list(_contents(document))
+    examples = [(content["schema"], content["example"]) for content in contents if "example" in content]
+    for content in contents:
+        examples += [(content["schema"], example["value"]) for example in content.get("examples", {}).values()]
+    headers = document["components"]["headers"].values()
+    parameters = document["components"]["parameters"].values()
+    examples += [(part["schema"], part["example"]) for part in (*headers, *parameters) if "example" in part]
+    assert len(examples) > 50
+    for schema, example in examples:
+        witness.validate(schema, example)
+
+
+async def test_is_the_same_in_every_process() -> None:
+    assert len({await _digest(seed) for seed in ("1", "2")}) == 1
+
+
+async def test_is_served_until_it_changes(idle_api: httpx.AsyncClient, document: Json) -> None:
+    response = await idle_api.get("/openapi.json")
+    assert response.json() == document
+    assert response.headers["content-type"] == "application/json"
+    assert document["servers"] == [{"url": PUBLIC_URL}]
+    etag = response.headers["etag"]
+    for tags in (etag, f"W/{etag}", f'"other", {etag}'):
+        again = await idle_api.get("/openapi.json", headers={"If-None-Match": tags})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
+    assert (await idle_api.get("/openapi.json", headers={"If-None-Match": '"other"'})).status_code == 200
+
+
+async def _digest(hash_seed: str) -> bytes:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PRINT_DIGEST, stdout=asyncio.subprocess.PIPE, env={"PYTHONHASHSEED": hash_seed}
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    return output
+
+
+def _contents(document: Json) -> Iterator[Json]:
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            for part in (operation.get("requestBody", {}), *operation["responses"].values()):
+                yield from part.get("content", {}).values()
+
+
+def _find(value: Any, name: str) -> list[Any]:
+    """The values of that name, however deep."""
+    if isinstance(value, list):
+        return [found for item in value for found in _find(item, name)]
+    if not isinstance(value, dict):
+        return []
+    return [item for key, item in value.items() if key == name] + _find(list(value.values()), name)
