@@ -1,6 +1,6 @@
 // One export in the list: an element, and what it shows.
 
-import { count, date, records, size, state } from "./words.js";
+import { count, date, name, records, size, state } from "./words.js";
 
 const BADGES = { ready: "completed", failed: "failed", "being made": "running", waiting: "running" };
 
@@ -21,7 +21,7 @@ export function showItem(item, view) {
   item.view = view;
   const word = state(view);
   const running = word === "waiting" || word === "being made";
-  find(item, ".name").textContent = `${view.format.toUpperCase()} of ${date(view.created_at)}`;
+  find(item, ".name").textContent = name(view);
   find(item, ".badge").textContent = word[0].toUpperCase() + word.slice(1);
   find(item, ".badge").className = `badge ${BADGES[word] ?? ""}`;
   find(item, ".making").hidden = !running;
@@ -32,12 +32,12 @@ export function showItem(item, view) {
   find(item, ".facts").replaceChildren(...(view.status === "completed" ? facts(view, word) : []));
   const download = find(item, ".download");
   download.hidden = word !== "ready";
-  download.setAttribute("aria-label", `Download ${find(item, ".name").textContent}`);
+  download.setAttribute("aria-label", `Download ${name(view)}`);
   if (word === "ready") download.href = view.download_url;
   const remove = find(item, ".remove");
   remove.hidden = !running && word !== "ready";
   remove.textContent = running ? "Cancel" : "Delete";
-  remove.setAttribute("aria-label", `${remove.textContent} ${find(item, ".name").textContent}`);
+  remove.setAttribute("aria-label", `${remove.textContent} ${name(view)}`);
   find(item, ".downloads").hidden = view.status !== "completed";
 }
 
@@ -46,7 +46,7 @@ function showProgress(item, view) {
   const bar = find(item, "progress");
   bar.max = total;
   bar.value = done;
-  bar.setAttribute("aria-label", `Progress of ${find(item, ".name").textContent}`);
+  bar.setAttribute("aria-label", `Progress of ${name(view)}`);
   find(item, ".counted").textContent = `${count(done)} of ${records(total)}`;
 }
 
@@ -60,11 +60,11 @@ function facts(view, word) {
   ];
 }
 
-function fact(name, value, className = "") {
+function fact(term, value, className = "") {
   const group = element("div", "", className);
   const description = element("dd");
   description.append(value);
-  group.append(element("dt", name), description);
+  group.append(element("dt", term), description);
   return group;
 }
 
@@ -76,8 +76,8 @@ function showDownloads(list, downloads) {
   }
   const table = element("table");
   const head = table.createTHead().insertRow();
-  for (const name of ["When", "Who", "From"]) {
-    const cell = element("th", name);
+  for (const title of ["When", "Who", "From"]) {
+    const cell = element("th", title);
     cell.scope = "col";
     head.append(cell);
   }
@@ -85,8 +85,8 @@ function showDownloads(list, downloads) {
   for (const download of downloads) {
     const row = body.insertRow();
     row.insertCell().append(time(download.downloaded_at));
-    row.insertCell().append(download.by === "owner" ? "You, signed in" : "Whoever has the link");
-    row.insertCell().append([download.ip, download.user_agent].filter(Boolean).join(" · "));
+    row.insertCell().append(download.by === "owner" ? "You, signed in" : "With the link");
+    row.insertCell().append(download.ip ?? "An unknown address", element("small", download.user_agent ?? ""));
   }
   list.replaceChildren(table);
 }
@@ -97,8 +97,8 @@ function time(instant) {
   return shown;
 }
 
-function element(name, text = "", className = "") {
-  const made = document.createElement(name);
+function element(tag, text = "", className = "") {
+  const made = document.createElement(tag);
   made.textContent = text;
   if (className) made.className = className;
   return made;

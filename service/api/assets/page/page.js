@@ -47,7 +47,7 @@ async function attempt(action) {
     return await action();
   } catch (error) {
     if (!(error instanceof ApiError || error instanceof TypeError)) throw error;
-    if (error.status === 401) signOut("Your sign-in has ended. Please sign in again.");
+    if (error.status === 401) signOut("This access token isn't valid, or not any more. Please sign in again.");
     else complain(explain(error));
     return undefined;
   }

@@ -1,18 +1,21 @@
 // How the page says things.
 
-const DATE = new Intl.DateTimeFormat("en", { dateStyle: "medium", timeStyle: "short" });
-const TIME = new Intl.DateTimeFormat("en", { timeStyle: "short" });
-const NUMBER = new Intl.NumberFormat("en");
+const DATE = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+const TIME = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
+const NUMBER = new Intl.NumberFormat();
+const SHORT = new Intl.NumberFormat(undefined, { maximumSignificantDigits: 3 });
 const UNITS = ["bytes", "kB", "MB", "GB"];
 
 export const date = (instant) => DATE.format(new Date(instant));
 export const count = (number) => NUMBER.format(number);
+/** The export's name among the others. */
+export const name = (view) => `${view.format.toUpperCase()} copy, ${date(view.created_at)}`;
 export const records = (number) => `${count(number)} ${number === 1 ? "record" : "records"}`;
 
 export function size(bytes) {
   const power = Math.min(Math.floor(Math.log10(Math.max(bytes, 1)) / 3), UNITS.length - 1);
   const value = bytes / 1000 ** power;
-  return `${power && value < 100 ? value.toFixed(1) : Math.round(value)} ${UNITS[power]}`;
+  return `${SHORT.format(value)} ${UNITS[power]}`;
 }
 
 /** What an export is to its owner, which is more than its status: its link may have ended. */
