@@ -111,6 +111,11 @@ def problem_response(
     )
 
 
+def plain_problem(status: HTTPStatus, detail: str, request_id: str) -> bytes:
+    """The body of an answer to what never became a request."""
+    return msgspec.json.encode(problem_members(_plain(status), detail, request_id))
+
+
 def problem_members(
     problem: Problem, detail: str, request_id: str | None, fields: Mapping[str, object] | None = None
 ) -> dict[str, object]:

@@ -1,33 +1,32 @@
 """Streams that end as they really ended, and downloads under a safe name."""
 
 import asyncio
-import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.api.compression import Compressor, Encoding, negotiate
+from service.api.protocol import ABORT
 from service.attachments import attachment
 
-# Without it the kernel buffers megabytes and reports progress in steps of one: a client at 20 kB/s then looks stalled
-# for more than a minute, with it for 7 seconds.
-UNSENT_BYTES = 64 * 1024
-ABORT = "carryout.abort"
+# What the kernels of both sides and the server may have taken without anybody having read it.
+BUFFERED_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a client may make us wait: at first `initial_seconds`; what it takes earns it more, up to `max_seconds`.
+    """How long a client may make us wait: `initial_seconds`, and what it takes earns it more.
 
-    By the defaults a client that reads nothing is cut after 70 s (its buffers take 320 kB), one slower than 8 KiB/s
-    within minutes. The maximum is for those who read in bursts: curl 7.88 with `--limit-rate 20k` takes 2 MB and then
-    nothing for 101 s. Waiting for rows doesn't count.
+    It never has more than `initial_seconds` in hand before BUFFERED_BYTES have left, so that one that reads nothing is
+    cut after that time, whatever the buffers took; nor more than `max_seconds` later. The maximum is for those who
+    read in bursts: curl 7.88 with `--limit-rate 20k` takes 2 MB and then nothing for 101 s. Waiting for rows doesn't
+    count.
     """
 
     initial_seconds: float = 30.0
@@ -69,15 +68,20 @@ class ChunkedStream(Response):
         headers: Mapping[str, str] | None = None,
         on_end: Callable[[StreamEnd], Awaitable[None]] | None = None,
         patience: Patience = DEFAULT_PATIENCE,
+        encoding: Encoding | None = None,
     ) -> None:
         self.status_code = status_code
         self.media_type = media_type
         self.background = None
         self.init_headers(headers)
+        if encoding:
+            self.headers["Content-Encoding"] = encoding
+        self._encoding = encoding
         self._chunks = chunks
         self._on_end = on_end
         self._patience = patience
         self._patience_seconds = patience.initial_seconds
+        self._sent_bytes = 0
         self._closing = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,14 +106,20 @@ class ChunkedStream(Response):
     async def _pump(self, send: Send) -> None:
         try:
             first = await anext(self._chunks, b"")
+            compressor = Compressor(self._encoding) if self._encoding else None
             await self._send(send, self._start())
-            await self._send(send, _body(first))
+            await self._send_chunk(send, first, compressor)
             async for chunk in self._chunks:
-                await self._send(send, _body(chunk))
-            await self._send(send, _body(b"", more=False))
+                await self._send_chunk(send, chunk, compressor)
+            await self._send(send, _body(await compressor.finish() if compressor else b"", more=False))
         finally:
             self._closing = True
             await self._chunks.aclose()
+
+    async def _send_chunk(self, send: Send, chunk: bytes, compressor: Compressor | None) -> None:
+        body = await compressor.compress(chunk) if compressor else chunk
+        if body:
+            await self._send(send, _body(body))
 
     async def _send(self, send: Send, message: Message) -> None:
         started_at = time.monotonic()
@@ -118,9 +128,12 @@ class ChunkedStream(Response):
                 await send(message)
         except TimeoutError:
             raise SlowClientError from None
-        earned = len(message.get("body", b"")) / self._patience.bytes_per_second
-        left = self._patience_seconds - (time.monotonic() - started_at) + earned
-        self._patience_seconds = min(left, self._patience.max_seconds)
+        size = len(message.get("body", b""))
+        self._sent_bytes += size
+        patience = self._patience
+        most = patience.max_seconds if self._sent_bytes > BUFFERED_BYTES else patience.initial_seconds
+        left = self._patience_seconds - (time.monotonic() - started_at) + size / patience.bytes_per_second
+        self._patience_seconds = min(left, most)
 
     async def _end(self, scope: Scope, pump: asyncio.Task[None], watch: asyncio.Task[None]) -> None:
         await asyncio.wait({pump, watch})
@@ -134,27 +147,21 @@ class ChunkedStream(Response):
         return {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
 
 
-class StreamingProtocol(HttpToolsProtocol):
-    """For `uvicorn.Config(http=StreamingProtocol)`: notices a slow client in time, and lets its connection be aborted.
-
-    uvicorn itself only closes, and a closed connection stays open until the client has read what is buffered.
-    """
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in the parent
-        super().connection_made(transport)
-        with suppress(OSError):  # a Unix socket has no such options
-            connection = transport.get_extra_info("socket")
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
-            # asyncio sets it only for listeners it made itself; without it the first chunk waits 40 ms for an ACK.
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item] # an ASGI extension of ours
-
-
 def attachment_headers(filename: str) -> dict[str, str]:
     return {"Content-Disposition": attachment(filename)}
+
+
+def compressible_stream(
+    request: Request,
+    chunks: AsyncGenerator[bytes, None],
+    *,
+    filename: str,
+    media_type: str,
+    on_end: Callable[[StreamEnd], Awaitable[None]],
+) -> ChunkedStream:
+    """A download that the client gets in the encoding it prefers."""
+    headers = attachment_headers(filename) | {"Vary": "Accept-Encoding"}
+    return ChunkedStream(chunks, media_type=media_type, headers=headers, on_end=on_end, encoding=negotiate(request))
 
 
 def _body(chunk: bytes, *, more: bool = True) -> Message:

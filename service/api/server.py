@@ -11,12 +11,15 @@ import uvicorn
 from starlette.applications import Starlette
 
 from service.api.app import create_app
-from service.api.responses import StreamingProtocol
+from service.api.protocol import StreamingProtocol
 from service.bootstrap import open_resources
 from service.errors import ConfigurationError
 from service.settings import Settings
 
 BACKLOG = 2_048
+# Longer than the 60 s for which nginx and cloud balancers keep an idle connection: the other way round they would now
+# and then send a request into a connection that is just being closed.
+KEEP_ALIVE_SECONDS = 75
 
 logger = structlog.get_logger()
 
@@ -54,6 +57,7 @@ class _Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 backlog=BACKLOG,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=settings.shutdown_grace_seconds,
             )
         )

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from service import exporting
 from service.api.auth import require_user, resources_of, user_actor
 from service.api.requests import query_params
-from service.api.responses import ChunkedStream, StreamEnd, attachment_headers
+from service.api.responses import StreamEnd, compressible_stream
 from service.audit import Actor, AuditAction
 from service.bootstrap import Resources
 from service.database import UserId
@@ -29,10 +29,11 @@ async def stream_export(request: Request) -> Response:
     user_id = await require_user(request)
     query = _query(request)
     stream = _UserStream(resources_of(request), user_id, query, user_actor(request, user_id))
-    return ChunkedStream(
+    return compressible_stream(
+        request,
         stream.chunks(),
+        filename=f"export.{query.format}",
         media_type=stream.encoder.media_type,
-        headers=attachment_headers(f"export.{query.format}"),
         on_end=stream.record_end,
     )
 

@@ -15,7 +15,7 @@ from service import exporting, operating
 from service.api.auth import key_actor, resources_of
 from service.api.exports import json_response
 from service.api.requests import query_params
-from service.api.responses import ChunkedStream, StreamEnd, attachment_headers
+from service.api.responses import StreamEnd, compressible_stream
 from service.audit import Actor, AuditAction
 from service.bootstrap import Resources
 from service.datasets import Dataset
@@ -89,10 +89,11 @@ async def _export(request: Request, name: str, scope: Scope, flag: Flag, filenam
     if name not in resources.user_lists:
         raise PermissionDeniedError(NOT_ENABLED)
     stream = _ListStream(resources, resources.user_lists[name], query, actor)
-    return ChunkedStream(
+    return compressible_stream(
+        request,
         stream.chunks(),
+        filename=filename,
         media_type=stream.encoder.media_type,
-        headers=attachment_headers(filename),
         on_end=stream.record_end,
     )
 

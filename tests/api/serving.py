@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from service.api.errors import exception_handlers
 from service.api.middleware import BodyLimitMiddleware, RequestMiddleware
-from service.api.responses import StreamingProtocol
+from service.api.protocol import StreamingProtocol
 from service.metrics import Metrics
 from service.tracing import Tracer
 

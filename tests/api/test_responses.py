@@ -15,7 +15,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.responses import DEFAULT_PATIENCE, ChunkedStream, Patience, StreamEnd, attachment_headers
+from service.api.responses import (
+    BUFFERED_BYTES,
+    DEFAULT_PATIENCE,
+    ChunkedStream,
+    Patience,
+    StreamEnd,
+    attachment_headers,
+)
 from service.errors import DocumentError
 from tests.api.serving import Served, create_edge, serve, until
 
@@ -206,7 +213,7 @@ async def read_slowly(reader: asyncio.StreamReader) -> bytes:
 
 
 async def test_a_slow_but_living_client_is_served() -> None:
-    source = Source(*[CHUNK] * 28)
+    source = Source(*[CHUNK] * 48)
     patience = Patience(initial_seconds=2, max_seconds=2, bytes_per_second=100_000)
     async with serve(create_edge([stream(source, patience=patience)])) as served:
         reader, writer = await connect(served)
@@ -226,15 +233,25 @@ async def test_a_client_below_the_rate_is_cut() -> None:
 
 
 async def test_what_a_client_takes_earns_it_a_pause() -> None:
-    source = Source(*[CHUNK] * 28)
-    patience = Patience(initial_seconds=0.1, max_seconds=10, bytes_per_second=20_000)
+    source = Source(*[CHUNK] * 48)
+    patience = Patience(initial_seconds=2, max_seconds=30, bytes_per_second=20_000)
     async with serve(create_edge([stream(source, patience=patience)])) as served:
         reader, writer = await connect(served)
-        await reader.readexactly(1_000)
-        await asyncio.sleep(1)
+        await reader.readexactly(3 * BUFFERED_BYTES // 2)
+        await asyncio.sleep(3)
         assert (await read_slowly(reader)).endswith(b"0\r\n\r\n")
         writer.close()
     assert source.ends == [StreamEnd.COMPLETE]
+
+
+async def test_what_only_buffers_took_earns_nothing() -> None:
+    source = Source(endless=True)
+    patience = Patience(initial_seconds=0.5, max_seconds=600, bytes_per_second=1)
+    async with serve(create_edge([stream(source, patience=patience)])) as served:
+        _, writer = await connect(served)
+        await source.closed.wait()
+        writer.close()
+    assert source.ends == [StreamEnd.TOO_SLOW]
 
 
 async def test_head_reads_nothing() -> None:

@@ -1,0 +1,123 @@
+"""What arrives on a socket and never becomes a request: refused in words, bounded in bytes and time."""
+
+import asyncio
+from contextlib import suppress
+
+import msgspec
+import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from service.api import protocol
+from tests.api.serving import create_edge, serve
+
+MEGABYTE = 1024 * 1024
+
+
+async def echo(request: Request) -> Response:
+    return PlainTextResponse(await request.body())
+
+
+ROUTES = [Route("/", echo, methods=["GET", "POST"])]
+
+
+def split(raw: bytes) -> tuple[int, dict[str, object]]:
+    head, _, body = raw.partition(b"\r\n\r\n")
+    assert b"Content-Type: application/problem+json" in head
+    assert b"Connection: close" in head
+    problem = msgspec.json.decode(body, type=dict[str, object])
+    status = int(head.split()[1])
+    assert problem["status"] == problem["status_code"] == status
+    assert str(problem["request_id"]).encode() in head
+    return status, problem
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"nonsense",
+        b"GET / HTTP/9.9",
+        b"G\0T / HTTP/1.1",
+        b"GET / HTTP/1.1\r\nX: a\0b",
+        b"GET / HTTP/1.1\r\n: nameless",
+        b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2",
+        b"GET / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+)
+async def test_what_is_no_request_is_refused(line: bytes) -> None:
+    async with serve(create_edge(ROUTES)) as served:
+        status, problem = split(await served.exchange(line))
+    assert (status, problem["detail"]) == (400, "This is not a valid HTTP/1.1 request")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"GET /?" + b"a" * MEGABYTE + b" HTTP/1.1",
+        b"GET / HTTP/1.1\r\nX: " + b"a" * MEGABYTE,
+        b"GET / HTTP/1.1" + b"\r\nX: " * 20_000 + b"a",
+        b"GET / HTTP/1.1" + b"".join(b"\r\nX-%d: a" % number for number in range(5_000)),
+    ],
+)
+async def test_a_head_too_large_is_refused(line: bytes) -> None:
+    async with serve(create_edge(ROUTES)) as served:
+        reader, writer = await asyncio.open_connection(served.host, served.port)
+        writer.write(line)  # and never a line's end
+        status, problem = split(await reader.readuntil(b"}"))
+        writer.close()
+    assert (status, problem["title"]) == (431, "Request Header Fields Too Large")
+
+
+async def test_a_head_below_the_limit_is_read() -> None:
+    async with serve(create_edge(ROUTES)) as served:
+        raw = await served.exchange("GET / HTTP/1.1", b"X: " + b"a" * (protocol.MAX_HEAD_BYTES - 100))
+    assert raw.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"",
+        b"\r\n\r\n",
+        b"GET / HT",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: ",
+        b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nab",
+    ],
+)
+async def test_a_request_that_does_not_arrive_is_given_up(begun: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "REQUEST_SECONDS", 0.3)
+    async with serve(create_edge(ROUTES)) as served:
+        reader, writer = await asyncio.open_connection(served.host, served.port)
+        writer.write(begun)
+        raw = await reader.read()
+        writer.close()
+    if b"POST" not in begun:  # the endpoint has it already, and is told that the client is gone
+        assert split(raw)[0] == 408
+
+
+async def test_requests_one_after_the_other_have_their_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "REQUEST_SECONDS", 2)
+    async with serve(create_edge(ROUTES)) as served, served.client() as client:
+        for _ in range(6):
+            assert (await client.post("/", content=b"x")).text == "x"
+            await asyncio.sleep(0.5)
+
+
+async def test_rubbish_behind_a_running_request_breaks_it_off() -> None:
+    running = asyncio.Event()
+
+    async def endpoint(_request: Request) -> Response:
+        running.set()
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    async with serve(create_edge([Route("/", endpoint)])) as served:
+        reader, writer = await asyncio.open_connection(served.host, served.port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await running.wait()
+        writer.write(b"rubbish\r\n\r\n")
+        with suppress(ConnectionResetError):
+            assert not await reader.read()
+        writer.close()
