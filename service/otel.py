@@ -16,6 +16,7 @@ from service.tracing import TRACEPARENT, Kind, Span, Tracer
 
 EXPORT_SECONDS = 5.0
 FLUSH_SECONDS = 3.0
+FLUSHING = "carryout-otel-flush"
 KINDS: Mapping[Kind, trace.SpanKind] = {
     "internal": trace.SpanKind.INTERNAL,
     "server": trace.SpanKind.SERVER,
@@ -61,7 +62,9 @@ async def open_otel_tracer(endpoint: str) -> AsyncIterator[OtelTracer]:
 
 async def _flush(provider: TracerProvider, exporter: OTLPSpanExporter) -> None:
     """Send what is left, for FLUSH_SECONDS at most; the SDK would try for half a minute."""
-    flushing = threading.Thread(target=provider.shutdown, daemon=True)  # the process's end waits for no daemon
+    flushing = threading.Thread(
+        target=provider.shutdown, name=FLUSHING, daemon=True
+    )  # the process's end waits for no daemon
     flushing.start()
     await asyncio.to_thread(flushing.join, FLUSH_SECONDS)
     if flushing.is_alive():
