@@ -1,0 +1,166 @@
+"""The page, what it loads, and the errors that browsers see."""
+
+import re
+from html.parser import HTMLParser
+
+import httpx
+import pytest
+
+from service.api.page import PAGE_DIR
+from tests.api.conftest import UNKNOWN_ID, Create
+from tests.api.problems import bearer, read_problem
+from tests.conftest import PUBLIC_URL, Token
+from tests.factories import Connection, create_user
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'"
+)
+# What Firefox, Chromium and Safari send when somebody opens a link.
+BROWSERS = [
+    "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+    "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8",
+    "text/html, application/json;q=0.5",
+    "TEXT/HTML;q=0.5",
+]
+MACHINES = [
+    "*/*",
+    "",
+    "application/json",
+    "application/problem+json, text/html;q=0.9",
+    "application/json, text/html",
+    "text/html;q=0.1, */*",
+    "text/html;q=0",
+    "text/*",
+]
+UNKNOWN_LINK = f"/api/export/{UNKNOWN_ID}/download?expires=1795850870&signature={'A' * 43}"
+
+
+class References(HTMLParser):
+    """Every address in a page, and what a strict policy wouldn't let run."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.inline: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.addresses += [given[name] or "" for name in ("href", "src") if name in given]
+        self.inline += [name for name in given if name == "style" or name.startswith("on")]
+        if tag == "style" or (tag == "script" and "src" not in given):
+            self.inline.append(tag)
+
+
+class TestPage:
+    async def test_is_served_under_a_strict_policy(self, idle_api: httpx.AsyncClient) -> None:
+        page = await idle_api.get("/")
+        assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+        assert page.headers["content-security-policy"] == POLICY
+        assert page.headers["x-content-type-options"] == "nosniff"
+        assert page.headers["referrer-policy"] == "no-referrer"
+        references = References(page.text)
+        assert not references.inline
+        for address in references.addresses:
+            assert (await idle_api.get(f"/{address}")).status_code == 200, address
+
+    async def test_shows_how_to_do_without_it(self, idle_api: httpx.AsyncClient) -> None:
+        page = (await idle_api.get("/")).text
+        without_script = page.partition("<noscript>")[2].partition("</noscript>")[0]
+        assert f"{PUBLIC_URL}/api/export/stream?format=csv" in without_script
+
+    @pytest.mark.parametrize("path", ["/", *(f"/assets/{path.name}" for path in PAGE_DIR.iterdir() if path.is_file())])
+    async def test_is_sent_again_only_when_it_changed(self, idle_api: httpx.AsyncClient, path: str) -> None:
+        first = await idle_api.get(path)
+        assert (first.status_code, first.headers["cache-control"]) == (200, "no-cache")
+        assert first.headers["content-security-policy"] == POLICY
+        again = await idle_api.get(path, headers={"If-None-Match": f'W/{first.headers["etag"]}, "other"'})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
+        assert (await idle_api.get(path, headers={"If-None-Match": '"other"'})).content == first.content
+
+    async def test_gives_out_nothing_else(self, idle_api: httpx.AsyncClient) -> None:
+        for name in ("page.html", "templates", "templates/page.html", "..%2fdocs.html", "%2e%2e/docs.html", ""):
+            read_problem(await idle_api.get(f"/assets/{name}"), 404)
+
+    async def test_scripts_load_nothing_from_elsewhere(self) -> None:
+        for path in PAGE_DIR.glob("*.js"):
+            text = path.read_text()
+            assert not re.search(r"https?:|innerHTML|eval\(|insertAdjacentHTML|document\.write|localStorage", text), (
+                path
+            )
+
+
+class TestErrors:
+    @pytest.mark.parametrize("accept", BROWSERS)
+    async def test_browsers_see_a_page(self, idle_api: httpx.AsyncClient, accept: str) -> None:
+        answer = await idle_api.get(UNKNOWN_LINK, headers={"Accept": accept})
+        assert (answer.status_code, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
+        assert answer.headers["vary"] == "Accept"
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["content-security-policy"] == POLICY
+        assert "<h1>This link leads nowhere</h1>" in answer.text
+        assert answer.headers["x-request-id"] in answer.text
+        assert not References(answer.text).inline
+
+    @pytest.mark.parametrize("accept", MACHINES)
+    async def test_others_get_a_problem(self, idle_api: httpx.AsyncClient, accept: str) -> None:
+        answer = await idle_api.get(UNKNOWN_LINK, headers={"Accept": accept})
+        read_problem(answer, 404)
+        assert answer.headers["vary"] == "Accept"
+
+    async def test_who_changes_something_gets_a_problem(self, idle_api: httpx.AsyncClient) -> None:
+        read_problem(await idle_api.post("/api/export", headers={"Accept": BROWSERS[0]}), 401)
+
+    @pytest.mark.parametrize("path", ["/nowhere", "/a/b/", "/a%2Fb", "/api/export", UNKNOWN_LINK])
+    async def test_the_page_finds_its_way_home(self, idle_api: httpx.AsyncClient, path: str) -> None:
+        """By relative addresses: whatever prefix a proxy takes off, they keep it."""
+        answer = await idle_api.get(path, headers={"Accept": BROWSERS[0]})
+        assert answer.status_code in {401, 404}
+        found = {
+            httpx.URL(f"https://example.com/prefix{path}").join(to).path for to in References(answer.text).addresses
+        }
+        assert found == {"/prefix/", "/prefix/assets/icon.svg", "/prefix/assets/page.css"}
+
+    async def test_what_strangers_send_stays_text(self, idle_api: httpx.AsyncClient) -> None:
+        answer = await idle_api.get("/<script>alert(1)</script>", headers={"Accept": BROWSERS[0]})
+        assert answer.status_code == 404
+        assert "alert" not in answer.text
+
+    async def test_an_ended_link(
+        self, api: httpx.AsyncClient, create: Create, database: Connection, token: Token
+    ) -> None:
+        user_id = await create_user(database)
+        created = (await create(user_id)).json()
+        await api.delete(f"/api/export/{created['job_id']}", headers=bearer(token(user_id)))
+        link = created["download_url"].removeprefix(PUBLIC_URL)
+        answer = await api.get(link, headers={"Accept": BROWSERS[0]})
+        assert answer.status_code == 410
+        assert "<h1>This link has ended</h1>" in answer.text
+        read_problem(await api.get(link), 410)
+        for method in ("GET", "HEAD"):
+            headers = (await api.request(method, link, headers={"Accept": BROWSERS[0]})).headers
+            assert headers["content-type"] == "text/html; charset=utf-8"
+
+
+class TestDownloads:
+    async def test_only_the_owner_sees_who_downloaded_it(
+        self, api: httpx.AsyncClient, create: Create, database: Connection, token: Token
+    ) -> None:
+        user_id = await create_user(database)
+        created = (await create(user_id)).json()
+        path = f"/api/export/{created['job_id']}"
+        assert (await api.get(f"{path}/downloads", headers=bearer(token(user_id)))).json() == {"downloads": []}
+        link = created["download_url"].removeprefix(PUBLIC_URL)
+        await api.get(link, headers={"User-Agent": "friend/1.0"})
+        await api.head(link)
+        await api.get(f"{path}/download", headers=bearer(token(user_id)) | {"User-Agent": "me/1.0"})
+        downloads = (await api.get(f"{path}/downloads", headers=bearer(token(user_id)))).json()["downloads"]
+        assert [(download["by"], download["ip"], download["user_agent"]) for download in downloads] == [
+            ("owner", "127.0.0.1", "me/1.0"),
+            ("link", "127.0.0.1", "friend/1.0"),
+        ]
+        assert downloads[0]["downloaded_at"] > downloads[1]["downloaded_at"]
+        read_problem(await api.get(f"{path}/downloads"), 401)
+        for known_or_not in (path, f"/api/export/{UNKNOWN_ID}"):
+            read_problem(await api.get(f"{known_or_not}/downloads", headers=bearer(token(UNKNOWN_ID))), 404)
