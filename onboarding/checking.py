@@ -41,10 +41,11 @@ async def check(connection: Connection, directory: Path) -> Findings:
     users = find_users(catalog, named=profile.users, own=profile.own)
     exported, broken = await _read_exported(connection, catalog, users, directory)
     denied_tables = {table for comments in files.values() for table in comments.denied_tables}
-    denied = {(comments.table, column) for comments in files.values() if comments.table for column in comments.columns}
+    denied = {(comments.table or "", column) for comments in files.values() for column in comments.denied}
+    keys = {(comments.table or "", column) for comments in files.values() for column in comments.keys}
     tables = [users.table.quoted, *(path.table for path in Graph(catalog, users).find_paths())]
     used = {table for table, _ in exported}
-    decided = exported | denied
+    decided = exported | denied | keys
     return Findings(
         undecided_tables=[table for table in tables if table not in used | denied_tables],
         undecided_columns=[
@@ -82,13 +83,14 @@ def _find_stale(catalog: Catalog, files: dict[str, Comments]) -> Iterator[str]:
     for name, comments in files.items():
         for denied in sorted(comments.denied_tables - catalog.tables.keys()):
             yield f"{name} denies {denied}, which is no table"
+        columns = comments.denied | comments.keys
         if comments.table is None:
-            if comments.columns:
+            if columns:
                 yield f"{name} denies columns, but names no table (-- table: schema.name)"
             continue
         table = catalog.tables.get(comments.table)
         if table is None:
             yield f"{name} is about {comments.table}, which is no table"
             continue
-        for column in sorted(comments.columns - {column.quoted for column in table.columns}):
+        for column in sorted(columns - {column.quoted for column in table.columns}):
             yield f"{name} decides about {comments.table}.{column}, which is no column"

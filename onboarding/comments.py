@@ -20,28 +20,31 @@ IDENTIFIER = r'(?:"(?:[^"]|"")+"|[^\s":.,]+)'
 LINE = re.compile(
     rf"^\s*-- (?:(?P<head>users|own|table): (?P<named>.+?)"
     rf"|(?P<verdict>deny|key) (?P<column>{IDENTIFIER}): .*"
-    rf"|deny table (?P<denied>{IDENTIFIER}\.{IDENTIFIER}): .*)\s*$",
+    rf"|deny table (?P<denied_table>{IDENTIFIER}\.{IDENTIFIER}): .*)\s*$",
     re.MULTILINE,
 )
 
 
 class Comments(msgspec.Struct):
-    """What one file says. `columns` neither leave nor are they forgotten."""
+    """What one file says; `denied` and `keys` are columns of `table`."""
 
     users: str | None = None
     own: tuple[str, ...] = ()
     table: str | None = None
-    columns: frozenset[str] = frozenset()
+    denied: frozenset[str] = frozenset()
+    keys: frozenset[str] = frozenset()
     denied_tables: frozenset[str] = frozenset()
 
 
 def read_comments(path: FilePath) -> Comments:
     found = Comments()
     for line in LINE.finditer(path.read_text(encoding="utf-8")):
-        if line["denied"]:
-            found.denied_tables |= {line["denied"]}
-        elif line["verdict"]:
-            found.columns |= {line["column"]}
+        if line["denied_table"]:
+            found.denied_tables |= {line["denied_table"]}
+        elif line["verdict"] == "deny":
+            found.denied |= {line["column"]}
+        elif line["verdict"] == "key":
+            found.keys |= {line["column"]}
         elif line["head"] == "own":
             found.own = tuple(name.strip() for name in line["named"].split(","))
         else:

@@ -7,18 +7,21 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from onboarding.catalog import Column, Table
-from onboarding.paths import Graph, Path, Relation
+from onboarding.paths import Graph, Link, Path, Relation
 from onboarding.words import (
     ADDRESS_WORDS,
     ID_WORDS,
     OTHERS,
+    OTHERS_TABLES,
     PERSON_NAMES,
     PERSON_WORDS,
     PLAIN_TEXT,
     SECRET_TABLE_WORDS,
     STAFF_WORDS,
     TIMES,
+    USERS_TABLES,
     is_secret,
+    singular,
     snake,
     words,
 )
@@ -67,8 +70,10 @@ class Judge:
         people = graph.links_to_people(table)
         self._people = {name for link in people for name in link.columns}
         self._way = set(path.links[0].columns) if path else set()
-        shared = any(not set(link.columns) <= self._way for link in people) if path else False
-        self.is_own_row = path is None or (path.depth == 1 and not shared)
+        is_of_user = table.quoted in graph.people
+        shared = any(not set(link.columns) <= self._way for link in people)
+        self._is_own_row = is_of_user or (path is not None and path.depth == 1 and not shared)
+        self._is_subject = self._is_own_row and (path is None or path.relation is Relation.SUBJECT)
         self._is_author = path is not None and path.depth == 1 and path.relation is Relation.AUTHOR
         self.order = self._find_order()
 
@@ -110,23 +115,28 @@ class Judge:
             yield Verdict.EXPORT, f"points to the user's own row of {self._targets[name]}"
         if self._path is None and name == self._graph.users.id_column.quoted:
             yield Verdict.EXPORT, "the user's id"
-        if self._path and self._path.depth == 1 and name in self._way:
+        if self._path and self._path.depth == 1 and name in self._way and self._table.quoted not in self._graph.people:
             yield Verdict.KEY, "the user's own id, which the profile has"
         if name in self._people:
             verdict = Verdict.KEY if name in self.order else Verdict.DENY
             yield verdict, "another person"
+        if name in self._targets and self._path and self._is_of_people(self._targets[name]):
+            yield Verdict.KEY if name in self.order else Verdict.UNDECIDED, "may be another person"
         if name in self._targets and column.type_name in KEY_TYPES:
             yield Verdict.EXPORT, f"points to {self._targets[name]}"
         if name in self.order:
             verdict = Verdict.EXPORT if column.type_name in {*KEY_TYPES, *TIME_TYPES} else Verdict.KEY
             yield verdict, "part of the row's own key"
 
+    def _is_of_people(self, quoted: str) -> bool:
+        return snake(self._graph.catalog.tables[quoted].name) in USERS_TABLES
+
     def _name_reasons(self, column: Column) -> Iterator[tuple[Verdict, str]]:
         parts = words(column.name)
         if parts and (parts[-1] in ID_WORDS or column.type_name == "uuid"):
             yield Verdict.UNDECIDED, "an id that no foreign key explains"
         if column.type_name in {"inet", "cidr", "macaddr", "macaddr8"} or not ADDRESS_WORDS.isdisjoint(parts):
-            yield (Verdict.EXPORT, "") if self.is_own_row else (Verdict.DENY, "may be somebody else's address")
+            yield (Verdict.EXPORT, "") if self._is_subject else (Verdict.DENY, "may be somebody else's address")
         if not STAFF_WORDS.isdisjoint(parts):
             yield Verdict.UNDECIDED, "may be written by the staff, or work as a key"
         if not OTHERS.isdisjoint(parts[:-1]):
@@ -138,7 +148,7 @@ class Judge:
             yield Verdict.DENY, "a search index, made of other columns"
         if name in TIMES and column.type_name in TIME_TYPES:
             yield Verdict.EXPORT, ""
-        if plain and not self.is_own_row and self._path and self._path.depth == 1:
+        if plain and not self._is_own_row and self._path and self._path.depth == 1:
             yield Verdict.UNDECIDED, "the row names several people: whose is it?"
         if plain:
             yield Verdict.EXPORT, ""
@@ -146,7 +156,7 @@ class Judge:
             yield self._decide_text(column)
 
     def _decide_text(self, column: Column) -> tuple[Verdict, str]:
-        if not (self.is_own_row or self._is_author):
+        if not (self._is_own_row or self._is_author):
             return Verdict.UNDECIDED, "free text in a row that isn't the user's alone"
         known = words(column.name)[-1:]
         if known and known[0] in PLAIN_TEXT:
@@ -174,13 +184,22 @@ def _doubts(graph: Graph, path: Path, *, trust_names: bool) -> Iterator[str]:
             yield f"{link.columns[0]} has the name of a link to the user, but is no foreign key"
         if link.parent in graph.people and path.relation is Relation.OTHER:
             yield f"{link.columns[-1]} names the user, but the row may be somebody else's"
-    if path.depth > 1 and path.relation is Relation.RUNS:
-        yield "what hangs below a thing that the user runs may be other people's"
-    for link in path.links[: path.depth - 1] if path.depth > 1 else ():
-        for name in (link.child, link.parent):
-            table = graph.catalog.tables[name]
-            if find_table_denial(table) or (name == link.child and any(map(_is_about_people, table.columns))):
-                yield f"{name} may be about other people"
+    if path.depth > 1 and path.relation is not Relation.SUBJECT:
+        yield "what hangs below a thing that the user made or runs may be other people's"
+    for link in path.links:
+        yield from _table_doubts(graph, path, link)
+
+
+def _table_doubts(graph: Graph, path: Path, link: Link) -> Iterator[str]:
+    """About the table where `link` of the path begins."""
+    table = graph.catalog.tables[link.child]
+    is_extension = link.columns in table.keys or table.quoted in graph.people
+    if not is_extension and singular(words(table.name)[-1]) in OTHERS_TABLES:
+        yield f"{table.quoted} is about other people, by its name"
+    if table.quoted != path.table and find_table_denial(table):
+        yield f"{table.quoted} holds secrets, by its name"
+    if link in path.links[: path.depth - 1] and any(map(_is_about_people, table.columns)):
+        yield f"{table.quoted} may be about other people, by its columns"
 
 
 def _is_about_people(column: Column) -> bool:

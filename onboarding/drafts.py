@@ -1,7 +1,7 @@
 """Dataset files as text, from tables, paths and decisions."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -41,7 +41,12 @@ def draft_profile(users: Users, email: str, decisions: Sequence[Decision], denie
         head_comment("table", [users.table.quoted]),
         *(verdict_comment("deny table", name, why) for name, why in denied_tables.items()),
         "SELECT",
-        *_select_list(decisions, renamed, "", extra=[] if _has(decisions, email) else [f"{email} AS email"]),
+        *_select_list(
+            sorted(decisions, key=lambda one: _place(one, renamed)),
+            renamed,
+            "",
+            extra=[] if _has(decisions, email) else [f"{email} AS email"],
+        ),
         f"FROM {users.table.quoted}",
         f"WHERE {users.id_column.quoted} = $1::{users.user_id_type}",
     ]
@@ -68,6 +73,11 @@ def draft_dataset(  # noqa: PLR0913 (each is one independent fact of the file)
     return Draft(name, table, path, tuple(decisions), "\n".join(lines) + "\n", doubt)
 
 
+def _place(decision: Decision, renamed: Mapping[str, str]) -> int:
+    """The renamed columns first, in their order."""
+    return [*renamed, decision.column.quoted].index(decision.column.quoted)
+
+
 def _has(decisions: Sequence[Decision], quoted: str) -> bool:
     return any(decision.column.quoted == quoted for decision in decisions)
 
@@ -76,7 +86,7 @@ def _select_list(
     decisions: Sequence[Decision], renamed: dict[str, str], prefix: str, extra: Sequence[str] = ()
 ) -> Iterator[str]:
     """The last item that isn't a comment has no comma."""
-    lines = [f"{item}," for item in extra]
+    lines = []
     for decision in decisions:
         quoted = decision.column.quoted
         alias = renamed.get(quoted, quoted)
@@ -87,6 +97,7 @@ def _select_list(
             lines.append(f"-- {item},  -- undecided: {decision.why}")
         else:
             lines.append(verdict_comment(decision.verdict, quoted, decision.why))
+    lines[1:1] = [f"{item}," for item in extra]
     live = [number for number, line in enumerate(lines) if not line.startswith("--")]
     if live:
         # Last, so that comments above it can be uncommented as they are.

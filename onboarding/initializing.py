@@ -47,8 +47,7 @@ async def initialize(connection: Connection, options: Options) -> Outcome:
     catalog = await read_catalog(connection)
     users = find_users(catalog, named=options.users_table, own=options.own)
     drafts = draft_all(catalog, users, forbidden=options.forbidden, trust_names=options.trust_names)
-    verified = [await _verify(connection, drafts, draft, options) for draft in drafts.datasets[1:]]
-    drafts = msgspec.structs.replace(drafts, datasets=(drafts.profile, *verified))
+    drafts = msgspec.structs.replace(drafts, datasets=tuple(await _verify(connection, drafts, options)))
     kept = {} if options.force else _find_existing(options.directory)
     _write(options.directory, [draft for draft in drafts.datasets if draft.table.quoted not in kept])
     _write_lists(options.directory / LISTS_FOLDER, drafts.lists.files, force=options.force)
@@ -57,17 +56,25 @@ async def initialize(connection: Connection, options: Options) -> Outcome:
     return Outcome(drafts, kept, len(lists))
 
 
-async def _verify(connection: Connection, drafts: Drafts, draft: Draft, options: Options) -> Draft:
-    """In doubt if the service wouldn't load it."""
-    if draft.doubt:
-        return draft
+async def _verify(connection: Connection, drafts: Drafts, options: Options) -> list[Draft]:
+    """The drafts, with a doubt about those that the service wouldn't load."""
+    sure = [draft for draft in drafts.datasets[1:] if not draft.doubt]
+    if await _find_fault(connection, drafts, sure, options) is None:
+        return list(drafts.datasets)
+    faults = {draft.name: await _find_fault(connection, drafts, [draft], options) for draft in sure}
+    return [msgspec.structs.replace(draft, doubt=draft.doubt or faults.get(draft.name)) for draft in drafts.datasets]
+
+
+async def _find_fault(connection: Connection, drafts: Drafts, some: list[Draft], options: Options) -> str | None:
+    """What the service says of the profile and `some` others."""
     with tempfile.TemporaryDirectory() as directory:
-        _write(Path(directory), [drafts.profile, draft])
+        _write(Path(directory), [drafts.profile, *some])
         try:
-            await _load(connection, Path(directory), drafts, options)
+            async with connection.transaction():
+                await _load(connection, Path(directory), drafts, options)
         except ConfigurationError as error:
-            return msgspec.structs.replace(draft, doubt=error.detail)
-    return draft
+            return error.detail
+    return None
 
 
 async def _load(connection: Connection, directory: Path, drafts: Drafts, options: Options) -> None:

@@ -14,8 +14,9 @@ async def columns_read(
     connection: Connection, catalog: Catalog, sql: str, parameter_types: Sequence[str]
 ) -> set[tuple[str, str]]:
     """Pairs of a table and a column, both quoted. Raises PostgresError if the query doesn't work (any more)."""
-    statement = await connection.prepare(sql)
-    plan = await explain(connection, sql, parameter_types)
+    async with connection.transaction():  # also within one, a query that fails ends no more than itself
+        statement = await connection.prepare(sql)
+        plan = await explain(connection, sql, parameter_types)
     scanned = dict(_scans(plan, catalog))
     found = set()
     for expression in outputs(plan, len(statement.get_attributes())):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from onboarding.catalog import Catalog, Column, Table
-from onboarding.words import EMAILS, USERS_TABLES, snake
+from onboarding.words import EMAILS, USERS_TABLES, snake, words
 from service.errors import ConfigurationError
 
 ID_TYPES = {
@@ -22,7 +22,6 @@ NAME_POINTS = 5
 EMAIL_POINTS = 4
 MAX_REFERENCE_POINTS = 5
 CLEAR_LEAD = 2
-MAX_CANDIDATES = 5
 
 
 class Users(msgspec.Struct, frozen=True):
@@ -55,11 +54,10 @@ def find_users(catalog: Catalog, *, named: str | None, own: Sequence[str]) -> Us
 
 
 def find_email(table: Table) -> Column | None:
-    return min(
-        (column for column in table.columns if snake(column.name) in EMAILS),
-        key=lambda column: EMAILS.index(snake(column.name)),
-        default=None,
-    )
+    """Of a table of e-mail addresses, `address` too."""
+    names = (*EMAILS, "address") if "email" in words(table.name) else EMAILS
+    by_name = {snake(column.name): column for column in table.columns}
+    return next((by_name[name] for name in names if name in by_name), None)
 
 
 def _get_table(catalog: Catalog, named: str) -> Table:
@@ -79,13 +77,13 @@ def _guess_table(catalog: Catalog) -> Table:
     scored = sorted(
         ((_score(table, references[table.quoted]), table.quoted) for table in catalog.tables.values()), reverse=True
     )
-    candidates = [(score, name) for score, name in scored if score >= NAME_POINTS]
-    if not candidates:
+    best = scored[0][0] if scored else 0
+    if best < NAME_POINTS:
         raise ConfigurationError("No table looks like the users': name it with --users-table schema.table")
-    if len(candidates) > 1 and candidates[0][0] - candidates[1][0] < CLEAR_LEAD:
-        names = ", ".join(name for _, name in candidates[:MAX_CANDIDATES])
-        raise ConfigurationError(f"More than one table could be the users': {names}. Choose with --users-table")
-    return catalog.tables[candidates[0][1]]
+    close = [name for score, name in scored if best - score < CLEAR_LEAD]
+    if len(close) > 1:
+        raise ConfigurationError(f"The users' table could be {' or '.join(close)}: choose with --users-table")
+    return catalog.tables[close[0]]
 
 
 def _count_references(catalog: Catalog) -> Counter[str]:

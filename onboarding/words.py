@@ -47,8 +47,8 @@ SECRET_TABLE_WORDS = {
     "totp", "nonce", "nonces", "webauthn", "passkey", "passkeys", "mfa",
 }  # fmt: skip
 STAFF_WORDS = {
-    "internal", "admin", "staff", "moderator", "moderation", "mod", "fraud", "risk", "spam", "abuse", "score",
-    "trust", "note", "notes", "flag", "flags", "suspicious", "suspension", "ban", "banned", "silenced",
+    "internal", "admin", "superuser", "staff", "moderator", "moderation", "mod", "fraud", "risk", "spam", "abuse",
+    "score", "trust", "note", "notes", "flag", "flags", "suspicious", "suspension", "ban", "banned", "silenced",
     "reason", "shadow", "debug", "raw", "legacy", "key", "code", "cache", "cached",
 }  # fmt: skip
 ADDRESS_WORDS = {
@@ -66,6 +66,12 @@ OTHERS = {
     "guardian", "friend", "mother", "father", "referrer", "referee", "inviter", "invitee", "guest", "sender",
     "receiver", "reviewer", "approver", "manager", "owner", "author", "assignee", "reporter", "beneficiary",
     "attendee", "editor", "target", "from", "to", "cc", "bcc", "reply", "opponent", "peer",
+}  # fmt: skip
+# Last words of tables that a user keeps about others.
+OTHERS_TABLES = {
+    "contact", "friend", "guest", "employee", "patient", "student", "relative", "child", "children", "dependent",
+    "invitee", "invitation", "invite", "candidate", "lead", "recipient", "beneficiary", "attendee", "passenger",
+    "client", "customer", "subscriber", "tenant", "applicant", "visitor", "participant", "referral", "staff",
 }  # fmt: skip
 ID_WORDS = {
     "id", "ids", "uid", "uuid", "guid", "by", "pk", "fk", "ref", "reference",
@@ -94,7 +100,7 @@ PLAIN_TEXT = {
 
 def words(name: str) -> list[str]:
     """The words of a snake_case or camelCase name, lower-case."""
-    return [word.lower() for word in WORD.findall(name)]
+    return [word.lower() for word in WORD.findall(name)] or [name]
 
 
 def snake(name: str) -> str:

@@ -1,0 +1,111 @@
+"""Databases with the schemas of unlike applications, and the commands as an operator runs them."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import asyncpg
+import msgspec
+import pytest
+
+from devstack.stack import Stack
+from onboarding.checking import Findings, check
+from onboarding.initializing import Options, Outcome, initialize
+from service.database import Connection
+from service.settings import Settings
+from tests.sql.databases import open_database
+
+SCHEMAS = Path(__file__).parent / "schemas"
+FORBIDDEN: tuple[str, ...] = next(
+    field.default for field in msgspec.structs.fields(Settings) if field.name == "forbidden_columns"
+)
+
+OpenSchema = Callable[[str], Awaitable[str]]
+
+
+class Application:
+    """An application's database, and a folder for its datasets."""
+
+    def __init__(self, url: str, connection: Connection, directory: Path) -> None:
+        self.url = url
+        self.connection = connection
+        self.directory = directory
+
+    async def initialize(self, **options: object) -> Outcome:
+        defaults = {
+            "directory": self.directory,
+            "forbidden": FORBIDDEN,
+            "list_forbidden": tuple(name for name in FORBIDDEN if name != "internal_id"),
+        }
+        return await initialize(self.connection, Options(**(defaults | options)))  # type: ignore[arg-type]
+
+    async def check(self) -> Findings:
+        return await check(self.connection, self.directory)
+
+    def read(self, name: str) -> str:
+        return (self.directory / name).read_text()
+
+    def live_lines(self, name: str) -> list[str]:
+        """A file without its comments."""
+        return [line.strip() for line in self.read(name).splitlines() if not line.strip().startswith("--")]
+
+    def replace(self, name: str, old: str, new: str) -> None:
+        text = self.read(name)
+        assert old in text
+        (self.directory / name).write_text(text.replace(old, new))
+
+    @property
+    def files(self) -> set[str]:
+        return {path.name for path in self.directory.iterdir() if path.is_file()}
+
+
+@pytest.fixture(scope="session")
+async def open_schema(stack: Stack) -> AsyncIterator[OpenSchema]:
+    """Gives the URL of a database with this schema, made at the first call."""
+    server_url = stack.environ["CARRYOUT_DATABASE_URL"]
+    urls: dict[str, str] = {}
+    async with AsyncExitStack() as databases:
+
+        async def open_once(schema: str) -> str:
+            if schema not in urls:
+                urls[schema] = await databases.enter_async_context(open_database(server_url))
+                await _create(urls[schema], schema)
+            return urls[schema]
+
+        yield open_once
+
+
+@pytest.fixture
+async def application(
+    request: pytest.FixtureRequest, stack: Stack, open_schema: OpenSchema, tmp_path: Path
+) -> AsyncIterator[Application]:
+    """What a test does to it is rolled back, unless it asked for a database of its own."""
+    schema, is_committed = request.param
+    async with AsyncExitStack() as opened:
+        if is_committed:
+            url = await opened.enter_async_context(open_database(stack.environ["CARRYOUT_DATABASE_URL"]))
+            await _create(url, schema)
+        else:
+            url = await open_schema(schema)
+        connection = await asyncpg.connect(url)
+        opened.push_async_callback(connection.close)
+        if not is_committed:
+            transaction = connection.transaction()
+            await transaction.start()
+            opened.push_async_callback(transaction.rollback)
+        yield Application(url, connection, tmp_path / "datasets")
+
+
+async def _create(url: str, schema: str) -> None:
+    connection = await asyncpg.connect(url)
+    await connection.execute((SCHEMAS / f"{schema}.sql").read_text())
+    await connection.close()
+
+
+def of(schema: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("application", [(schema, False)], indirect=True, ids=[schema])
+
+
+def committed(schema: str) -> pytest.MarkDecorator:
+    """For tests whose further connections see the schema, too."""
+    return pytest.mark.parametrize("application", [(schema, True)], indirect=True, ids=[schema])

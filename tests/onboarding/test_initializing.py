@@ -1,0 +1,319 @@
+"""What `init` writes for applications that are unlike the sample."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from onboarding.initializing import Outcome
+from onboarding.paths import Relation
+from onboarding.reports import ROLE, report_outcome
+from service.database import Connection
+from service.datasets import Dataset, load_datasets, load_user_lists
+from service.errors import ConfigurationError
+from tests.onboarding.conftest import FORBIDDEN, Application, committed, of
+
+
+@asynccontextmanager
+async def least_privileged(application: Application, outcome: Outcome) -> AsyncIterator[Connection]:
+    """Connected as the role that `init` prints."""
+    role = f"reader_{uuid4().hex}"
+    lines = [line.strip() for line in report_outcome(outcome, application.directory)]
+    statements = [line.replace(ROLE, role) for line in lines if line.startswith(("CREATE ROLE", "GRANT"))]
+    for statement in statements:
+        await application.connection.execute(statement.replace("…", "sesame"))
+    location = urlsplit(application.url)
+    url = location._replace(netloc=f"{role}:sesame@{location.hostname}:{location.port}").geturl()
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+        await application.connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+async def load(connection: Connection, application: Application, user_id_type: str) -> dict[str, Dataset]:
+    datasets = await load_datasets(connection, application.directory, user_id_type=user_id_type, forbidden=FORBIDDEN)
+    return {dataset.name: dataset for dataset in datasets}
+
+
+def doubts(outcome: Outcome) -> dict[str, str]:
+    return {draft.name: draft.doubt for draft in outcome.drafts.datasets if draft.doubt}
+
+
+@of("shop")
+async def test_follows_foreign_keys_through_several_steps(application: Application) -> None:
+    await application.initialize()
+    datasets = await load(application.connection, application, "bigint")
+    found = {name: await application.connection.fetch(dataset.sql, 1) for name, dataset in datasets.items()}
+    assert [row["id"] for row in found["shop_order"]] == [100]
+    assert [row["id"] for row in found["shop_orderitem"]] == [1000, 1001]
+    assert [row["id"] for row in found["shop_return"]] == [5000]
+    assert [row["sequence"] for row in found["shop_shipmentevent"]] == [1, 2]
+
+
+@of("shop")
+async def test_exports_no_secret_and_nobody_elses_row(application: Application) -> None:
+    await application.initialize()
+    datasets = await load(application.connection, application, "bigint")
+    rows = [row for dataset in datasets.values() for row in await application.connection.fetch(dataset.sql, 1)]
+    text = str(rows)
+    assert "ada@example.com" in text
+    assert not any(word in text for word in ("pbkdf2", "tok-", "bob"))
+    assert "authtoken_token" not in datasets
+    assert "-- deny table public.authtoken_token: " in application.read("profile.sql")
+
+
+@committed("shop")
+async def test_the_printed_role_reads_all_datasets_and_lists_and_no_secret(application: Application) -> None:
+    outcome = await application.initialize()
+    async with least_privileged(application, outcome) as reader:
+        for dataset in (await load(reader, application, "bigint")).values():
+            assert await reader.fetch(dataset.sql, 1) is not None
+        lists = await load_user_lists(reader, application.directory, forbidden=FORBIDDEN)
+        assert [tuple(row) for row in await reader.fetch(lists["export"].sql, None, 1)] == [
+            (2, "bob@example.com", "Bob Moss")
+        ]
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await reader.fetch("SELECT password FROM auth_user")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await reader.fetch("SELECT access_token FROM shop_order")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await reader.fetch("SELECT created FROM authtoken_token")
+
+
+@of("shop")
+async def test_leaves_what_it_is_not_sure_of_in_comments(application: Application) -> None:
+    await application.initialize()
+    profile = application.read("shop_profile.sql")
+    assert "    -- risk_score,  -- undecided: " in profile
+    assert "    -- staff_note,  -- undecided: " in profile
+    assert "    -- shop_orderitem.gift_text,  -- undecided: " in application.read("shop_orderitem.sql")
+    application.replace("shop_profile.sql", "-- risk_score,", "risk_score,")
+    application.replace("shop_orderitem.sql", "-- shop_orderitem.gift_text,", "shop_orderitem.gift_text,")
+    datasets = await load(application.connection, application, "bigint")
+    assert "risk_score" in {column.name for column in datasets["shop_profile"].columns}
+    assert "gift_text" in {column.name for column in datasets["shop_orderitem"].columns}
+
+
+@of("forum")
+async def test_takes_the_address_from_a_table_of_addresses(application: Application) -> None:
+    await application.initialize()
+    await application.connection.execute(
+        """
+        INSERT INTO users (id, username) VALUES (1, 'ada');
+        INSERT INTO user_emails (user_id, email, "primary")
+        VALUES (1, 'old@example.com', false), (1, 'ada@example.com', true)
+        """
+    )
+    datasets = await load(application.connection, application, "bigint")
+    profile = await application.connection.fetchrow(datasets["profile"].sql, 1)
+    assert profile is not None
+    assert (profile["id"], profile["email"]) == (1, "ada@example.com")
+
+
+@of("forum")
+async def test_chooses_among_several_ways_and_names_the_others(application: Application) -> None:
+    outcome = await application.initialize()
+    ways = {draft.name: draft.path for draft in outcome.drafts.datasets if draft.path}
+    assert ways["posts"].links[0].columns == ("author_id",)
+    assert ways["posts"].relation is Relation.AUTHOR
+    assert "-- also linked by reviewer_id to public.users" in application.read("posts.sql")
+    assert ways["topics"].links[0].columns == ("user_id",)
+    assert application.live_lines("follows.sql")[-2:] == [
+        "WHERE follower_id = $1::bigint",
+        "ORDER BY follower_id, followed_id",
+    ]
+
+
+@of("forum")
+async def test_never_exports_other_people(application: Application) -> None:
+    await application.initialize()
+    for name, column in [("posts", "reviewer_id"), ("topics", "last_poster_id"), ("profile", "invited_by_id")]:
+        assert f"    -- deny {column}: another person" in application.read(f"{name}.sql")
+    assert "    -- key followed_id: another person" in application.read("follows.sql")
+    assert "    -- deny sender_ip: may be somebody else's address" in application.read("posts.sql")
+    assert "body," in application.live_lines("posts.sql")
+
+
+@of("forum")
+async def test_doubts_what_may_be_somebody_elses(application: Application) -> None:
+    outcome = await application.initialize()
+    assert doubts(outcome) == {
+        "bookmarks": "user_id has the name of a link to the user, but is no foreign key",
+        "post_revisions": "what hangs below a thing that the user made or runs may be other people's",
+        "reviewables": "moderated_by names the user, but the row may be somebody else's",
+        "visits": "no key without a secret gives its rows a unique order",
+    }
+    assert {f"{name}.sql.undecided" for name in doubts(outcome)} <= application.files
+
+
+@of("forum")
+async def test_believes_names_when_told_to(application: Application) -> None:
+    outcome = await application.initialize(trust_names=True)
+    assert "bookmarks" not in doubts(outcome)
+    assert "WHERE user_id = $1::bigint" in application.live_lines("bookmarks.sql")
+
+
+@of("forum")
+async def test_views_are_not_tables(application: Application) -> None:
+    outcome = await application.initialize()
+    assert {"recent_posts", "post_counts"}.isdisjoint(draft.table.name for draft in outcome.drafts.datasets)
+
+
+@of("social")
+async def test_follows_the_users_own_row(application: Application) -> None:
+    await application.initialize(own=("account_id",))
+    datasets = await load(application.connection, application, "bigint")
+    statuses = await application.connection.fetch(datasets["statuses"].sql, 11)
+    assert [row["id"] for row in statuses] == [100]
+    (account,) = await application.connection.fetch(datasets["accounts"].sql, 11)
+    assert account["username"] == "ada"
+    assert "private_key" not in account
+    assert "    -- deny in_reply_to_account_id: another person" in application.read("statuses.sql")
+
+
+@of("social")
+async def test_a_row_that_others_may_share_is_not_followed(application: Application) -> None:
+    outcome = await application.initialize()
+    assert [draft.name for draft in outcome.drafts.datasets] == ["profile", "markers"]
+
+
+@of("saas")
+async def test_a_unique_link_is_the_users_own(application: Application) -> None:
+    await application.connection.execute(
+        """
+        CREATE TABLE identity.people (id bigint PRIMARY KEY, nickname text);
+        ALTER TABLE identity.users ADD person_id bigint UNIQUE REFERENCES identity.people
+        """
+    )
+    outcome = await application.initialize()
+    assert outcome.drafts.users.own == ("person_id",)
+    assert "-- own: person_id" in application.read("profile.sql")
+    assert "people.nickname," not in application.read("profile.sql")
+    assert "people.nickname" in application.live_lines("people.sql")
+
+
+@of("saas")
+async def test_what_hangs_below_other_people_is_doubted(application: Application) -> None:
+    outcome = await application.initialize()
+    assert doubts(outcome) == {
+        "contacts": "identity.contacts is about other people, by its name",
+        "invitations": "what hangs below a thing that the user made or runs may be other people's",
+        "calls": "identity.contacts is about other people, by its name",
+    }
+
+
+@of("saas")
+async def test_equal_names_in_two_schemas(application: Application) -> None:
+    await application.initialize()
+    datasets = await load(application.connection, application, "uuid")
+    assert {"events", "identity_events"} <= set(datasets)
+    assert application.read("events.sql").startswith("-- table: audit.events\n")
+    assert application.read("identity_events.sql").startswith("-- table: identity.events\n")
+
+
+@of("saas")
+async def test_partitions_stand_behind_their_table(application: Application) -> None:
+    outcome = await application.initialize()
+    names = {draft.table.quoted for draft in outcome.drafts.datasets}
+    assert "audit.events" in names
+    assert not {"audit.events_2024", "audit.events_2025"} & names
+    assert "ORDER BY id, occurred_at" in application.live_lines("events.sql")
+
+
+@of("saas")
+async def test_uuid_ids_give_no_lists(application: Application) -> None:
+    outcome = await application.initialize()
+    assert outcome.list_count == 0
+    assert "    CARRYOUT_USER_ID_TYPE=uuid" in list(report_outcome(outcome, application.directory))
+
+
+@committed("quoted")
+async def test_quotes_names(application: Application) -> None:
+    outcome = await application.initialize()
+    assert 'WHERE "userId" = $1::text' in application.live_lines("order.sql")
+    assert '"select"' in " ".join(application.live_lines("order.sql"))
+    assert '    -- deny "authToken": a secret, by its name' in application.read("profile.sql")
+    async with least_privileged(application, outcome) as reader:
+        assert await load(reader, application, "text")
+
+
+@of("quoted")
+async def test_names_in_the_csv_header_are_unlike(application: Application) -> None:
+    await application.initialize()
+    datasets = await load(application.connection, application, "text")
+    assert {"order", "public_order_item", "the_dept_order"} <= set(datasets)
+
+
+@of("shop")
+async def test_keeps_files_that_are_there(application: Application) -> None:
+    await application.initialize()
+    application.replace("shop_order.sql", "-- table: public.shop_order\n", "-- table: public.shop_order\n-- mine\n")
+    (application.directory / "shop_order.sql").rename(application.directory / "purchases.sql")
+    outcome = await application.initialize()
+    assert outcome.kept["public.shop_order"].name == "purchases.sql"
+    assert "shop_order.sql" not in application.files
+    assert "-- mine" in application.read("purchases.sql")
+
+
+@of("shop")
+async def test_force_overwrites(application: Application) -> None:
+    await application.initialize()
+    before = application.read("shop_order.sql")
+    application.replace("shop_order.sql", "-- table: public.shop_order\n", "-- table: public.shop_order\n-- mine\n")
+    await application.initialize(force=True)
+    assert application.read("shop_order.sql") == before
+
+
+@of("shop")
+async def test_files_that_were_there_and_do_not_load_are_refused(application: Application) -> None:
+    application.directory.mkdir()
+    (application.directory / "old.sql").write_text("SELECT * FROM shop_order WHERE customer_id = $1::bigint")
+    with pytest.raises(ConfigurationError, match=r"old\.sql"):
+        await application.initialize()
+
+
+@of("shop")
+async def test_asks_when_two_tables_could_be_the_users(application: Application) -> None:
+    await application.connection.execute(
+        "CREATE TABLE users (id integer PRIMARY KEY, email text NOT NULL);"
+        "ALTER TABLE shop_return ADD agent integer REFERENCES users"
+    )
+    await application.connection.execute(
+        "; ".join(f"CREATE TABLE more_{n} (id integer PRIMARY KEY, user_id integer REFERENCES users)" for n in range(4))
+    )
+    with pytest.raises(ConfigurationError, match=r"public\.\w+ or public\.\w+.*--users-table"):
+        await application.initialize()
+    outcome = await application.initialize(users_table="auth_user")
+    assert outcome.drafts.users.table.quoted == "public.auth_user"
+
+
+@of("shop")
+async def test_a_database_without_users_is_refused(application: Application) -> None:
+    await application.connection.execute("DROP TABLE auth_user CASCADE")
+    with pytest.raises(ConfigurationError, match="--users-table"):
+        await application.initialize()
+
+
+@of("shop")
+async def test_a_name_with_a_line_break_is_refused(application: Application) -> None:
+    await application.connection.execute('ALTER TABLE shop_order ADD "x\nFROM auth_user --" integer')
+    with pytest.raises(ConfigurationError, match="control character"):
+        await application.initialize()
+
+
+@of("shop")
+async def test_a_table_below_a_secret_is_doubted(application: Application) -> None:
+    await application.connection.execute(
+        "CREATE TABLE shop_key (secret text PRIMARY KEY, user_id integer NOT NULL REFERENCES auth_user);"
+        "CREATE TABLE shop_use (id integer PRIMARY KEY, secret text NOT NULL REFERENCES shop_key, at timestamptz)"
+    )
+    outcome = await application.initialize()
+    assert doubts(outcome) == {
+        "shop_key": "no key without a secret gives its rows a unique order",
+        "shop_use": "a secret leads to its rows",
+    }
