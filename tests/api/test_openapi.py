@@ -77,7 +77,7 @@ def test_all_references_lead_somewhere(document: Json) -> None:
 def test_examples_are_what_their_schemas_say(document: Json) -> None:
     witness = Witness(document)
     contents = list(_contents(document))
-    examples = [(content["schema"], content["example"]) for content in contents if "example" in content]
+    examples = [(content.get("schema", {}), content["example"]) for content in contents if "example" in content]
     for content in contents:
         examples += [(content["schema"], example["value"]) for example in content.get("examples", {}).values()]
     headers = document["components"]["headers"].values()
