@@ -43,12 +43,17 @@ async def test_a_release(stack: Stack, manifests: Manifests, tmp_path: Path) -> 
 
         migration = await start(manifests.get("Job", "carryout-migrate"))
         assert await asyncio.wait_for(migration.wait(), PATIENCE_SECONDS) == 0
-        for deployment in manifests.of("Deployment"):
-            process = await start(deployment)
-            for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-                if request := container(deployment).get(probe, {}).get("httpGet"):
-                    (port,) = [p for p in container(deployment)["ports"] if p["name"] == request["port"]]
-                    await _until_ok(process, f"http://127.0.0.1:{ports[str(port['containerPort'])]}{request['path']}")
+        started = [(deployment, await start(deployment)) for deployment in manifests.of("Deployment")]
+        for deployment, process in started:
+            for port, path in _probes(deployment):
+                await _until_ok(process, f"http://127.0.0.1:{ports[port]}{path}")
+
+
+def _probes(deployment: Manifest) -> set[tuple[str, str]]:
+    """Ports and paths."""
+    numbers = {port["name"]: str(port["containerPort"]) for port in container(deployment)["ports"]}
+    requests = [probe["httpGet"] for name, probe in container(deployment).items() if name.endswith("Probe")]
+    return {(numbers[request["port"]], request["path"]) for request in requests}
 
 
 def _environ(stack: Stack, manifests: Manifests) -> dict[str, str]:
