@@ -219,8 +219,7 @@ async def store_file(resources: Resources, export: Export, document: Document) -
         async with aclosing(document.chunks(encoder)) as chunks:
             size_bytes = await resources.storage.upload(export.object_key, chunks, content_type=encoder.media_type)
         span.set({"carryout.bytes": size_bytes})
-    url = f"s3://{resources.settings.s3_bucket}/{export.object_key}"
-    return FileFacts(url, document.records_done, size_bytes, document.sha256)
+    return FileFacts(bucket_url(resources) + export.object_key, document.records_done, size_bytes, document.sha256)
 
 
 async def complete(resources: Resources, export: Export, file: FileFacts) -> Export:
@@ -269,18 +268,23 @@ async def cancel_or_delete(resources: Resources, export: Export, actor: Actor) -
             await record(resources, connection, actor, AuditAction.DELETED, ended)
     if ended:
         with suppress(UnavailableError):  # the link has ended; the worker deletes the file later
+            _require_bucket(resources, ended)
             await resources.storage.delete(key_of(ended))
             async with begin(resources) as connection:
                 await resources.exports.mark_file_deleted(connection, ended.id)
 
 
 async def get_file(resources: Resources, connection: Connection, job_id: uuid.UUID) -> Export:
-    """The export, if its file may be downloaded now. Raises ExportGoneError or ExportNotReadyError otherwise."""
+    """The export, if its file may be downloaded now. Raises ExportGoneError or ExportNotReadyError otherwise.
+
+    Raises UnavailableError if it is in a bucket that CARRYOUT_S3_BUCKET named before.
+    """
     export = await resources.exports.find(connection, job_id)
     if export is None or export.expired:
         raise ExportGoneError("This export's file is gone: it expired or was deleted")
     if export.status is not ExportStatus.COMPLETED:
         raise ExportNotReadyError(f"This export has no file: it is {export.status}", export_status=export.status)
+    _require_bucket(resources, export)
     return export
 
 
@@ -304,6 +308,16 @@ async def record_denied(resources: Resources, job_id: uuid.UUID, actor: Actor) -
     async with begin(resources) as connection:
         if export := await resources.exports.find(connection, job_id):
             await record(resources, connection, actor, AuditAction.DENIED, export)
+
+
+def bucket_url(resources: Resources) -> str:
+    """What the URLs of all files in our bucket begin with."""
+    return f"s3://{resources.settings.s3_bucket}/"
+
+
+def _require_bucket(resources: Resources, export: Export) -> None:
+    if not (export.file_url or "").startswith(bucket_url(resources)):
+        raise UnavailableError("This export's file is in another bucket than the service uses now")
 
 
 def key_of(export: Export) -> str:

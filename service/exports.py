@@ -205,8 +205,8 @@ class ExportRepository:
         rows = await connection.fetch(QUERIES["fail_lost_exports"], MAX_ATTEMPTS, message, limit)
         return [_export(row) for row in rows]
 
-    async def list_ended_files(self, connection: Connection, *, limit: int) -> list[Export]:
-        return [_export(row) for row in await connection.fetch(QUERIES["list_ended_files"], limit)]
+    async def list_ended_files(self, connection: Connection, *, bucket_url: str, limit: int) -> list[Export]:
+        return [_export(row) for row in await connection.fetch(QUERIES["list_ended_files"], bucket_url, limit)]
 
     async def list_orphaned_keys(self, connection: Connection, keys: Sequence[str]) -> set[str]:
         """Those of `keys` that attempts of ours once made, and nobody owns: neither makes, nor may download."""

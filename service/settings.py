@@ -33,7 +33,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     redis_url: Annotated[str, Meta(description="Redis (or Valkey) that carries job ids")]
 
-    s3_bucket: Annotated[str, Meta(description="Bucket for the files")]
+    s3_bucket: Annotated[
+        str, Meta(description="Bucket for the files; those in an earlier one are neither served nor deleted")
+    ]
     s3_endpoint_url: Annotated[str, Meta(description="S3-compatible server; empty: AWS")] = ""
     s3_public_url: Annotated[
         str, Meta(description="The S3 server as browsers reach it, for presigned links. Default: `S3_ENDPOINT_URL`")

@@ -80,7 +80,9 @@ async def fail_lost(resources: Resources) -> None:
 async def expire_files(resources: Resources) -> None:
     """Delete the files whose time is over. Whoever marks one first audits it."""
     async with exporting.read(resources) as connection:
-        ended = await resources.exports.list_ended_files(connection, limit=BATCH)
+        ended = await resources.exports.list_ended_files(
+            connection, bucket_url=exporting.bucket_url(resources), limit=BATCH
+        )
     for export in ended:
         await _try(_expire_file(resources, export))
 

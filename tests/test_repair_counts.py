@@ -1,0 +1,114 @@
+"""What failed and what was put right is counted; and nothing is touched in a bucket that isn't ours any more."""
+
+import dataclasses
+import uuid
+
+import msgspec
+import pytest
+
+from service import exporting
+from service.audit import Actor
+from service.bootstrap import Resources
+from service.errors import UnavailableError
+from service.exports import Export, ExportStatus, object_key
+from tests.factories import Connection, create_user_with
+from tests.scraping import Scrape
+from worker.orphans import remove_orphans
+from worker.repair import enqueue_forgotten, expire_files, fail_lost
+from worker.running import run_export
+
+
+async def ask(resources: Resources, database: Connection, *, respond_async: bool = True) -> Export:
+    user_id = await create_user_with(database, 3)
+    request = exporting.ExportRequest(user_id, "csv", Actor("user", str(user_id)), respond_async=respond_async)
+    export, _ = await exporting.request_export(resources, request)
+    return export
+
+
+async def find(resources: Resources, job_id: uuid.UUID) -> Export:
+    async with exporting.read(resources) as connection:
+        export = await resources.exports.find(connection, job_id)
+    assert export
+    return export
+
+
+async def count(resources: Resources, name: str, **labels: str) -> float:
+    content, _ = await resources.metrics.render(resources.database, "")
+    return Scrape(content.decode()).value(name, **labels)
+
+
+async def test_failed_attempts(resources: Resources, database: Connection) -> None:
+    export = await ask(resources, database)
+    await database.execute("DROP TABLE public.content")
+    for attempt in range(1, 4):
+        await database.execute("UPDATE carryout.export_jobs SET run_after = now()")
+        await run_export(resources, export.id)
+        retried = await count(resources, "carryout_exports_total", outcome="retried", format="csv")
+        failed = await count(resources, "carryout_exports_total", outcome="failed", format="csv")
+        assert (retried, failed) == (min(attempt, 2), attempt // 3)
+
+
+async def test_requeued(resources: Resources, database: Connection) -> None:
+    export = await ask(resources, database)
+    await database.execute("UPDATE carryout.export_jobs SET enqueued_at = NULL, created_at = now() - interval '1 hour'")
+
+    started: list[Export] = []
+    await enqueue_forgotten(resources, started.append)
+
+    assert await count(resources, "carryout_repairs_total", step="requeued") == 1
+    assert {other.id for other in started} <= {export.id}
+
+
+async def test_lost(resources: Resources, database: Connection) -> None:
+    await ask(resources, database)
+    await database.execute(
+        "UPDATE carryout.export_jobs"
+        " SET status = 'processing', attempt = 3, failures = 2, started_at = now(), lease_expires_at = now()"
+    )
+
+    await fail_lost(resources)
+
+    assert await count(resources, "carryout_repairs_total", step="lost") == 1
+    assert await count(resources, "carryout_exports_total", outcome="failed", format="csv") == 1
+
+
+async def test_expired(resources: Resources, database: Connection) -> None:
+    await ask(resources, database, respond_async=False)
+    await database.execute("UPDATE carryout.export_jobs SET expires_at = now()")
+
+    await expire_files(resources)
+    await expire_files(resources)
+
+    assert await count(resources, "carryout_repairs_total", step="expired") == 1
+
+
+async def test_orphans(resources: Resources, database: Connection) -> None:
+    export = await ask(resources, database, respond_async=False)
+    await database.execute("UPDATE carryout.export_jobs SET attempt = 3")
+    storage = resources.storage
+    for attempt in (1, 2):
+        await storage._put(object_key(export.id, attempt, "csv"), b"left behind", "text/csv")
+    await storage._begin(object_key(export.id, 2, "csv"), "text/csv")
+
+    await remove_orphans(resources, export.id)
+
+    assert await count(resources, "carryout_repairs_total", step="orphaned_upload") == 1
+    assert await count(resources, "carryout_repairs_total", step="orphaned_object") == 2
+
+
+async def test_another_bucket_is_left_alone(resources: Resources, database: Connection) -> None:
+    export = await ask(resources, database, respond_async=False)
+    moved = dataclasses.replace(resources, settings=msgspec.structs.replace(resources.settings, s3_bucket="another"))
+
+    async with exporting.read(moved) as connection:
+        with pytest.raises(UnavailableError, match="another bucket"):
+            await exporting.get_file(moved, connection, export.id)
+    await exporting.cancel_or_delete(moved, export, Actor("link"))
+    await expire_files(moved)
+
+    kept = await find(resources, export.id)
+    assert (kept.status, kept.expired, kept.file_deleted_at) == (ExportStatus.COMPLETED, True, None)
+    async with resources.storage.open_download(exporting.key_of(kept)) as chunks:
+        assert len(b"".join([chunk async for chunk in chunks])) == kept.size_bytes
+    await expire_files(resources)
+    assert (await find(resources, export.id)).file_deleted_at
