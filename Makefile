@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
 DATA_DIR ?= .carryout
+SWAGGER_UI ?= 5.35.0
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check bench bench-quick lock clean
+.PHONY: help demo run test check bench bench-quick lock swagger-ui clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +51,12 @@ lock: ## resolve the dependencies again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml -o requirements/runtime.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --all-extras --group dev pyproject.toml -o requirements/dev.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --group bench -c requirements/dev.lock -o requirements/bench.lock
+
+swagger-ui: ## fetch what shows the API at /docs again (needs npm, GNU tar) [SWAGGER_UI=5.35.0]
+	@npm pack --silent --pack-destination "$${TMPDIR:-/tmp}" swagger-ui-dist@$(SWAGGER_UI)
+	@tar -xzf "$${TMPDIR:-/tmp}/swagger-ui-dist-$(SWAGGER_UI).tgz" -C service/api/assets --strip-components=1 \
+		--transform 's,LICENSE$$,swagger-ui.LICENSE,;s,NOTICE$$,swagger-ui.NOTICE,' package/swagger-ui-bundle.js \
+		package/swagger-ui-bundle.js.LICENSE.txt package/swagger-ui.css package/LICENSE package/NOTICE
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .carryout .carryout-demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

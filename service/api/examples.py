@@ -1,4 +1,4 @@
-"""The export that the API's document tells of."""
+"""The export that the API's document tells of, and the errors that several operations answer with."""
 
 import datetime as dt
 import uuid
@@ -6,7 +6,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-from service.api import downloads, exports
+from service import errors
+from service.api import downloads, exports, users
+from service.api.auth import NOT_AUTHENTICATED
+from service.api.errors import UNEXPECTED
 from service.api.openapi import Json
 from service.exports import ExportStatus
 
@@ -71,3 +74,20 @@ EVENTS = f"event: progress\ndata: {msgspec.json.encode(FAILED_EXPORT).decode()}\
 DOWNLOADS = downloads.DownloadList(
     [downloads.Download(COMPLETED_AT + dt.timedelta(hours=1), "link", "192.0.2.7", "curl/8.5.0")]
 )
+
+UNKNOWN_PARAMETER = errors.InvalidRequestError("Unknown query parameter: page")
+NO_TOKEN = errors.AuthenticationError(NOT_AUTHENTICATED)
+NO_KEY = errors.AuthenticationError(users.INVALID_KEY)
+NOT_ENABLED = errors.PermissionDeniedError(users.NOT_ENABLED)
+NOT_FOUND = errors.ExportNotFoundError()
+NO_USER = errors.SubjectNotFoundError("No such user")
+GONE = errors.ExportGoneError("This export's file is gone: it expired or was deleted")
+NOT_READY = errors.ExportNotReadyError("This export has no file: it is pending", export_status=ExportStatus.PENDING)
+UNAVAILABLE = errors.UnavailableError("PostgreSQL is not available")
+TOO_LARGE = errors.ExportTooLargeError(
+    "Export too large, please filter data",
+    record_count="more than 100000",
+    limit=100_000,
+    suggestion="Ask for a shorter date range (date-range filters), one period after the other",
+)
+SERVERS_FAIL = (UNEXPECTED, UNAVAILABLE)
