@@ -21,26 +21,27 @@ NAMES = (
 SUBJECT = {
     "user", "account", "customer", "member", "person", "profile", "client", "buyer", "patient", "student",
     "subscriber", "employee", "contact", "guest", "shopper", "players", "player", "participant", "learner",
-    "donor", "recipient", "candidate", "applicant", "tenant", "driver", "passenger", "beneficiary",
+    "donor", "candidate", "applicant", "tenant", "driver", "passenger", "beneficiary",
 }  # fmt: skip
 AUTHOR = {
     "author", "sender", "poster", "commenter", "uploader", "writer", "reporter", "follower", "voter", "liker",
-    "requester", "submitter", "blocker", "creator", "created", "inviter", "from",
+    "requester", "submitter", "blocker", "creator", "inviter", "from",
 }  # fmt: skip
-# What hangs below such a row is as likely other people's.
+# Likewise, but what the row says, and what hangs below it, is as likely other people's.
 RUNS = {
-    "owner", "admin", "founder", "manager", "creator", "created", "organizer", "host", "leader",
+    "owner", "admin", "founder", "manager", "created", "organizer", "host", "leader", "recipient",
+    "receiver",
 }  # fmt: skip
 
 # Parts of names: long enough to be nothing else, also run together.
 SECRET_PARTS = re.compile(
     r"passw|passphrase|secret|token|api_?key|private_?key|access_?key|_hash|hashed|digest|crypt|cipher|credential"
     r"|signature|cookie|fingerprint|two_?factor|backup_?code|recovery|security_(question|answer)|csrf"
-    r"|session_?(id|key|data)"
+    r"|session_?(id|key|data)|md_?5|sha_?\d|2_?fa"
 )
 SECRET_WORDS = {
-    "pass", "pwd", "pw", "hash", "salt", "otp", "totp", "hotp", "mfa", "2fa", "tfa", "pin", "pincode", "cvv",
-    "cvc", "seed", "nonce", "iv", "hmac", "md5", "sha1", "sha256", "jwt", "otps", "passcode", "webauthn",
+    "pass", "pwd", "pw", "hash", "salt", "otp", "totp", "hotp", "mfa", "tfa", "pin", "pincode", "cvv",
+    "cvc", "seed", "nonce", "iv", "hmac", "jwt", "otps", "passcode", "webauthn",
 }  # fmt: skip
 SECRET_TABLE_WORDS = {
     "token", "tokens", "password", "passwords", "credential", "credentials", "secret", "secrets", "otp",
@@ -69,9 +70,9 @@ OTHERS = {
 }  # fmt: skip
 # Last words of tables that a user keeps about others.
 OTHERS_TABLES = {
-    "contact", "friend", "guest", "employee", "patient", "student", "relative", "child", "children", "dependent",
+    "contact", "guest", "employee", "patient", "student", "relative", "child", "children", "dependent",
     "invitee", "invitation", "invite", "candidate", "lead", "recipient", "beneficiary", "attendee", "passenger",
-    "client", "customer", "subscriber", "tenant", "applicant", "visitor", "participant", "referral", "staff",
+    "client", "tenant", "applicant", "visitor", "referral", "staff",
 }  # fmt: skip
 ID_WORDS = {
     "id", "ids", "uid", "uuid", "guid", "by", "pk", "fk", "ref", "reference",

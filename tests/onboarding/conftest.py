@@ -1,8 +1,10 @@
 """Databases with the schemas of unlike applications, and the commands as an operator runs them."""
 
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import asyncpg
 import msgspec
@@ -20,16 +22,32 @@ FORBIDDEN: tuple[str, ...] = next(
     field.default for field in msgspec.structs.fields(Settings) if field.name == "forbidden_columns"
 )
 
-OpenSchema = Callable[[str], Awaitable[str]]
+
+class Given(NamedTuple):
+    """A database that tests share, and what `init` makes of it."""
+
+    url: str
+    directory: Path
+    outcome: Outcome
+
+
+OpenSchema = Callable[[str], Awaitable[Given]]
 
 
 class Application:
     """An application's database, and a folder for its datasets."""
 
-    def __init__(self, url: str, connection: Connection, directory: Path) -> None:
+    def __init__(self, url: str, connection: Connection, directory: Path, given: "Given | None" = None) -> None:
         self.url = url
         self.connection = connection
         self.directory = directory
+        self._given = given
+
+    def given(self) -> Outcome:
+        """What `initialize` gives before a test has changed anything, with a copy of its files."""
+        assert self._given
+        shutil.copytree(self._given.directory, self.directory)
+        return self._given.outcome
 
     async def initialize(self, **options: object) -> Outcome:
         defaults = {
@@ -60,19 +78,26 @@ class Application:
 
 
 @pytest.fixture(scope="session")
-async def open_schema(stack: Stack) -> AsyncIterator[OpenSchema]:
-    """Gives the URL of a database with this schema, made at the first call."""
-    server_url = stack.environ["CARRYOUT_DATABASE_URL"]
-    urls: dict[str, str] = {}
+async def open_schema(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OpenSchema]:
+    """Makes a schema's database at the first call."""
+    made: dict[str, Given] = {}
     async with AsyncExitStack() as databases:
 
-        async def open_once(schema: str) -> str:
-            if schema not in urls:
-                urls[schema] = await databases.enter_async_context(open_database(server_url))
-                await _create(urls[schema], schema)
-            return urls[schema]
+        async def open_once(schema: str) -> Given:
+            if schema not in made:
+                url = await databases.enter_async_context(open_database(stack.environ["CARRYOUT_DATABASE_URL"]))
+                made[schema] = await _initialize(url, schema, tmp_path_factory.mktemp(schema))
+            return made[schema]
 
         yield open_once
+
+
+async def _initialize(url: str, schema: str, directory: Path) -> Given:
+    await _create(url, schema)
+    connection = await asyncpg.connect(url)
+    outcome = await Application(url, connection, directory).initialize()
+    await connection.close()
+    return Given(url, directory, outcome)
 
 
 @pytest.fixture
@@ -81,19 +106,21 @@ async def application(
 ) -> AsyncIterator[Application]:
     """What a test does to it is rolled back, unless it asked for a database of its own."""
     schema, is_committed = request.param
+    given = None
     async with AsyncExitStack() as opened:
         if is_committed:
             url = await opened.enter_async_context(open_database(stack.environ["CARRYOUT_DATABASE_URL"]))
             await _create(url, schema)
         else:
-            url = await open_schema(schema)
+            given = await open_schema(schema)
+            url = given.url
         connection = await asyncpg.connect(url)
         opened.push_async_callback(connection.close)
         if not is_committed:
             transaction = connection.transaction()
             await transaction.start()
             opened.push_async_callback(transaction.rollback)
-        yield Application(url, connection, tmp_path / "datasets")
+        yield Application(url, connection, tmp_path / "datasets", given)
 
 
 async def _create(url: str, schema: str) -> None:

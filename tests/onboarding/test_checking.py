@@ -20,7 +20,7 @@ async def decide_all(application: Application) -> None:
 
 @of("shop")
 async def test_names_what_init_left_open(application: Application) -> None:
-    await application.initialize()
+    application.given()
     assert await application.check() == Findings(
         undecided_tables=[],
         undecided_columns=[
@@ -36,7 +36,7 @@ async def test_names_what_init_left_open(application: Application) -> None:
 
 @of("forum")
 async def test_is_clean_when_all_is_decided(application: Application) -> None:
-    await application.initialize()
+    application.given()
     assert (await application.check()).undecided_tables == [
         "public.bookmarks",
         "public.reviewables",
@@ -48,7 +48,7 @@ async def test_is_clean_when_all_is_decided(application: Application) -> None:
 
 @of("saas")
 async def test_sees_through_partitions(application: Application) -> None:
-    await application.initialize()
+    application.given()
     await decide_all(application)
     await application.connection.execute("ALTER TABLE audit.events ADD device text")
     assert (await application.check()).undecided_columns == ["audit.events.device"]
@@ -56,7 +56,7 @@ async def test_sees_through_partitions(application: Application) -> None:
 
 @of("shop")
 async def test_names_new_columns_and_tables_however_far(application: Application) -> None:
-    await application.initialize()
+    application.given()
     await decide_all(application)
     await application.connection.execute(
         "ALTER TABLE shop_return ADD reason_given text;"
@@ -69,7 +69,7 @@ async def test_names_new_columns_and_tables_however_far(application: Application
 
 @of("shop")
 async def test_names_decisions_about_what_is_gone(application: Application) -> None:
-    await application.initialize()
+    application.given()
     await decide_all(application)
     await application.connection.execute(
         "ALTER TABLE shop_order DROP access_token; DROP TABLE authtoken_token; ALTER TABLE shop_return DROP returned;"
@@ -86,7 +86,7 @@ async def test_names_decisions_about_what_is_gone(application: Application) -> N
 
 @of("shop")
 async def test_names_contradictions(application: Application) -> None:
-    await application.initialize()
+    application.given()
     application.replace("profile.sql", "-- users: ", "-- deny table public.shop_return: no\n-- users: ")
     application.replace("shop_order.sql", "SELECT\n", "-- deny total: no\nSELECT\n")
     assert (await application.check()).contradictions == [
@@ -97,7 +97,7 @@ async def test_names_contradictions(application: Application) -> None:
 
 @of("shop")
 async def test_a_denial_without_a_table_is_named(application: Application) -> None:
-    await application.initialize()
+    application.given()
     application.replace("shop_order.sql", "-- table: public.shop_order\n", "")
     assert (
         "shop_order.sql denies columns, but names no table (-- table: schema.name)" in (await application.check()).stale
@@ -106,7 +106,7 @@ async def test_a_denial_without_a_table_is_named(application: Application) -> No
 
 @of("shop")
 async def test_a_column_inside_an_expression_or_behind_a_view_is_decided(application: Application) -> None:
-    await application.initialize()
+    application.given()
     await application.connection.execute("CREATE VIEW risks AS SELECT user_id, risk_score AS level FROM shop_profile")
     (application.directory / "risk.sql").write_text(
         "SELECT user_id, 'level ' || level AS level FROM risks WHERE user_id = $1::bigint ORDER BY user_id"
@@ -116,7 +116,7 @@ async def test_a_column_inside_an_expression_or_behind_a_view_is_decided(applica
 
 @of("shop")
 async def test_a_query_that_may_not_be_run_hides_no_other(application: Application) -> None:
-    await application.initialize()
+    application.given()
     role = f"reader_{uuid4().hex}"
     await application.connection.execute(
         f"CREATE ROLE {role}; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role};"
@@ -139,5 +139,5 @@ async def test_remembers_the_users_own_rows(application: Application) -> None:
 
 @of("quoted")
 async def test_reads_quoted_names(application: Application) -> None:
-    await application.initialize()
+    application.given()
     await decide_all(application)

@@ -46,7 +46,7 @@ def doubts(outcome: Outcome) -> dict[str, str]:
 
 @of("shop")
 async def test_follows_foreign_keys_through_several_steps(application: Application) -> None:
-    await application.initialize()
+    application.given()
     datasets = await load(application.connection, application, "bigint")
     found = {name: await application.connection.fetch(dataset.sql, 1) for name, dataset in datasets.items()}
     assert [row["id"] for row in found["shop_order"]] == [100]
@@ -57,7 +57,7 @@ async def test_follows_foreign_keys_through_several_steps(application: Applicati
 
 @of("shop")
 async def test_exports_no_secret_and_nobody_elses_row(application: Application) -> None:
-    await application.initialize()
+    application.given()
     datasets = await load(application.connection, application, "bigint")
     rows = [row for dataset in datasets.values() for row in await application.connection.fetch(dataset.sql, 1)]
     text = str(rows)
@@ -87,7 +87,7 @@ async def test_the_printed_role_reads_all_datasets_and_lists_and_no_secret(appli
 
 @of("shop")
 async def test_leaves_what_it_is_not_sure_of_in_comments(application: Application) -> None:
-    await application.initialize()
+    application.given()
     profile = application.read("shop_profile.sql")
     assert "    -- risk_score,  -- undecided: " in profile
     assert "    -- staff_note,  -- undecided: " in profile
@@ -101,7 +101,7 @@ async def test_leaves_what_it_is_not_sure_of_in_comments(application: Applicatio
 
 @of("forum")
 async def test_takes_the_address_from_a_table_of_addresses(application: Application) -> None:
-    await application.initialize()
+    application.given()
     await application.connection.execute(
         """
         INSERT INTO users (id, username) VALUES (1, 'ada');
@@ -117,7 +117,7 @@ async def test_takes_the_address_from_a_table_of_addresses(application: Applicat
 
 @of("forum")
 async def test_chooses_among_several_ways_and_names_the_others(application: Application) -> None:
-    outcome = await application.initialize()
+    outcome = application.given()
     ways = {draft.name: draft.path for draft in outcome.drafts.datasets if draft.path}
     assert ways["posts"].links[0].columns == ("author_id",)
     assert ways["posts"].relation is Relation.AUTHOR
@@ -131,7 +131,7 @@ async def test_chooses_among_several_ways_and_names_the_others(application: Appl
 
 @of("forum")
 async def test_never_exports_other_people(application: Application) -> None:
-    await application.initialize()
+    application.given()
     for name, column in [("posts", "reviewer_id"), ("topics", "last_poster_id"), ("profile", "invited_by_id")]:
         assert f"    -- deny {column}: another person" in application.read(f"{name}.sql")
     assert "    -- key followed_id: another person" in application.read("follows.sql")
@@ -141,7 +141,7 @@ async def test_never_exports_other_people(application: Application) -> None:
 
 @of("forum")
 async def test_doubts_what_may_be_somebody_elses(application: Application) -> None:
-    outcome = await application.initialize()
+    outcome = application.given()
     assert doubts(outcome) == {
         "bookmarks": "user_id has the name of a link to the user, but is no foreign key",
         "post_revisions": "what hangs below a thing that the user made or runs may be other people's",
@@ -160,7 +160,7 @@ async def test_believes_names_when_told_to(application: Application) -> None:
 
 @of("forum")
 async def test_views_are_not_tables(application: Application) -> None:
-    outcome = await application.initialize()
+    outcome = application.given()
     assert {"recent_posts", "post_counts"}.isdisjoint(draft.table.name for draft in outcome.drafts.datasets)
 
 
@@ -178,7 +178,7 @@ async def test_follows_the_users_own_row(application: Application) -> None:
 
 @of("social")
 async def test_a_row_that_others_may_share_is_not_followed(application: Application) -> None:
-    outcome = await application.initialize()
+    outcome = application.given()
     assert [draft.name for draft in outcome.drafts.datasets] == ["profile", "markers"]
 
 
@@ -199,7 +199,7 @@ async def test_a_unique_link_is_the_users_own(application: Application) -> None:
 
 @of("saas")
 async def test_what_hangs_below_other_people_is_doubted(application: Application) -> None:
-    outcome = await application.initialize()
+    outcome = application.given()
     assert doubts(outcome) == {
         "contacts": "identity.contacts is about other people, by its name",
         "invitations": "what hangs below a thing that the user made or runs may be other people's",
@@ -209,7 +209,7 @@ async def test_what_hangs_below_other_people_is_doubted(application: Application
 
 @of("saas")
 async def test_equal_names_in_two_schemas(application: Application) -> None:
-    await application.initialize()
+    application.given()
     datasets = await load(application.connection, application, "uuid")
     assert {"events", "identity_events"} <= set(datasets)
     assert application.read("events.sql").startswith("-- table: audit.events\n")
@@ -218,7 +218,7 @@ async def test_equal_names_in_two_schemas(application: Application) -> None:
 
 @of("saas")
 async def test_partitions_stand_behind_their_table(application: Application) -> None:
-    outcome = await application.initialize()
+    outcome = application.given()
     names = {draft.table.quoted for draft in outcome.drafts.datasets}
     assert "audit.events" in names
     assert not {"audit.events_2024", "audit.events_2025"} & names
@@ -227,7 +227,7 @@ async def test_partitions_stand_behind_their_table(application: Application) -> 
 
 @of("saas")
 async def test_uuid_ids_give_no_lists(application: Application) -> None:
-    outcome = await application.initialize()
+    outcome = application.given()
     assert outcome.list_count == 0
     assert "    CARRYOUT_USER_ID_TYPE=uuid" in list(report_outcome(outcome, application.directory))
 
@@ -244,14 +244,14 @@ async def test_quotes_names(application: Application) -> None:
 
 @of("quoted")
 async def test_names_in_the_csv_header_are_unlike(application: Application) -> None:
-    await application.initialize()
+    application.given()
     datasets = await load(application.connection, application, "text")
     assert {"order", "public_order_item", "the_dept_order"} <= set(datasets)
 
 
 @of("shop")
 async def test_keeps_files_that_are_there(application: Application) -> None:
-    await application.initialize()
+    application.given()
     application.replace("shop_order.sql", "-- table: public.shop_order\n", "-- table: public.shop_order\n-- mine\n")
     (application.directory / "shop_order.sql").rename(application.directory / "purchases.sql")
     outcome = await application.initialize()
@@ -262,7 +262,7 @@ async def test_keeps_files_that_are_there(application: Application) -> None:
 
 @of("shop")
 async def test_force_overwrites(application: Application) -> None:
-    await application.initialize()
+    application.given()
     before = application.read("shop_order.sql")
     application.replace("shop_order.sql", "-- table: public.shop_order\n", "-- table: public.shop_order\n-- mine\n")
     await application.initialize(force=True)
