@@ -10,7 +10,7 @@ from onboarding.drafting import Drafts
 from onboarding.drafts import Draft
 from onboarding.initializing import DOUBTED_SUFFIX, SUFFIX, Outcome
 
-HEADER = ("table", "linked by", "exported", "denied", "undecided", "file")
+HEADER = ("table", "linked by", "exported", "held back", "undecided", "file")
 ROLE = "carryout_reader"
 
 
@@ -24,7 +24,7 @@ def report_outcome(outcome: Outcome, directory: Path) -> Iterator[str]:
     yield ""
     yield "Settings:"
     yield f"    CARRYOUT_SOURCE_DATABASE_URL=postgresql://{ROLE}:…@host/database"
-    yield f"    CARRYOUT_DATASETS_DIR={directory}"
+    yield f"    CARRYOUT_DATASETS_DIR={directory.resolve()}"
     yield f"    CARRYOUT_USER_ID_TYPE={drafts.users.user_id_type}"
     yield ""
     yield "The service loads these datasets against this database: verified."

@@ -29,12 +29,16 @@ def draft_lists(users: Users) -> UserLists:
     if number is None or email is None or not names:
         return UserLists()
     name = names[0].quoted if len(names) == 1 else f"concat_ws(' ', {', '.join(part.quoted for part in names)})"
-    basic = [f"{number.quoted} AS id", f"{email.quoted} AS email", f"{name} AS name"]
+    basic = [_item(number.quoted, "id"), _item(email.quoted, "email"), _item(name, "name")]
     further = {wanted: column for wanted, called in FURTHER.items() if (column := _find(table, called))}
-    full = basic + [f"{column.quoted} AS {wanted}" for wanted, column in further.items()]
+    full = basic + [_item(column.quoted, wanted) for wanted, column in further.items()]
     read = {column.quoted for column in (number, email, *names, *further.values())}
     files = {"export": _render(table, number, email, basic), "export_full": _render(table, number, email, full)}
     return UserLists(files, frozenset(read))
+
+
+def _item(expression: str, wanted: str) -> str:
+    return expression if expression == wanted else f"{expression} AS {wanted}"
 
 
 def _find_number(users: Users) -> Column | None:
