@@ -17,6 +17,10 @@ COPY_FULL = (
 CARRYOUT = "Carryout"
 PSQL = "psql COPY"
 AT_ONCE = 8
+NOTE = (
+    "The peers are in `bench/peers/`. The first byte of one that streams is that of its headers, sent before it asks"
+    " the database; Carryout's comes with its first rows."
+)
 
 
 async def measure_lists(world: World, report: Report) -> float:
@@ -29,18 +33,15 @@ async def measure_lists(world: World, report: Report) -> float:
             *(Contender(peer.name, peer.pid, partial(curl, peer.url)) for peer in peers),
         ]
         measured = await world.meter.interleave(f"full list of {rows:,} users", contenders, world.size.rounds)
-    work = f"full list of {rows:,} users, by"
-    report.limit(f"{work} {COPY_BUFFERED}", ratio(measured, CARRYOUT, COPY_BUFFERED), 1.0)
-    report.limit(f"{work} {PSQL}", ratio(measured, CARRYOUT, PSQL), 1.6)
-    report.reach(f"{work} it: {ORM}", ratio(measured, ORM, CARRYOUT), 8)
+    work = f"full list of {rows:,} users"
+    report.limit(f"{work}, by {COPY_BUFFERED}", ratio(measured, CARRYOUT, COPY_BUFFERED), 1.0)
+    report.limit(f"{work}, by {PSQL}", ratio(measured, CARRYOUT, PSQL), 1.6)
+    report.reach(f"{ORM}, by {work}", ratio(measured, ORM, CARRYOUT), 8)
     report.bars |= {name: rows / each.seconds.median for name, each in measured.items()}
     report.tables.append(
         Table(
             f"Operators' full list, {rows:,} users",
-            "In `bench/peers/`, after "
-            + ", ".join(peer.source for peer in PEERS if peer.source)
-            + ". The first byte of a streaming"
-            " peer is that of its headers, sent before it asks the database; Carryout's comes with its first rows.",
+            f"{NOTE} The peers follow {', '.join(peer.source for peer in PEERS if peer.source)}.",
             ("contender", "time", "by Carryout", "rows/s", "first byte", "CPU", "PostgreSQL's CPU", "memory"),
             [cells(name, each, measured[CARRYOUT], rows) for name, each in measured.items()],
         )
