@@ -156,16 +156,18 @@ def _labels(scope: Scope, exchange: _Exchange) -> tuple[str, str, str]:
 
 
 def _describe(span: Span, scope: Scope, exchange: _Exchange) -> None:
-    method = scope["method"] if scope["method"] in HTTPMethod.__members__ else "_OTHER"
+    """By OpenTelemetry's semantic conventions for HTTP, less the path and the query, which may hold a whole link."""
+    known = scope["method"] in HTTPMethod.__members__
+    method = scope["method"] if known else "HTTP"
+    span.rename(f"{method} {_path(scope)}" if _template(scope) else method)
     attributes = {
-        "http.request.method": method,
+        "http.request.method": method if known else "_OTHER",
         "url.scheme": scope["scheme"],
         "http.response.body.size": _bytes_sent(scope, exchange),
         "carryout.outcome": exchange.outcome,
     }
     if _template(scope):
         attributes["http.route"] = _path(scope)
-        span.rename(f"{method} {_path(scope)}")
     if exchange.status is not None:
         attributes["http.response.status_code"] = exchange.status
         if exchange.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
