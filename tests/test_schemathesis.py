@@ -59,6 +59,7 @@ def settings(common_settings: Settings, database_url: str) -> Settings:
     return on_database(msgspec.structs.replace(common_settings, exports_per_hour=1_000_000), database_url)
 
 
+@pytest.mark.timeout(300)  # it takes ten seconds where it is alone
 async def test_with_credentials(served: Served, database: Connection, token: Token, tmp_path: Path) -> None:
     user_id = await create_user(database, activity=3, content=3)
     credentials = CREDENTIALS.format(token=token(user_id), key=await create_key(database))

@@ -99,7 +99,10 @@ STREAM_EXPORT = Operation(
     description="The same document as an export's, straight from the database: no job, no file. One at a time.",
     security=["userToken"],
     query=streams.StreamQuery,
-    answers={200: Answer(description="The document.", content=DOCUMENT, headers=["Content-Disposition"])},
+    headers=["Accept-Encoding"],
+    answers={
+        200: Answer(description="The document.", content=DOCUMENT, headers=["Content-Disposition", "Content-Encoding"])
+    },
     refusals=(
         UNKNOWN_PARAMETER,
         errors.InvalidRequestError("bom=1 is for format=csv only"),

@@ -21,11 +21,12 @@ def _user_list(summary: str, *, columns: str, example: str, scope: str) -> Opera
         description=f"CSV with the columns `{columns}`, ordered by id. The key needs the scope `{scope}`.",
         security=["apiKey", "apiKeyAsBearer"],
         query=users.ListQuery,
+        headers=["Accept-Encoding"],
         answers={
             200: Answer(
                 description="The list.",
                 content={"text/csv": {"schema": {"type": "string"}, "example": f"{columns}\r\n{example}\r\n"}},
-                headers=["Content-Disposition"],
+                headers=["Content-Disposition", "Content-Encoding"],
             )
         },
         refusals=(

@@ -115,6 +115,9 @@ PARAMETERS: Mapping[str, Json] = {
         {"type": "string", "pattern": "^[!-~]{1,255}$"},
         "For 24 hours, the same key and body are answered with the same export.",
     ),
+    "Accept-Encoding": _header_parameter(
+        "Accept-Encoding", {"type": "string", "examples": ["zstd, gzip"]}, "`zstd` and `gzip` compress on the way."
+    ),
     "Range": _header_parameter(
         "Range",
         {"type": "string", "examples": ["bytes=0-1023"]},
@@ -135,6 +138,7 @@ HEADERS: Mapping[str, Json] = {
     "Retry-After": _header("Seconds to wait.", 8, type_="integer"),
     "Preference-Applied": _header("What was preferred and done.", "respond-async", always=False),
     "Content-Disposition": _header("The file's name.", 'attachment; filename="export-2026-03-01.csv"'),
+    "Content-Encoding": _header("How the document is compressed on the way.", "gzip", always=False),
     "Content-Range": _header("The bytes that were sent.", "bytes 0-1023/51200"),
     "Accept-Ranges": _header("Ranges are possible.", "bytes"),
     "ETag": _header("Changes when the content does.", '"9f86d081884c7d65"'),
