@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check bench bench-quick lock swagger-ui clean
+.PHONY: help demo run test browser check bench bench-quick lock swagger-ui clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ run: $(STAMP) ## the same stack left running [PORT=8000] [DATA_DIR=.carryout]
 
 test: $(STAMP) ## all tests, on the embedded servers
 	@$(BIN)/python -m pytest -n 3
+
+browser: $(STAMP) ## the page in a real browser (needs chromium and chromium-driver)
+	@$(BIN)/python -m pytest tests/browser
 
 check: $(STAMP) ## lint, format, types and import rules
 	@$(BIN)/ruff check .
