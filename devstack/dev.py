@@ -104,15 +104,17 @@ def _welcome(stack: Stack, settings: Settings, port: int, seconds: float) -> str
         lines.append(f"  files     {stack.data_dir / 'objects' / settings.s3_bucket}")
     # Only then is the token ours to make, and the sample's user there.
     if settings.jwt_secret and settings.user_id_type == "uuid":
-        lines += ["", "To paste, as a user of the sample application:", "", *_examples(settings, url)]
+        token = create_token(settings, str(ADA), TOKEN_TTL_SECONDS)
+        lines += ["", "As a user of the sample application, in a browser:", "", f"{url}/#token={token}"]
+        lines += ["", "or to paste:", "", *_examples(token, url)]
     return "\n".join(lines)
 
 
-def _examples(settings: Settings, url: str) -> list[str]:
+def _examples(token: str, url: str) -> list[str]:
     call = 'curl -sS -H "Authorization: Bearer $TOKEN"'
     post = f"{call} -H 'Content-Type: application/json'"
     return [
-        f"TOKEN={create_token(settings, str(ADA), TOKEN_TTL_SECONDS)}",
+        f"TOKEN={token}",
         "# a small export is made at once",
         f"""{post} -d '{{"format":"csv"}}' {url}/api/export""",
         "# a queued one is announced by a mail",
