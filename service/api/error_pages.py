@@ -43,12 +43,13 @@ def prefers_html(request: Request) -> bool:
     return html >= accepted.get(WILDCARD, 0.0) and html > max(accepted.get(type_, 0.0) for type_ in MACHINE_TYPES)
 
 
-def error_page(request: Request, status: int, headers: Mapping[str, str]) -> Response:
+def error_page(request: Request, status: int, detail: str, headers: Mapping[str, str]) -> Response:
     words = WORDS.get(status, OTHERWISE)
     body = templates.get_template("error.html").render(
         heading=words.heading,
         advice=words.advice,
         status=status,
+        detail=detail,
         request_id=request.scope.get("state", {}).get("request_id"),
         root=_root(request),
     )

@@ -81,7 +81,7 @@ async def error_response(request: Request, error: Exception) -> Response:
     if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("request_failed", status=problem.status, exc_info=error)
     if prefers_html(request):
-        return error_page(request, problem.status, {**ERROR_HEADERS, **headers})
+        return error_page(request, problem.status, known.detail, {**ERROR_HEADERS, **headers})
     return problem_response(request, problem, known.detail, headers=headers, fields=fields)
 
 
