@@ -32,6 +32,10 @@ def _list_option(name: str) -> Callable[[Callable[..., None]], Callable[..., Non
     )
 
 
+def _split(names: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
 @click.command()
 @dsn_argument
 @click.option(
@@ -68,7 +72,7 @@ def init(  # noqa: PLR0913 (a command's options)
 
     Only what is sure to be the user's is exported; the rest stands in the files to be decided.
     """
-    forbidden = tuple(forbidden_columns.split(","))
+    forbidden, allowed = _split(forbidden_columns), _split(operator_columns)
     options = Options(
         directory=directory,
         users_table=users_table,
@@ -76,7 +80,7 @@ def init(  # noqa: PLR0913 (a command's options)
         trust_names=trust_names,
         force=force,
         forbidden=forbidden,
-        list_forbidden=tuple(name for name in forbidden if name not in operator_columns.split(",")),
+        list_forbidden=tuple(name for name in forbidden if name not in allowed),
     )
 
     async def run() -> Outcome:

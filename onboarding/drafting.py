@@ -37,7 +37,7 @@ def draft_all(catalog: Catalog, users: Users, *, forbidden: Sequence[str], trust
     needed = _find_needed(paths)
     needed[users.table.quoted] |= lists.columns
     judge = Judge(graph, users.table, None, forbidden=forbidden, needed=needed[users.table.quoted])
-    profile = draft_profile(users, _email_sql(graph, paths), judge.decide_all(), denied)
+    profile = draft_profile(users, _email_sql(graph, paths, trust_names=trust_names), judge.decide_all(), denied)
     names = Names([column.name for column in users.table.columns])
     datasets = [
         _draft(
@@ -76,15 +76,18 @@ def _find_draft_doubt(judge: Judge, decisions: Sequence[Decision]) -> str | None
     return None
 
 
-def _email_sql(graph: Graph, paths: Sequence[Path]) -> str:
+def _email_sql(graph: Graph, paths: Sequence[Path], *, trust_names: bool) -> str:
     """The users' column, or the first one in a table of the user's addresses."""
     if own := find_email(graph.users.table):
         return own.quoted
     for path in paths:
         table = graph.catalog.tables[path.table]
-        if len(path.links) == 1 and path.relation is Relation.SUBJECT and table.unique_keys and find_email(table):
+        is_sure = path.relation is Relation.SUBJECT and not find_table_doubt(graph, path, trust_names=trust_names)
+        if is_sure and len(path.links) == 1 and table.unique_keys and find_email(table):
             return _address_query(table, path)
-    raise ConfigurationError(f"{graph.users.table.quoted} has no e-mail address, and no table of the user's has one")
+    raise ConfigurationError(
+        f"{graph.users.table.quoted} has no e-mail address, and no foreign key leads from one to it"
+    )
 
 
 def _address_query(table: Table, path: Path) -> str:

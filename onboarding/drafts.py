@@ -1,6 +1,5 @@
 """Dataset files as text, from tables, paths and decisions."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
@@ -14,8 +13,6 @@ from onboarding.words import snake
 from service.datasets import NAME, PROFILE, RESERVED_NAMES
 
 MAX_NAME_CHARACTERS = 41
-PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]*")
-DROPPED_COMMA = re.compile(r",$")
 
 
 class Draft(msgspec.Struct, frozen=True):
@@ -27,6 +24,10 @@ class Draft(msgspec.Struct, frozen=True):
     decisions: tuple[Decision, ...]
     sql: str
     doubt: str | None = None
+
+    @property
+    def text(self) -> str:
+        return f"-- undecided: {' '.join(self.doubt.split())}\n{self.sql}" if self.doubt else self.sql
 
     def columns(self, verdict: Verdict) -> list[Column]:
         return [decision.column for decision in self.decisions if decision.verdict is verdict]
@@ -62,7 +63,6 @@ def draft_dataset(  # noqa: PLR0913 (each is one independent fact of the file)
     lines = [
         head_comment("table", [table.quoted]),
         *(f"-- also linked by {', '.join(link.columns)} to {link.parent}" for link in path.others),
-        *([f"-- undecided: {doubt}"] if doubt else []),
         "SELECT",
         *_select_list(decisions, {}, prefix),
         f"FROM {table.quoted}{_alias(table, aliases) if joins else ''}",

@@ -92,7 +92,7 @@ def _write(directory: Path, drafts: list[Draft]) -> None:
         live, doubted = directory / f"{draft.name}{SUFFIX}", directory / f"{draft.name}{DOUBTED_SUFFIX}"
         wanted, other = (doubted, live) if draft.doubt else (live, doubted)
         other.unlink(missing_ok=True)
-        wanted.write_text(draft.sql, encoding="utf-8")
+        wanted.write_text(draft.text, encoding="utf-8")
 
 
 def _write_lists(directory: Path, files: Mapping[str, str], *, force: bool) -> None:

@@ -115,6 +115,16 @@ async def test_takes_the_address_from_a_table_of_addresses(application: Applicat
     assert (profile["id"], profile["email"]) == (1, "ada@example.com")
 
 
+@committed("forum")
+async def test_an_address_without_a_foreign_key_must_be_believed(application: Application) -> None:
+    await application.connection.execute("ALTER TABLE user_emails DROP CONSTRAINT user_emails_user_id_fkey")
+    with pytest.raises(ConfigurationError, match="no foreign key"):
+        await application.initialize()
+    outcome = await application.initialize(trust_names=True)
+    async with least_privileged(application, outcome) as reader:
+        assert await load(reader, application, "bigint")
+
+
 @of("forum")
 async def test_chooses_among_several_ways_and_names_the_others(application: Application) -> None:
     outcome = application.given()
@@ -240,6 +250,14 @@ async def test_quotes_names(application: Application) -> None:
     assert '    -- deny "authToken": a secret, by its name' in application.read("profile.sql")
     async with least_privileged(application, outcome) as reader:
         assert await load(reader, application, "text")
+
+
+@of("quoted")
+async def test_joins_by_quoted_names(application: Application) -> None:
+    outcome = application.given()
+    assert 'JOIN public."order" AS step_2 ON step_1."orderId" = step_2.id' in application.live_lines("order_notes.sql")
+    assert list(doubts(outcome)) == ["line_of_order"]
+    assert "isn't known to be unique" in application.read("line_of_order.sql.undecided").splitlines()[0]
 
 
 @of("quoted")

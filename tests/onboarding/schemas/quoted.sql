@@ -25,3 +25,10 @@ CREATE TABLE "the Dept"."Line of ""order""" (
     "order id" integer NOT NULL REFERENCES "the Dept"."order",
     "amount %" numeric
 );
+
+CREATE TABLE "orderNotes" (
+    "noteId"  integer NOT NULL,
+    "orderId" integer NOT NULL REFERENCES "order",
+    "seenAt"  timestamptz,
+    PRIMARY KEY ("orderId", "noteId")
+);
