@@ -66,7 +66,8 @@ OTHERS = {
     "recipient", "contact", "emergency", "spouse", "partner", "parent", "child", "children", "kin",
     "guardian", "friend", "mother", "father", "referrer", "referee", "inviter", "invitee", "guest", "sender",
     "receiver", "reviewer", "approver", "manager", "owner", "author", "assignee", "reporter", "beneficiary",
-    "attendee", "editor", "target", "from", "to", "cc", "bcc", "reply", "opponent", "peer",
+    "attendee", "editor", "target", "from", "to", "cc", "bcc", "reply", "opponent", "peer", "original",
+    "reported", "quoted",
 }  # fmt: skip
 # Last words of tables that a user keeps about others.
 OTHERS_TABLES = {

@@ -146,6 +146,7 @@ async def test_never_exports_other_people(application: Application) -> None:
         assert f"    -- deny {column}: another person" in application.read(f"{name}.sql")
     assert "    -- key followed_id: another person" in application.read("follows.sql")
     assert "    -- deny sender_ip: may be somebody else's address" in application.read("posts.sql")
+    assert "    -- quoted_text,  -- undecided: may be about somebody else" in application.read("posts.sql")
     assert "body," in application.live_lines("posts.sql")
 
 

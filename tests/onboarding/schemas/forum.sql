@@ -40,6 +40,7 @@ CREATE TABLE posts (
     parent_id   bigint REFERENCES posts,
     body        text NOT NULL,
     cooked      text NOT NULL DEFAULT '',
+    quoted_text text,
     search_data tsvector,
     sender_ip   inet,
     created_at  timestamp NOT NULL DEFAULT now()
