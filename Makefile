@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
 DATA_DIR ?= .carryout
+MINUTES ?= 5
+USERS ?= 300
 SWAGGER_UI ?= 5.35.0
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench-installed
@@ -34,6 +36,9 @@ test: $(STAMP) ## all tests, on the embedded servers
 browser: $(STAMP) ## the page in a real browser (needs chromium and chromium-driver)
 	@$(BIN)/python -m pytest tests/browser
 
+chaos: $(STAMP) ## random faults under load, then the oracle [SEED=n] [MINUTES=5] [USERS=300]
+	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES) --users $(USERS)
+
 check: $(STAMP) ## lint, format, types and import rules
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -62,4 +67,4 @@ swagger-ui: ## fetch what shows the API at /docs again (needs npm, GNU tar) [SWA
 		package/swagger-ui-bundle.js.LICENSE.txt package/swagger-ui.css package/LICENSE package/NOTICE
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) .carryout .carryout-demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .carryout .carryout-demo .carryout-chaos .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -20,23 +20,23 @@ ENDINGS = {
 
 async def assert_healed(world: World) -> None:
     """Wait until the world is at rest, then hold it to the oracle."""
-    await world.until(lambda: _at_rest(world), "every export and mail to end")
-    exports = await _all_exports(world)
-    await _files_are_as_recorded(world, exports)
-    await _only_owned_objects(world, exports)
-    await _audit_chains_are_whole(world, exports)
-    _at_most_one_mail_each(world, exports)
-    await world.until(lambda: _none_idle_in_transaction(world), "sessions to leave their transactions")
+    await world.until(lambda: at_rest(world), "every export and mail to end")
+    exports = await all_exports(world)
+    await files_are_as_recorded(world, exports)
+    await only_owned_objects(world, exports)
+    await audit_chains_are_whole(world, exports)
+    at_most_one_mail_each(world, exports)
+    await world.until(lambda: none_idle_in_transaction(world), "sessions to leave their transactions")
     assert world.resources.database.get_idle_size() == world.resources.database.get_size()
     assert world.resources.source.get_idle_size() == world.resources.source.get_size()
 
 
-async def _none_idle_in_transaction(world: World) -> bool:
+async def none_idle_in_transaction(world: World) -> bool:
     async with world.database() as connection:
         return await idle_in_transaction(connection) == 0
 
 
-async def _at_rest(world: World) -> bool:
+async def at_rest(world: World) -> bool:
     async with world.database() as connection:
         busy: int = await connection.fetchval(
             """SELECT (SELECT count(*) FROM carryout.export_jobs WHERE status IN ('pending', 'processing'))
@@ -47,7 +47,7 @@ async def _at_rest(world: World) -> bool:
     return busy == 0
 
 
-async def _all_exports(world: World) -> list[Export]:
+async def all_exports(world: World) -> list[Export]:
     async with world.database() as connection:
         ids = [row["id"] for row in await connection.fetch("SELECT id FROM carryout.export_jobs")]
         found = [await world.resources.exports.find(connection, job_id) for job_id in ids]
@@ -58,23 +58,23 @@ def _live(exports: list[Export]) -> list[Export]:
     return [export for export in exports if export.status is ExportStatus.COMPLETED and not export.expired]
 
 
-async def _files_are_as_recorded(world: World, exports: list[Export]) -> None:
+async def files_are_as_recorded(world: World, exports: list[Export]) -> None:
     for export in _live(exports):
         async with world.resources.storage.open_download(key_of(export)) as chunks:
             content = b"".join([chunk async for chunk in chunks])
-        assert len(content) == export.size_bytes
-        assert hashlib.sha256(content).digest() == export.sha256
-        assert _count(content, export.format) == export.record_count
+        assert len(content) == export.size_bytes, f"{export.id}: {len(content)} bytes, not {export.size_bytes}"
+        assert hashlib.sha256(content).digest() == export.sha256, f"{export.id}: another SHA-256"
+        assert count_records(content, export.format) == export.record_count, f"{export.id}: another number of rows"
 
 
-def _count(content: bytes, format_: str) -> int:
+def count_records(content: bytes, format_: str) -> int:
     if format_ == "csv":
         return sum(1 for _ in csv.reader(io.StringIO(content.decode(), newline=""))) - 1
     document = msgspec.json.decode(content)
     return 1 + len(document["activity"]) + len(document["content"])
 
 
-async def _only_owned_objects(world: World, exports: list[Export]) -> None:
+async def only_owned_objects(world: World, exports: list[Export]) -> None:
     """Objects are those of completed, unexpired exports, and no upload is open; the sweep may need a moment."""
     expected = {key_of(export) for export in _live(exports)}
     storage = world.resources.storage
@@ -83,13 +83,13 @@ async def _only_owned_objects(world: World, exports: list[Export]) -> None:
     async def swept() -> bool:
         keys = {found.key async for found in storage.list_keys("exports/") if found.key.split("/")[1] in mine}
         uploads = [upload async for upload in storage.list_uploads("exports/") if upload.key.split("/")[1] in mine]
-        assert expected <= keys
+        assert expected <= keys, f"lost: {expected - keys}"
         return keys == expected and not uploads
 
     await world.until(swept, "orphans to be swept")
 
 
-async def _audit_chains_are_whole(world: World, exports: list[Export]) -> None:
+async def audit_chains_are_whole(world: World, exports: list[Export]) -> None:
     async with world.database() as connection:
         for export in exports:
             rows = await connection.fetch(
@@ -103,7 +103,7 @@ async def _audit_chains_are_whole(world: World, exports: list[Export]) -> None:
             assert len(endings) == 1, actions
 
 
-def _at_most_one_mail_each(world: World, exports: list[Export]) -> None:
+def at_most_one_mail_each(world: World, exports: list[Export]) -> None:
     for export in _live(exports):
         count = sum(str(export.id) in mail for mail in world.mails())
         assert count <= 1, f"{count} mails for one export"

@@ -1,8 +1,6 @@
 """Servers that fail, workers that stop, and a queue full of rubbish: every accepted export ends, and ends once."""
 
 import asyncio
-import os
-import pickle
 import signal
 import uuid
 from collections.abc import AsyncIterator
@@ -18,6 +16,7 @@ from service.exports import Export, ExportStatus
 from service.jobs import QUEUE_NAME, serialize
 from tests.faults.oracle import assert_healed
 from tests.faults.proxy import FaultProxy, open_proxy
+from tests.faults.rubbish import enqueue, job, rubbish
 from tests.faults.world import Process, World, open_world
 
 LARGE = 90_000
@@ -193,50 +192,24 @@ async def test_same_job_delivered_twice_at_once(world: World) -> None:
     export = await world.ask(await world.create_user(records=LARGE))
     async with redis.asyncio.Redis.from_url(world.environ["CARRYOUT_REDIS_URL"]) as queue:
         for copy in range(5):
-            await _enqueue(queue, f"copy-{copy}", serialize(_job(str(export.id))))
+            await enqueue(queue, f"copy-{copy}", serialize(job(str(export.id))))
     await asyncio.gather(world.start_worker(), world.start_worker())
     ended = await world.ended(export)
     assert (ended.status, ended.attempt) == (ExportStatus.COMPLETED, 1)
     await assert_healed(world)
 
 
-def _job(job_id: str) -> dict[str, object]:
-    return {"t": None, "f": "run_export", "a": (job_id,), "k": {}, "et": 0}
-
-
-async def _enqueue(queue: "redis.asyncio.Redis", name: str, content: bytes) -> None:
-    await queue.set(f"arq:job:{name}", content)
-    await queue.zadd(QUEUE_NAME, {name: 1})
-
-
-class Bomb:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, (f"touch {self.path}",)
-
-
 @pytest.mark.parametrize("wrong_type", [False, True])
 async def test_rubbish_in_the_queue(world: World, tmp_path: Path, wrong_type: bool) -> None:  # noqa: FBT001
     exploded = tmp_path / "exploded"
     export = await world.ask(await world.create_user(records=1_500))
-    rubbish = {
-        "garbage": os.urandom(100),
-        "bomb": pickle.dumps({"t": None, "f": "run_export", "a": (Bomb(exploded),), "k": {}, "et": 0}),
-        "unknown-function": serialize(_job("x") | {"f": "os.system"}),
-        "no-uuid": serialize(_job("../../etc/passwd")),
-        "unknown-export": serialize(_job(str(uuid.uuid4()))),
-        "too-many-arguments": serialize(_job("x") | {"a": ("x", "y", "z")}),
-        "no-dictionary": serialize([1, 2]),  # type: ignore[arg-type]
-    }
     async with redis.asyncio.Redis.from_url(world.environ["CARRYOUT_REDIS_URL"]) as queue:
         if wrong_type:
             await queue.delete(QUEUE_NAME)
             await queue.set(QUEUE_NAME, "not a sorted set")
         else:
-            for name, content in rubbish.items():
-                await _enqueue(queue, name, content)
+            for name, content in rubbish(exploded).items():
+                await enqueue(queue, name, content)
             await queue.zadd(QUEUE_NAME, {b"\xff\xfe": 1})
         worker = await world.start_worker()
         assert (await world.ended(export)).status is ExportStatus.COMPLETED

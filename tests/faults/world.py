@@ -61,6 +61,7 @@ class World:
     resources: Resources
     folder: Path
     processes: list[Process] = field(default_factory=list)
+    healing_seconds: float = HEALING_SECONDS
 
     async def start_worker(self, *, crash_at: str = "", **environ: str) -> Process:
         """A worker; one that kills itself when it comes to the step `crash_at` (see crashing.py)."""
@@ -135,7 +136,7 @@ class World:
 
     async def until(self, true: Callable[[], Awaitable[bool]], what: str) -> None:
         try:
-            async with asyncio.timeout(HEALING_SECONDS):
+            async with asyncio.timeout(self.healing_seconds):
                 while not await true():
                     await asyncio.sleep(0.05)
         except TimeoutError:

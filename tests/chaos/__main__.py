@@ -1,0 +1,145 @@
+"""`python -m tests.chaos [--seed N] [--minutes M] [--users U]`: see docs/chaos.md."""
+
+import argparse
+import asyncio
+import logging
+import os
+import random
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import structlog
+
+from devstack.stack import open_stack
+from tests.chaos.client import Client, Ledger, User
+from tests.chaos.faults import KINDS, LEASE_SECONDS, Scene
+from tests.chaos.fleet import open_fleet
+from tests.chaos.promises import Aftermath, broken_promises, wait_for_rest
+from tests.chaos.report import print_report
+from tests.chaos.schedule import draw
+from tests.chaos.storm import Storm
+from tests.chaos.users import Visitor, create_users
+from tests.chaos.wire import Wire, open_wire
+from tests.faults.world import World, open_world
+from tests.smtp import SmtpServer, open_smtp_server
+
+HEALING_SECONDS = 120.0
+SETTINGS = {
+    "CARRYOUT_LEASE_SECONDS": str(LEASE_SECONDS),
+    "CARRYOUT_SWEEP_SECONDS": "10",
+    "CARRYOUT_WORKER_GRACE_SECONDS": "1",
+    "CARRYOUT_SHUTDOWN_GRACE_SECONDS": "3",
+    "CARRYOUT_POOL_SIZE": "6",
+    "CARRYOUT_STREAM_POOL_SIZE": "4",
+    "CARRYOUT_EXPORTS_PER_HOUR": "100000",
+    "CARRYOUT_PUBLIC_URL": "http://exports.invalid",  # users follow a link's path to either process
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    seed: int
+    minutes: float
+    users: int
+    folder: Path
+
+
+async def run(options: Options) -> list[str]:
+    """Storm, healing and oracle; returns the promises that were broken."""
+    chance = random.Random(options.seed)  # noqa: S311 (reproducible on purpose)
+    async with (
+        open_stack(options.folder, {}) as stack,
+        open_world(stack, options.folder, **SETTINGS) as world,
+        open_smtp_server() as smtp,
+        _open_wires(world, smtp) as (wires, through),
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http,
+        open_fleet(options.folder / "run", dict(os.environ) | world.environ | through, http) as fleet,
+    ):
+        world.healing_seconds = HEALING_SECONDS
+        aftermath = Aftermath(world, fleet, Ledger(), smtp, http, await fleet.resident_megabytes())
+        over = asyncio.Event()
+        visitors = _visitors(aftermath, await create_users(world, options.users, chance), over, chance)
+        storm = Storm(Scene(stack, world.environ["CARRYOUT_DATABASE_URL"], fleet, wires, smtp), http)
+        async with asyncio.TaskGroup() as lives:
+            for visitor in visitors:
+                lives.create_task(visitor.live())
+            await storm.rage(draw(KINDS, options.seed, 60 * options.minutes))
+            over.set()
+        healed_at = time.monotonic()
+        try:
+            await wait_for_rest(world)
+            rest_seconds = time.monotonic() - healed_at
+            await _ask_again(visitors)
+            await wait_for_rest(world)
+        except AssertionError as error:
+            return [str(error).splitlines()[0]]
+        broken = await broken_promises(aftermath)
+        await print_report(aftermath, storm, rest_seconds)
+        return broken
+
+
+@asynccontextmanager
+async def _open_wires(world: World, smtp: SmtpServer) -> AsyncIterator[tuple[dict[str, Wire], dict[str, str]]]:
+    """The wires by the names of their servers, and the settings that lead through them."""
+    servers = {
+        "postgres": "CARRYOUT_DATABASE_URL",
+        "redis": "CARRYOUT_REDIS_URL",
+        "s3": "CARRYOUT_S3_ENDPOINT_URL",
+        "smtp": "CARRYOUT_SMTP_URL",
+    }
+    urls = {name: world.environ[setting] for name, setting in servers.items()} | {"smtp": smtp.url}
+    async with AsyncExitStack() as opened:
+        wires = {name: await opened.enter_async_context(open_wire(url)) for name, url in urls.items()}
+        yield wires, {servers[name]: wires[name].through(url) for name, url in urls.items()}
+
+
+def _visitors(aftermath: Aftermath, users: list[User], over: asyncio.Event, chance: random.Random) -> list[Visitor]:
+    visitors = []
+    for user in users:
+        own = random.Random(chance.random())  # noqa: S311 (reproducible on purpose)
+        client = Client(aftermath.http, aftermath.fleet.api_urls, aftermath.ledger, own)
+        visitors.append(
+            Visitor(user, client=client, world=aftermath.world, ledger=aftermath.ledger, over=over, chance=own)
+        )
+    return visitors
+
+
+async def _ask_again(visitors: list[Visitor]) -> None:
+    for start in range(0, len(visitors), 20):
+        await asyncio.gather(*(visitor.ask_again() for visitor in visitors[start : start + 20]))
+
+
+def _options() -> Options:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000))
+    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--users", type=int, default=300)
+    parser.add_argument("--folder", type=Path, default=Path(".carryout-chaos"))
+    given = parser.parse_args()
+    return Options(given.seed, given.minutes, given.users, given.folder / str(given.seed))
+
+
+def main() -> int:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # our own pools' worries
+    options = _options()
+    again = f"make chaos SEED={options.seed} MINUTES={options.minutes:g} USERS={options.users}"
+    print(f"Chaos with seed {options.seed}; again: {again}", flush=True)
+    shutil.rmtree(options.folder, ignore_errors=True)
+    options.folder.mkdir(parents=True)
+    broken = asyncio.run(run(options))
+    print(f"\n  logs             {options.folder / 'run'}")
+    for promise in broken:
+        print(f"\nBROKEN: {promise}")
+    print(f"\nBroken with seed {options.seed}; again: {again}" if broken else "\nEvery promise held.")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""The oracle: what must hold of everything that was accepted, once all is healed."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aiohttp
+
+from service.exports import ExportStatus
+from tests.chaos.client import Ledger
+from tests.chaos.fleet import Fleet
+from tests.faults.oracle import (
+    all_exports,
+    at_rest,
+    audit_chains_are_whole,
+    files_are_as_recorded,
+    none_idle_in_transaction,
+    only_owned_objects,
+)
+from tests.faults.world import World
+from tests.smtp import AcceptedMail, SmtpServer
+
+GROWTH_MEGABYTES = 150  # an upload's parts in flight, which the allocator keeps
+UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+SECRETS: Final = (
+    "CARRYOUT_JWT_SECRET",
+    "CARRYOUT_LINK_SECRETS",
+    "CARRYOUT_S3_SECRET_ACCESS_KEY",
+)
+# A user's tag is in their e-mail address, their name and their rows; the rest: a JWT, and a link's signature.
+NEVER_LOGGED: Final = ("owner-[0-9a-f]{16}", r"eyJ[\w-]{10,}\.", "signature=[0-9a-f]{8}", "X-Amz-Signature=")
+
+
+@dataclass(frozen=True)
+class Aftermath:
+    """What is left when the faults are over. `megabytes` is what each process held when it began."""
+
+    world: World
+    fleet: Fleet
+    ledger: Ledger
+    smtp: SmtpServer
+    http: aiohttp.ClientSession
+    megabytes: dict[str, int]
+
+
+async def wait_for_rest(world: World) -> None:
+    """Until every export and every mail has ended. A mail's pauses are hours long: none is waited for here."""
+
+    async def hurried() -> bool:
+        async with world.database() as connection:
+            await connection.execute(
+                "UPDATE carryout.export_notifications SET next_attempt_at = now() WHERE state = 'pending'"
+            )
+        return await at_rest(world)
+
+    await world.until(hurried, "every export and mail to end")
+
+
+async def every_accepted_export_ended(aftermath: Aftermath) -> None:
+    exports = {export.id: export for export in await all_exports(aftermath.world)}
+    lost = aftermath.ledger.accepted.keys() - exports.keys()
+    assert not lost, f"accepted, and unknown: {lost}"
+    ended = {ExportStatus.COMPLETED, ExportStatus.FAILED}
+    stuck = [str(job_id) for job_id in exports if exports[job_id].status not in ended]
+    assert not stuck, f"never ended: {stuck}"
+    strange = [job_id for job_id, user in aftermath.ledger.accepted.items() if exports[job_id].user_id != user.id]
+    assert not strange, f"another user's: {strange}"
+
+
+async def files_match_their_records(aftermath: Aftermath) -> None:
+    await files_are_as_recorded(aftermath.world, await all_exports(aftermath.world))
+
+
+async def storage_holds_only_their_files(aftermath: Aftermath) -> None:
+    await only_owned_objects(aftermath.world, await all_exports(aftermath.world))
+
+
+async def audit_is_whole(aftermath: Aftermath) -> None:
+    await audit_chains_are_whole(aftermath.world, await all_exports(aftermath.world))
+
+
+async def at_most_one_mail(aftermath: Aftermath) -> None:
+    owners = {str(job_id): user.tag for job_id, user in aftermath.ledger.accepted.items()}
+    accepted: Counter[tuple[str, str]] = Counter()
+    for mail in aftermath.smtp.mails:
+        (job_id,), kind = _jobs_of(mail), "failed" if "failed" in mail.message["Subject"] else "ready"
+        accepted[job_id, kind] += 1
+        (recipient,) = mail.recipients
+        if job_id in owners:
+            assert owners[job_id] in recipient, f"the mail of {job_id} went to another user"
+    doubled = [key for key, count in accepted.items() if count > 1]
+    assert not doubled, f"mailed twice: {doubled}"
+    async with aftermath.world.database() as connection:
+        rows = await connection.fetch("SELECT job_id::text, kind, state FROM carryout.export_notifications")
+    states = {(row["job_id"], row["kind"]): row["state"] for row in rows}
+    for key in accepted:
+        assert states[key] in {"sent", "ambiguous"}, f"{key} was accepted, and is recorded as {states[key]}"
+    unsent = [key for key, state in states.items() if state == "sent" and key not in accepted]
+    assert not unsent, f"recorded as sent, and never accepted: {unsent}"
+
+
+def _jobs_of(mail: AcceptedMail) -> set[str]:
+    body = mail.message.get_body(("plain",))
+    assert body
+    return set(UUID.findall(body.get_content()))
+
+
+async def nobody_holds_a_transaction(aftermath: Aftermath) -> None:
+    world = aftermath.world
+    await world.until(lambda: none_idle_in_transaction(world), "sessions to leave their transactions")
+
+
+async def pools_are_full(aftermath: Aftermath) -> None:
+    used: dict[str, int] = {}
+
+    async def given_back() -> bool:
+        nonlocal used
+        used = await aftermath.fleet.used_connections(aftermath.http)
+        return not used
+
+    try:
+        await aftermath.world.until(given_back, "pools")
+    except AssertionError:
+        raise AssertionError(f"connections never given back: {used}") from None
+
+
+async def answers_are_documented(aftermath: Aftermath) -> None:
+    server_errors = {
+        key: count
+        for key, count in aftermath.ledger.statuses.items()
+        if key[1] >= 500 and key[1] != 503
+        if key[0] != "GET storage"
+    }
+    assert not server_errors, f"answered: {server_errors}"
+
+
+async def nobody_saw_what_they_should_not(aftermath: Aftermath) -> None:
+    broken = Counter(aftermath.ledger.broken)
+    assert not broken, "; ".join(f"{promise} ({count} times)" for promise, count in broken.most_common(20))
+
+
+async def logs_hold_no_secret(aftermath: Aftermath) -> None:
+    secrets = [re.escape(aftermath.world.environ[name]) for name in SECRETS]
+    pattern = re.compile("|".join([*secrets, *NEVER_LOGGED]))
+    for member in aftermath.fleet.members.values():
+        with member.log_path.open(encoding="utf-8", errors="replace") as log:
+            found = next((line for line in log if pattern.search(line)), None)
+        assert found is None, f"{member.log_path}: {found!r}"
+
+
+async def processes_end_only_by_faults(aftermath: Aftermath) -> None:
+    for member in aftermath.fleet.members.values():
+        own = [ending for ending in member.endings if ending.startswith("by itself")]
+        assert not own, f"{member.name} ended {own}, see {member.log_path}"
+
+
+async def memory_is_given_back(aftermath: Aftermath) -> None:
+    now = await aftermath.fleet.resident_megabytes()
+    grown = {name: (aftermath.megabytes[name], now[name]) for name in now}
+    assert all(after <= before + GROWTH_MEGABYTES for before, after in grown.values()), f"MiB before and after: {grown}"
+
+
+async def nothing_ran_from_the_queue(aftermath: Aftermath) -> None:
+    assert not (aftermath.world.stack.data_dir / "exploded").exists(), "a pickle in Redis was run"
+
+
+Promise = Callable[[Aftermath], Coroutine[Any, Any, None]]
+PROMISES: Final[tuple[Promise, ...]] = (
+    every_accepted_export_ended,
+    nobody_saw_what_they_should_not,
+    answers_are_documented,
+    at_most_one_mail,
+    storage_holds_only_their_files,
+    files_match_their_records,
+    audit_is_whole,
+    nobody_holds_a_transaction,
+    pools_are_full,
+    logs_hold_no_secret,
+    processes_end_only_by_faults,
+    memory_is_given_back,
+    nothing_ran_from_the_queue,
+)
+
+
+async def broken_promises(aftermath: Aftermath) -> list[str]:
+    broken = []
+    for promise in PROMISES:
+        try:
+            await promise(aftermath)
+        except AssertionError as error:
+            broken.append(f"{promise.__name__.replace('_', ' ')}: {error}")
+    return broken

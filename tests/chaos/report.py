@@ -1,0 +1,51 @@
+"""The table at the end."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from tests.chaos.promises import Aftermath
+from tests.chaos.storm import Storm
+
+
+async def print_report(aftermath: Aftermath, storm: Storm, rest_seconds: float) -> None:
+    exports, mails = await _outcomes(aftermath)
+    ledger = aftermath.ledger
+    statuses: Counter[str] = Counter()
+    for (_, status), count in ledger.statuses.items():
+        statuses[str(status) if status else "no answer"] += count
+    endings: Counter[str] = Counter()
+    for member in aftermath.fleet.members.values():
+        endings.update(member.endings)
+    now = await aftermath.fleet.resident_megabytes()
+    rows = {
+        "faults": _listed(storm.struck.items(), total=True),
+        "exports": f"{len(ledger.accepted)} accepted: {_listed(exports.items())}",
+        "mails": f"{len(aftermath.smtp.mails)} accepted by the server: {_listed(mails.items())}",
+        "checked": _listed(ledger.counts.items()),
+        "answers": _listed(statuses.items()),
+        "processes ended": _listed(endings.items()),
+        "MiB": ", ".join(f"{name} {aftermath.megabytes[name]} → {now[name]}" for name in sorted(now)),
+        "healing": f"API ready {storm.longest_healing_seconds:.1f} s after a fault at most",
+        "rest": f"{rest_seconds:.1f} s after the last fault",
+    }
+    print()
+    for name, text in rows.items():
+        print(f"  {name:<16} {text}")
+
+
+async def _outcomes(aftermath: Aftermath) -> tuple[Counter[str], Counter[str]]:
+    async with aftermath.world.database() as connection:
+        exports = await connection.fetch(
+            """SELECT CASE WHEN error_message = 'cancelled by user' THEN 'cancelled' ELSE status::text END AS outcome,
+            count(*) AS count FROM carryout.export_jobs GROUP BY 1"""
+        )
+        mails = await connection.fetch(
+            "SELECT state AS outcome, count(*) AS count FROM carryout.export_notifications GROUP BY 1"
+        )
+    return tuple(Counter({row["outcome"]: row["count"] for row in rows}) for rows in (exports, mails))  # type: ignore[return-value] # two
+
+
+def _listed(counted: Iterable[tuple[str, int]], *, total: bool = False) -> str:
+    counts = sorted(counted)
+    text = ", ".join(f"{name} {count}" for name, count in counts) or "none"
+    return f"{sum(count for _, count in counts)}: {text}" if total else text
