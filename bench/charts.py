@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 OURS = "#1f6f5c"
 THEIRS = "#b9c4c9"
+LINES = ((OURS, "-"), ("#c2703d", "--"))
 WIDTH_INCHES = 8.0
 
 
@@ -28,8 +29,8 @@ def draw_memory(path: Path, series: Mapping[str, Sequence[tuple[float, float]]],
     """Resident memory, from zero, over the time of each stream."""
     figure = Figure(figsize=(WIDTH_INCHES, 3.2), layout="constrained")
     axes = figure.subplots()
-    for (name, samples), style in zip(series.items(), ("-", "--"), strict=False):
-        axes.plot([second for second, _ in samples], [mib for _, mib in samples], style, label=name, color=OURS)
+    for (name, samples), (color, style) in zip(series.items(), LINES, strict=True):
+        axes.plot([second for second, _ in samples], [mib for _, mib in samples], style, label=name, color=color)
     axes.set_ylim(bottom=0, top=1.3 * max(mib for samples in series.values() for _, mib in samples))
     axes.set_xlim(left=0)
     axes.set_title(title, loc="left")

@@ -20,7 +20,7 @@ async def curl(url: str, headers: Mapping[str, str] | None = None) -> Transfer:
     figures = json.loads(report)
     if figures["http_code"] != 200:
         raise SystemExit(f"{url} answered {figures['http_code']}")
-    return Transfer(seconds, figures["time_starttransfer"] - figures["time_pretransfer"], figures["size_download"])
+    return Transfer(seconds, figures["time_starttransfer"] - figures["time_connect"], figures["size_download"])
 
 
 async def curl_headers(url: str, headers: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ SETTLE_SECONDS = 0.1
 
 
 class Transfer(NamedTuple):
-    """What a client saw; `first_seconds` from the request to its first byte."""
+    """What a client saw; `first_seconds` from the connection to its first byte."""
 
     seconds: float
     first_seconds: float = 0.0
@@ -55,7 +55,7 @@ class Spread:
 
     def text(self, unit: str, *, scale: float = 1.0, digits: int = 2) -> str:
         low, median, high = (f"{figure * scale:.{digits}f}" for figure in (self.low, self.median, self.high))
-        return f"{median} {unit} ({low} to {high})"
+        return f"{median} {unit}".rstrip() + f" ({low} to {high})"
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ async def measure_first_byte(world: World, report: Report) -> None:
     report.tables.append(
         Table(
             "First byte",
-            "By curl's clock, from the request sent; the bare route is `bench/peers/select_one.py`.",
+            "By curl's clock, from the connection made; the bare route is `bench/peers/select_one.py`.",
             ("document", "first byte", "all"),
             [
                 (name, each.first_seconds.text("ms", scale=1_000, digits=1), each.seconds.text("s", digits=3))
