@@ -17,6 +17,7 @@ from service.auth import create_token
 from service.bootstrap import Resources, open_resources
 from service.database import UserId, migrate
 from service.settings import Settings, from_env
+from tests import leaks
 from tests.api.serving import Served, serve
 from tests.factories import Connection, with_database
 
@@ -28,8 +29,9 @@ OpenDatabase = Callable[[], AbstractAsyncContextManager[str]]
 Token = Callable[[UserId], str]
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Show exceptions without local variables: structlog's default takes seconds for each."""
+    config.pluginmanager.register(leaks)
     structlog.configure(processors=[structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)])
 
 
