@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test browser check bench bench-quick lock swagger-ui clean
+.PHONY: help demo run test browser load check bench bench-quick lock swagger-ui clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ browser: $(STAMP) ## the page in a real browser (needs chromium and chromium-dri
 
 chaos: $(STAMP) ## random faults under load, then the oracle [SEED=n] [MINUTES=5] [USERS=300]
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES) --users $(USERS)
+
+load: $(STAMP) ## many and slow clients, resets, a million users; with the figures
+	@$(BIN)/python -m pytest tests/load
 
 check: $(STAMP) ## lint, format, types and import rules
 	@$(BIN)/ruff check .

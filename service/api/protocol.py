@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import struct
 import uuid
 from contextlib import suppress
 from http import HTTPStatus
@@ -16,6 +17,7 @@ from service.api.errors import MEDIA_TYPE, plain_problem
 UNSENT_BYTES = 64 * 1024
 MAX_HEAD_BYTES = 32 * 1024
 REQUEST_SECONDS = 30.0
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # socket(7)
 ABORT = "carryout.abort"
 
 logger = structlog.get_logger()
@@ -58,7 +60,7 @@ class StreamingProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._head_bytes = self._silent_bytes = 0
         super().on_message_begin()
-        self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item] # an ASGI extension of ours
+        self.scope["extensions"] = {ABORT: self._reset}  # type: ignore[dict-item] # an ASGI extension of ours
 
     def on_url(self, url: bytes) -> None:
         self._count(url)
@@ -98,9 +100,16 @@ class StreamingProtocol(HttpToolsProtocol):
         self._deadline = None
         self._refuse(HTTPStatus.REQUEST_TIMEOUT)
 
+    def _reset(self) -> None:
+        """Close at once. Without SO_LINGER the kernel would go on, for minutes, to offer what it has not yet sent."""
+        with suppress(OSError):
+            connection = self.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        self.transport.abort()
+
     def _refuse(self, status: HTTPStatus) -> None:
         if self.cycle and not self.cycle.response_complete:
-            self.transport.abort()  # an answer now would land inside the one that is running
+            self._reset()  # an answer now would land inside the one that is running
             return
         request_id = uuid.uuid4().hex
         body = plain_problem(status, REFUSALS[status], request_id)

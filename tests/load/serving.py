@@ -1,0 +1,89 @@
+"""An API process of its own, with a database full of users, and a look at what it holds."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import httpx
+
+from devstack.ports import ask, keep_port
+from devstack.process import ChildProcess, Command
+from devstack.stack import Stack
+from service.auth import create_token
+from service.settings import Settings, from_env
+from tests.conftest import PATIENCE_SECONDS, PUBLIC_URL
+from tests.scraping import Scrape, scrape
+
+KIBIBYTE = 1024
+SAMPLE_SECONDS = 0.1
+
+
+@dataclass
+class Api:
+    settings: Settings
+    port: int
+    pid: int
+    client: httpx.AsyncClient
+
+    async def scrape(self) -> Scrape:
+        return await scrape(self.client)
+
+    def resident_mib(self) -> float:
+        return self._status("VmRSS")
+
+    def peak_mib(self) -> float:
+        """Since the start, or the last `forget_peak`."""
+        return self._status("VmHWM")
+
+    def forget_peak(self) -> None:
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")  # proc(5)
+
+    def token(self, user_id: object) -> dict[str, str]:
+        return {"Authorization": f"Bearer {create_token(self.settings, str(user_id), 3_600)}"}
+
+    def _status(self, field: str) -> float:
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        (kibibytes,) = (line.split()[1] for line in lines if line.startswith(f"{field}:"))
+        return int(kibibytes) / KIBIBYTE
+
+
+@asynccontextmanager
+async def open_api(stack: Stack, database_url: str, folder: Path, **environ: str) -> AsyncIterator[Api]:
+    settings = {
+        **stack.environ,
+        "CARRYOUT_PUBLIC_URL": PUBLIC_URL,
+        "CARRYOUT_DATABASE_URL": database_url,
+        "CARRYOUT_SOURCE_DATABASE_URL": database_url,
+        **environ,
+    }
+    port = keep_port(folder / "api.port")
+    child = ChildProcess("api", folder)
+    command: Command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port)]
+    await child.start(command, {**os.environ, **settings}, answers=partial(_is_alive, port))
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=50)
+    try:
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_SECONDS, limits=limits, trust_env=False
+        ) as client:
+            yield Api(from_env(settings), port, int((folder / "api.pid").read_text().split()[0]), client)
+    finally:
+        await child.stop()
+
+
+async def _is_alive(port: int) -> bool:
+    return b" 200 " in await ask(port, b"GET /livez HTTP/1.0\r\n\r\n")
+
+
+async def until(condition: Callable[[], Awaitable[bool]], what: str, *, seconds: float = 120) -> float:
+    """How long it took, in seconds."""
+    loop = asyncio.get_running_loop()
+    began_at = loop.time()
+    while not await condition():
+        assert loop.time() - began_at < seconds, f"Waited in vain for {what}"
+        await asyncio.sleep(SAMPLE_SECONDS)
+    return loop.time() - began_at
