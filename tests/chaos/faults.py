@@ -95,7 +95,7 @@ async def _connections_exhausted(scene: Scene, _target: str) -> AsyncIterator[No
         with suppress(*CONNECTION_LOST, asyncpg.PostgresError):
             for _ in range(MAX_CONNECTIONS):
                 connection = await asyncpg.connect(scene.database_url)
-                taken.push_async_callback(connection.close, timeout=1)
+                taken.callback(connection.terminate)
         yield
 
 

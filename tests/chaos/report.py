@@ -18,7 +18,7 @@ async def print_report(aftermath: Aftermath, storm: Storm, rest_seconds: float) 
         endings.update(member.endings)
     now = await aftermath.fleet.resident_megabytes()
     rows = {
-        "faults": _listed(storm.struck.items(), total=True),
+        **_struck(storm.struck),
         "exports": f"{len(ledger.accepted)} accepted: {_listed(exports.items())}",
         "mails": f"{len(aftermath.smtp.mails)} accepted by the server: {_listed(mails.items())}",
         "checked": _listed(ledger.counts.items()),
@@ -45,7 +45,16 @@ async def _outcomes(aftermath: Aftermath) -> tuple[Counter[str], Counter[str]]:
     return tuple(Counter({row["outcome"]: row["count"] for row in rows}) for rows in (exports, mails))  # type: ignore[return-value] # two
 
 
-def _listed(counted: Iterable[tuple[str, int]], *, total: bool = False) -> str:
-    counts = sorted(counted)
-    text = ", ".join(f"{name} {count}" for name, count in counts) or "none"
-    return f"{sum(count for _, count in counts)}: {text}" if total else text
+def _struck(struck: Counter[str]) -> dict[str, str]:
+    """The faults of each kind of target, and of all."""
+    rows = {"faults": str(struck.total())}
+    for target in sorted({name.partition(" ")[0] for name in struck}):
+        own = {
+            name.removeprefix(f"{target} "): count for name, count in struck.items() if name.startswith(f"{target} ")
+        }
+        rows[f"  {target}"] = _listed(own.items())
+    return rows
+
+
+def _listed(counted: Iterable[tuple[str, int]]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counted)) or "none"

@@ -1,5 +1,6 @@
 """What goes wrong when: drawn from a seed alone, so that a seed brings the same faults at the same times."""
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ class Planned:
 
     @property
     def ends_at(self) -> float:
-        return self.at + self.lasts
+        return round(self.at + self.lasts, 1)
 
 
 def draw(kinds: Sequence[Kind], seed: int, seconds: float) -> list[Planned]:
@@ -45,15 +46,15 @@ def draw(kinds: Sequence[Kind], seed: int, seconds: float) -> list[Planned]:
         kind = deck.pop()
         target = chance.choice(kind.targets)
         lasts = round(chance.uniform(*kind.seconds), 1)
-        begins = max(now, free_at[target], _ends_of_overlap(planned, now))
+        begins = math.ceil(10 * max(now, free_at[target], _end_of_crowd(planned, now))) / 10
         if begins + lasts < seconds - 1:
-            planned.append(Planned(round(begins, 1), kind.name, target, lasts))
+            planned.append(Planned(begins, kind.name, target, lasts))
             free_at[target] = begins + lasts + chance.uniform(*PAUSE_SECONDS)
         now = begins + chance.uniform(*PAUSE_SECONDS)
     return sorted(planned, key=lambda fault: fault.at)
 
 
-def _ends_of_overlap(planned: Sequence[Planned], now: float) -> float:
+def _end_of_crowd(planned: Sequence[Planned], now: float) -> float:
     """When fewer than MOST_AT_ONCE of them still last."""
     ends = sorted(fault.ends_at for fault in planned if fault.ends_at > now)
     return ends[-MOST_AT_ONCE] if len(ends) >= MOST_AT_ONCE else now
