@@ -12,16 +12,18 @@ from typing import Final
 from devstack.files import write_private
 from devstack.ports import ask, is_port_free
 from devstack.process import ChildProcess, Command
-from devstack.sample import ADA, load_sample
+from devstack.sample import ADA, grant_reader, load_sample
 from devstack.stack import Stack, open_stack
 from service.auth import create_token
 from service.errors import ConfigurationError
-from service.settings import Settings, from_env
+from service.settings import PREFIX, Settings, from_env
 
 CARRYOUT: Final[Command] = [sys.executable, "-m", "service.cli"]
 TOKEN_TTL_SECONDS: Final = 24 * 3_600
 FIRST_BACKOFF_SECONDS: Final = 0.5
 LONGEST_BACKOFF_SECONDS: Final = 10.0
+DATASETS: Final = f"{PREFIX}DATASETS_DIR"
+SOURCE: Final = f"{PREFIX}SOURCE_DATABASE_URL"
 
 
 async def run_dev(port: int, data_dir: Path) -> None:
@@ -42,22 +44,24 @@ async def open_service(stack: Stack, port: int) -> AsyncIterator[Settings]:
     """
     environ = {"CARRYOUT_PUBLIC_URL": f"http://127.0.0.1:{port}"} | stack.environ
     settings = from_env(environ)
-    child_environ = dict(os.environ) | environ
     run_dir = stack.data_dir / "run"
     api, worker = ChildProcess("api", run_dir), ChildProcess("worker", run_dir)
     if not is_port_free(port):
         raise ConfigurationError(f"Port {port} is taken; choose another with --port")
-    write_private(stack.data_dir / "env", "".join(f"{name}={text}\n" for name, text in environ.items()).encode())
-    await ChildProcess("migrate", run_dir).run([*CARRYOUT, "migrate"], child_environ)
+    await ChildProcess("migrate", run_dir).run([*CARRYOUT, "migrate"], dict(os.environ) | environ)
     if settings.source_database_url == settings.database_url:
         await load_sample(settings.database_url)
+        if stack.postgres and DATASETS not in environ:  # other datasets read other tables, and need other grants
+            environ[SOURCE] = await grant_reader(settings.database_url, stack.reader_password)
+    write_private(stack.data_dir / "env", "".join(f"{name}={text}\n" for name, text in environ.items()).encode())
+    child_environ = dict(os.environ) | environ
     serve: Command = [*CARRYOUT, "serve", "--host", "127.0.0.1", "--port", str(port)]
     work: Command = [*CARRYOUT, "worker"]
     try:
         await worker.spawn(work, child_environ)
         await api.start(serve, child_environ, answers=lambda: _is_ready(port))
         async with _kept_running((api, serve), (worker, work), environ=child_environ):
-            yield settings
+            yield from_env(environ)
     finally:
         await asyncio.gather(api.stop(), worker.stop())
 

@@ -19,6 +19,7 @@ from service.settings import PREFIX
 
 SECRET_NAMES: Final = (
     "postgres_password",
+    "reader_password",
     "redis_password",
     "s3_access_key_id",
     "s3_secret_access_key",
@@ -32,12 +33,14 @@ JWT_KEYS: Final = frozenset({"CARRYOUT_JWT_SECRET", "CARRYOUT_JWT_PUBLIC_KEY_FIL
 class Stack:
     """A server that a setting of the caller's replaces is None.
 
-    `environ` is every CARRYOUT_ setting a process needs, except `CARRYOUT_PUBLIC_URL`.
+    `environ` is every CARRYOUT_ setting a process needs, except `CARRYOUT_PUBLIC_URL`. `reader_password` is that of the
+    role that may read the sample application.
     """
 
     data_dir: Path
     mail_dir: Path
     environ: dict[str, str]
+    reader_password: str
     postgres: Postgres | None
     redis: Redis | None
     object_store: ObjectStore | None
@@ -93,6 +96,7 @@ def _plan(data_dir: Path, run_dir: Path, given: dict[str, str]) -> Stack:
         data_dir=data_dir,
         mail_dir=mail_dir,
         environ=settings,
+        reader_password=own["reader_password"],
         postgres=postgres,
         redis=redis,
         object_store=object_store,
@@ -115,11 +119,12 @@ def _default_settings(own: Mapping[str, str], given: Mapping[str, str]) -> dict[
 
 
 def _load_secrets(path: Path) -> dict[str, str]:
-    """Random ones, made at the first call."""
-    if not path.exists():
-        write_private(path, json.dumps({name: secrets.token_hex(32) for name in SECRET_NAMES}, indent=2).encode())
-    loaded: dict[str, str] = json.loads(path.read_bytes())
-    return loaded
+    """Random ones, each made when it is first missing."""
+    kept: dict[str, str] = json.loads(path.read_bytes()) if path.exists() else {}
+    if missing := [name for name in SECRET_NAMES if name not in kept]:
+        kept |= {name: secrets.token_hex(32) for name in missing}
+        write_private(path, json.dumps(kept, indent=2).encode())
+    return kept
 
 
 async def _start(servers: Sequence[Server]) -> None:

@@ -5,10 +5,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from service.audit import AuditLog
 from service.auth import JwtVerifier, open_jwt_verifier
 from service.database import Pool, check_schema, connect, open_pool
-from service.datasets import Dataset, load_datasets, load_user_lists
+from service.datasets import Dataset, list_exposed_columns, load_datasets, load_user_lists
 from service.errors import ConfigurationError, UnavailableError
 from service.exports import ExportRepository
 from service.flags import Flags, open_flags
@@ -20,6 +22,8 @@ from service.notifications import NotificationRepository
 from service.settings import Settings
 from service.storage import ObjectStorage, open_storage
 from service.tracing import Tracer
+
+logger = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,15 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             user_id_type=settings.user_id_type,
             forbidden=settings.forbidden_columns,
         )
-        user_lists = await load_user_lists(
+        to_operators = [name for name in settings.forbidden_columns if name not in settings.operator_columns]
+        user_lists = await load_user_lists(connection, Path(settings.datasets_dir), forbidden=to_operators)
+        exposed = await list_exposed_columns(
             connection,
-            Path(settings.datasets_dir),
-            forbidden=[name for name in settings.forbidden_columns if name not in settings.operator_columns],
+            [*datasets, *user_lists.values()],
+            forbidden=to_operators if user_lists else settings.forbidden_columns,
         )
+    if exposed:
+        await logger.awarning("source_role_can_read_forbidden_columns", columns=exposed)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         resources = Resources(
@@ -100,6 +108,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         resources.metrics.watch_pool("database", resources.database)
         resources.metrics.watch_pool("source", resources.source)
         resources.metrics.watch_pool("streams", resources.streams)
+        resources.metrics.exposed_columns.set(len(exposed))
         await _require_servers(resources)
         yield resources
 

@@ -26,6 +26,7 @@ from service.plans import (
     is_ordered_by_first_output,
     outputs,
     reads_whole_row,
+    tables,
 )
 
 PROFILE = "profile"
@@ -53,11 +54,14 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class Dataset(msgspec.Struct, frozen=True):
-    """`sql` yields `columns`, in a unique order, for its parameters."""
+    """`sql` yields `columns`, in a unique order, for its parameters; `tables`, each a schema and a name, are
+    all that it reads, also behind views.
+    """
 
     name: str
     sql: str
     columns: tuple[Column, ...]
+    tables: tuple[tuple[str, str], ...]
 
 
 async def load_datasets(
@@ -82,6 +86,21 @@ async def load_user_lists(connection: Connection, directory: Path, *, forbidden:
     return {path.stem: await _load_list(connection, path, forbidden=forbidden) for path in paths}
 
 
+async def list_exposed_columns(
+    connection: Connection, datasets: Sequence[Dataset], *, forbidden: Sequence[str]
+) -> list[str]:
+    """The forbidden columns, as `schema.table.column`, of the tables that the datasets read, which this connection's
+    role could read too: what keeps them back is Carryout alone.
+    """
+    read = sorted({table for dataset in datasets for table in dataset.tables})
+    rows = await connection.fetch(
+        QUERIES["list_readable_columns"], [schema for schema, _ in read], [name for _, name in read]
+    )
+    return [
+        f"{row['schema']}.{row['table']}.{row['column']}" for row in rows if _is_forbidden(row["column"], forbidden)
+    ]
+
+
 def csv_names(datasets: Sequence[Dataset]) -> list[str]:
     """The names in a CSV's header; `datasets` begins with the profile."""
     profile, *others = datasets
@@ -97,7 +116,7 @@ async def _load_dataset(connection: Connection, path: Path, *, user_id_type: str
             _check_profile(columns)
         else:
             await check_unique_order(connection, plan, has_order_by=_has_order_by(sql))
-    return Dataset(path.stem, sql, columns)
+    return Dataset(path.stem, sql, columns, tables(plan))
 
 
 async def _load_list(connection: Connection, path: Path, *, forbidden: Sequence[str]) -> Dataset:
@@ -109,7 +128,7 @@ async def _load_list(connection: Connection, path: Path, *, forbidden: Sequence[
         if not (_has_order_by(sql) and is_ordered_by_first_output(plan)):
             raise ConfigurationError("its ORDER BY must begin with the column that is id")
         await check_unique_order(connection, plan, has_order_by=True)
-    return Dataset(path.stem, sql, columns)
+    return Dataset(path.stem, sql, columns, tables(plan))
 
 
 @contextmanager

@@ -91,6 +91,11 @@ class Metrics:
             "How long ago the oldest file that is still stored should have been deleted; 0 if there is none",
             registry=registry,
         )
+        self.exposed_columns: Final = Gauge(
+            "carryout_source_exposed_columns",
+            "Forbidden columns that the role of CARRYOUT_SOURCE_DATABASE_URL could read; no dataset does",
+            registry=registry,
+        )
         self._connections: Final = Gauge(
             "carryout_pool_connections", "Open connections; state is idle or used", ["pool", "state"], registry=registry
         )

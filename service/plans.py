@@ -66,6 +66,11 @@ def outputs(plan: Plan, column_count: int) -> Iterator[str]:
                 yield from child.get("Output", [])
 
 
+def tables(plan: Plan) -> tuple[tuple[str, str], ...]:
+    """The schema and the name of each table that is read, also behind views; partitions, not what they are parts of."""
+    return tuple(sorted({(node["Schema"], node["Relation Name"]) for node in _nodes(plan) if "Relation Name" in node}))
+
+
 def _compared_subplans(nodes: list[Plan]) -> set[str]:
     """The names of the subplans whose result serves in conditions alone."""
     conditions = " ".join(node.get(name, "") for node in nodes for name in CONDITIONS)

@@ -376,7 +376,7 @@ async def test_a_profile_without_addresses_means_no_mails(
     wanted = await create_ready(resources, database)
     profile = resources.datasets[0]
     columns = tuple(column for column in profile.columns if column.name != "email")
-    bare = Dataset(profile.name, "SELECT id FROM public.users WHERE id = $1\n", columns)
+    bare = Dataset(profile.name, "SELECT id FROM public.users WHERE id = $1\n", columns, profile.tables)
 
     await send_due_mails(dataclasses.replace(resources, datasets=(bare,)), limit=10)
 

@@ -26,3 +26,14 @@ JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.
 WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
 GROUP BY i.indexrelid
 HAVING bool_and(a.attnotnull)
+
+-- name: list_readable_columns
+-- What this session's role may read of the tables, and of the partitioned tables they are parts of.
+SELECT DISTINCT n.nspname::text AS schema, c.relname::text AS table, a.attname::text AS column
+FROM unnest($1::text[], $2::text[]) AS given (schema, name)
+CROSS JOIN LATERAL (SELECT format('%I.%I', given.schema, given.name)::regclass AS oid) AS scanned
+JOIN pg_class c ON c.oid IN (scanned.oid, pg_partition_root(scanned.oid))
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE has_column_privilege(c.oid, a.attnum, 'SELECT')
+ORDER BY 1, 2, 3

@@ -62,6 +62,10 @@ async def test_dev_from_an_empty_folder_to_its_end(data_dir: Path, port: int) ->
         connection = await asyncpg.connect(settings.database_url)
         assert await connection.fetchval("SELECT email FROM public.users WHERE id = $1", ADA) == "ada@example.com"
         await connection.close()
+        reader = await asyncpg.connect(settings.source_database_url)
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await reader.execute("SELECT password_hash FROM public.users")
+        await reader.close()
 
         token = welcome.partition("TOKEN=")[2].split()[0]
         async with (
