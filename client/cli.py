@@ -12,7 +12,7 @@ from client.errors import MEANINGS, ClientError, ExitCode
 from client.exports import Job, download_export, request_export, stream_export, wait_for
 from client.lists import UserList
 from client.options import Target, target_options
-from client.outputs import open_output, part_path
+from client.outputs import open_output
 
 LISTS = {"simple": "api/v1/users/export", "full": "api/v1/users/export-full"}
 EXIT_CODES = "\b\nExit codes:\n" + "\n".join(f"  {code:<3}  {meaning}" for code, meaning in MEANINGS.items())
@@ -58,7 +58,7 @@ async def _export(target: Target, format_: str | None, job: Job | None, *, wait:
         async with target.open_api() as api:
             if job is None:
                 job = await request_export(api, format_ or "csv", console, wait=wait)
-            console.resume_hint = target.command("export", "--job", job.id)
+            console.resume_hint = target.resume_command("export", "--job", job.id)
             made = await wait_for(api, job, format_, console)
             await download_export(api, made, output, console)
         console.say(f"{target.path}: {made.record_count} records, {output.size_bytes} bytes, checked")
@@ -74,7 +74,7 @@ async def _export_live(target: Target, format_: str) -> None:
 async def _list_users(target: Target, which: str, email: str | None, *, resume: bool) -> None:
     filters = {} if email is None else {"email": email}
     options = [f"--{name}={text}" for name, text in filters.items()]
-    target.console.resume_hint = target.command("users", which, *options, "--resume")
+    target.console.resume_hint = target.resume_command("users", which, *options, "--resume")
     with (
         open_output(target.path, force=target.force, resume=resume) as output,
         target.console.progress("Receiving", "users") as advance,
@@ -85,18 +85,15 @@ async def _list_users(target: Target, which: str, email: str | None, *, resume: 
 
 
 def _run(target: Target, work: Coroutine[Any, Any, None]) -> None:
-    """Ends the process with the work's exit code, and says what went wrong and how to go on."""
+    """End the process with the work's exit code; say what went wrong and, where that is possible, how to go on."""
     try:
         asyncio.run(work)
     except ClientError as error:
-        code, sentence = error.exit_code, str(error)
+        target.console.fail(str(error), resumable=error.exit_code is ExitCode.INCOMPLETE)
+        sys.exit(error.exit_code)
     except OSError as error:
-        code, sentence = ExitCode.REFUSED, str(error)
+        target.console.fail(str(error), resumable=True)
+        sys.exit(ExitCode.REFUSED)
     except KeyboardInterrupt:
-        code, sentence = ExitCode.INTERRUPTED, "Interrupted"
-    else:
-        return
-    target.console.fail(sentence)
-    if target.console.resume_hint and part_path(target.path).exists():
-        target.console.say(f"{part_path(target.path)} keeps what arrived; to go on: {target.console.resume_hint}")
-    sys.exit(code)
+        target.console.fail("Interrupted", resumable=True)
+        sys.exit(ExitCode.INTERRUPTED)

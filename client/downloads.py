@@ -1,7 +1,8 @@
 """A file of known size and checksum, fetched in as many pieces as the network makes of it."""
 
 import hashlib
-from http import HTTPStatus
+import re
+from typing import NamedTuple
 
 import aiohttp
 from yarl import URL
@@ -12,52 +13,67 @@ from client.http import follow
 from client.outputs import Output
 from client.retries import Retry
 
+CONTENT_RANGE = re.compile(r"bytes (\d+)-")
+
+
+class RemoteFile(NamedTuple):
+    """`link` needs no credentials; `sha256` is hexadecimal."""
+
+    link: URL
+    size_bytes: int
+    sha256: str
+
 
 class Download:
     """Goes on where the output ends, as far as the server lets it.
 
-    Begins each piece at the link, which needs no credentials: what it redirects to lives for minutes only.
+    Each piece begins at the link again: what it redirects to lives for minutes only.
     """
 
     def __init__(
-        self, session: aiohttp.ClientSession, link: URL, output: Output, retry: Retry, advance: Advance
+        self, session: aiohttp.ClientSession, file: RemoteFile, output: Output, retry: Retry, advance: Advance
     ) -> None:
         self._session = session
-        self._link = link
+        self._file = file
         self._output = output
         self._retry = retry
         self._advance = advance
         self._etag = ""
         self._sha256 = hashlib.sha256()
 
-    async def run(self, size_bytes: int, sha256: str) -> None:
+    async def run(self) -> None:
         """Raises IncompleteError after all tries, and ChecksumError."""
         went_before = self._output.size_bytes
         for piece in self._output.pieces():
             self._sha256.update(piece)
-        await self._fetch(size_bytes)
-        if went_before and self._sha256.hexdigest() != sha256:  # what an earlier run left belongs to something else
+        await self._fetch()
+        if went_before and not self._is_right():  # what an earlier run left belongs to something else
             self._restart()
-            await self._fetch(size_bytes)
-        if self._sha256.hexdigest() != sha256:
+            await self._fetch()
+        if not self._is_right():
             self._output.discard()
-            raise ChecksumError(f"{self._output.size_bytes} bytes arrived that aren't the export's: SHA-256 differs")
+            raise ChecksumError("What arrived is not the export: its SHA-256 is another one")
         self._output.finish()
 
-    async def _fetch(self, size_bytes: int) -> None:
-        while self._output.size_bytes < size_bytes:
+    def _is_right(self) -> bool:
+        return self._sha256.hexdigest() == self._file.sha256
+
+    async def _fetch(self) -> None:
+        while self._output.size_bytes < self._file.size_bytes:
             try:
                 await self._go_on()
             except IncompleteError as error:
                 await self._retry.pause(error, self._output.size_bytes)
 
     async def _go_on(self) -> None:
-        async with follow(self._session, self._link, self._headers()) as response:
+        async with follow(self._session, self._file.link, self._headers()) as response:
             self._place(response)
             async for chunk in response.content.iter_any():
                 self._output.write(chunk)
                 self._sha256.update(chunk)
                 self._advance(self._output.size_bytes)
+        if self._output.size_bytes < self._file.size_bytes:
+            raise IncompleteError(f"The server ended the file after {self._output.size_bytes} bytes")
 
     def _headers(self) -> dict[str, str]:
         """Bytes count: those of the file, not of a compressed form."""
@@ -70,11 +86,12 @@ class Download:
 
     def _place(self, response: aiohttp.ClientResponse) -> None:
         """See to it that the answer's first byte is the output's next."""
+        # Not by the status: rclone's S3 sends a range with 200.
+        range_ = CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
         etag = response.headers.get("ETag", "")
-        begins = response.headers.get("Content-Range", "").startswith(f"bytes {self._output.size_bytes}-")
-        if response.status != HTTPStatus.PARTIAL_CONTENT:
+        if range_ is None:
             self._restart()
-        elif not begins or self._etag not in {"", etag}:
+        elif int(range_[1]) != self._output.size_bytes or self._etag not in {"", etag}:
             self._restart()
             raise IncompleteError("The server went on with other bytes than asked for")
         self._etag = etag

@@ -70,7 +70,7 @@ class InProgressError(ClientError):
     exit_code = ExitCode.IN_PROGRESS
 
     def __init__(self, detail: str, *, job_id: str | None = None, request_id: str | None = None) -> None:
-        super().__init__(detail, request_id=request_id)
+        super().__init__(f"{detail}: job {job_id}" if job_id else detail, request_id=request_id)
         self.job_id = job_id
 
 

@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 from client.api import Api, Export
 from client.console import Console
-from client.downloads import Download
+from client.downloads import Download, RemoteFile
 from client.errors import ExportFailedError, InProgressError, RefusedError
 from client.http import safe_target
 from client.outputs import Output
+
+RUNNING = frozenset({"pending", "processing"})
 
 
 class Job(NamedTuple):
@@ -36,17 +38,23 @@ async def wait_for(api: Api, job: Job, format_: str | None, console: Console) ->
     export = await api.show_export(job.id)
     if format_ not in {None, export.format}:
         raise InProgressError(f"Job {job.id} is an export as {export.format}, not {format_}")
+    if export.status in RUNNING:
+        export = await _watch(api, export, min(job.wait_seconds, api.backoff.max_seconds), console)
+    if export.status == "failed":
+        raise ExportFailedError(f"The export failed: {export.error_message} (job {job.id})")
+    return export
+
+
+async def _watch(api: Api, export: Export, wait_seconds: float, console: Console) -> Export:
+    """The export once it has ended; looked at first after `wait_seconds`, then at growing intervals."""
     delays = api.backoff.delays()
-    wait_seconds = min(job.wait_seconds, api.backoff.max_seconds)
     with console.progress("Waiting", "records", export.progress.records_total) as advance:
-        while export.status in {"pending", "processing"}:
+        while export.status in RUNNING:
             advance(export.progress.records_done)
             await asyncio.sleep(max(wait_seconds, next(delays)))
             wait_seconds = 0
-            export = await api.show_export(job.id)
+            export = await api.show_export(export.job_id)
         advance(export.progress.records_done)
-    if export.status == "failed":
-        raise ExportFailedError(f"The export failed: {export.error_message} (job {job.id})")
     return export
 
 
@@ -54,10 +62,9 @@ async def download_export(api: Api, export: Export, output: Output, console: Con
     """Raises ChecksumError, or IncompleteError after all tries."""
     if export.download_url is None or export.size_bytes is None or export.sha256 is None:
         raise RefusedError(f"The file is gone: it expired or was deleted (job {export.job_id})")
-    link = safe_target(api.url, export.download_url)
-    with console.progress("Downloading", "bytes", export.size_bytes) as advance:
-        download = Download(api.session, link, output, api.retry(), advance)
-        await download.run(export.size_bytes, export.sha256)
+    file = RemoteFile(safe_target(api.url, export.download_url), export.size_bytes, export.sha256)
+    with console.progress("Downloading", "bytes", file.size_bytes) as advance:
+        await Download(api.session, file, output, api.retry(), advance).run()
 
 
 async def stream_export(api: Api, format_: str, output: Output, console: Console) -> None:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import aiohttp
 import msgspec
@@ -127,21 +127,19 @@ def _find_proxy(url: URL) -> str | None:
 
 def _refusal(response: aiohttp.ClientResponse, body: bytes) -> ClientError:
     problem = _read_problem(response, body)
-    named: dict[str, Any] = {"detail": problem.detail, "request_id": problem.request_id}
+    detail, request_id = problem.detail, problem.request_id
     wait_seconds = retry_after_seconds(response)
-    match response.status, problem.type:
-        case 401 | 403, _:
-            return NotAuthorisedError(**named)
-        case _, type_ if type_ == IN_PROGRESS:
-            return InProgressError(job_id=problem.job_id, **named)
-        case _, type_ if type_ == TOO_LARGE:
-            return TooLargeError(**named)
-        case 429, _ if wait_seconds > MAX_RETRY_AFTER_SECONDS:
-            return RefusedError(f"{problem.detail}; try again in {wait_seconds:.0f} s", request_id=problem.request_id)
-        case status, _ if status in UNAVAILABLE:
-            return IncompleteError(retry_after_seconds=wait_seconds, **named)
-        case _:
-            return RefusedError(**named)
+    if response.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        return NotAuthorisedError(detail, request_id=request_id)
+    if problem.type == IN_PROGRESS:
+        return InProgressError(detail, job_id=problem.job_id, request_id=request_id)
+    if problem.type == TOO_LARGE:
+        return TooLargeError(detail, request_id=request_id)
+    if response.status == HTTPStatus.TOO_MANY_REQUESTS and wait_seconds > MAX_RETRY_AFTER_SECONDS:
+        return RefusedError(f"{detail}; try again in {wait_seconds:.0f} s", request_id=request_id)
+    if response.status in UNAVAILABLE:
+        return IncompleteError(detail, retry_after_seconds=wait_seconds, request_id=request_id)
+    return RefusedError(detail, request_id=request_id)
 
 
 def _read_problem(response: aiohttp.ClientResponse, body: bytes) -> Problem:

@@ -16,6 +16,7 @@ from yarl import URL
 from client.api import Api
 from client.console import Console
 from client.http import open_session
+from client.outputs import STANDARD_OUTPUT
 from client.retries import Backoff
 
 CREDENTIAL = re.compile(r"[\x21-\x7e]+")
@@ -34,8 +35,10 @@ class Target:
         async with open_session() as session:
             yield Api(session, self.url, self.credentials, backoff=Backoff(), say=self.console.say)
 
-    def command(self, *arguments: str) -> str:
-        """`carryout` with these arguments and this target, to be pasted; without the credential."""
+    def resume_command(self, *arguments: str) -> str:
+        """To be pasted, without the credential; empty where nothing can be resumed."""
+        if str(self.path) == STANDARD_OUTPUT:
+            return ""
         force = ("--force",) if self.force else ()
         return shlex.join(["carryout", *arguments, "--url", str(self.url), "-o", str(self.path), *force])
 

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from client.errors import OutputError, RefusedError
 
+STANDARD_OUTPUT = "-"
 PIECE_BYTES = 1024 * 1024
 
 
@@ -98,7 +99,7 @@ def open_output(path: Path, *, force: bool, resume: bool) -> Iterator[Output]:
 
     What was written stays in FILE.part whatever happens; an empty one doesn't.
     """
-    if str(path) == "-":
+    if str(path) == STANDARD_OUTPUT:
         yield StandardOutput()
         return
     _refuse_existing(path, force=force)
