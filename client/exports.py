@@ -14,7 +14,7 @@ RUNNING = frozenset({"pending", "processing"})
 
 
 class Job(NamedTuple):
-    """An export to wait for, looked at again after `wait_seconds`."""
+    """An export to wait for; the server advises to look at it after `wait_seconds`."""
 
     id: str
     wait_seconds: float = 0
@@ -39,14 +39,15 @@ async def wait_for(api: Api, job: Job, format_: str | None, console: Console) ->
     if format_ not in {None, export.format}:
         raise InProgressError(f"Job {job.id} is an export as {export.format}, not {format_}")
     if export.status in RUNNING:
-        export = await _watch(api, export, min(job.wait_seconds, api.backoff.max_seconds), console)
+        wait_seconds = min(job.wait_seconds, api.backoff.max_seconds)  # an estimate of hours must not hide progress
+        export = await _watch(api, export, wait_seconds, console)
     if export.status == "failed":
         raise ExportFailedError(f"The export failed: {export.error_message} (job {job.id})")
     return export
 
 
 async def _watch(api: Api, export: Export, wait_seconds: float, console: Console) -> Export:
-    """The export once it has ended; looked at first after `wait_seconds`, then at growing intervals."""
+    """The export once it has ended; looked at after `wait_seconds`, then at growing intervals."""
     delays = api.backoff.delays()
     with console.progress("Waiting", "records", export.progress.records_total) as advance:
         while export.status in RUNNING:

@@ -94,7 +94,7 @@ def _parse_url(_context: click.Context, _parameter: click.Parameter, text: str) 
 def _read_credential(name: str, variable: str, text: str | None, file: Path | None) -> str:
     if text and file:
         raise click.UsageError(f"Give --{name} or --{name}-file, not both")
-    found = (text or (file.read_text() if file else os.environ.get(variable, ""))).strip()
+    found = (text or (file.read_text(errors="replace") if file else os.environ.get(variable, ""))).strip()
     if not CREDENTIAL.fullmatch(found):
         raise click.UsageError(f"Set {variable} to the {name}, or give --{name}-file")
     return found

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from client.errors import ExitCode
+from client.errors import MEANINGS, ExitCode
 from client.outputs import part_path
 from devstack.stack import Stack
 from service.bootstrap import Resources
@@ -241,6 +241,14 @@ async def test_users(invoke: Invoke, key: str, tmp_path: Path) -> None:
     assert (one.exit_code, one.stderr) == (0, "")
     header, row = read_csv((tmp_path / "data").read_bytes().decode())
     assert (header, row[1]) == (["id", "email", "name"], "user-2@example.com")
+
+
+def test_help_names_every_exit_code() -> None:
+    for command in ("export", "users"):
+        text = CliRunner().invoke(cli, [command, "--help"]).stdout
+        assert [line for line in text.splitlines() if any(line.endswith(meaning) for meaning in MEANINGS.values())] == [
+            f"    {code:<3}  {MEANINGS[code]}" for code in ExitCode
+        ]
 
 
 def test_the_clients_credentials_are_no_wrong_settings(stack: Stack) -> None:

@@ -7,7 +7,6 @@ from uuid import UUID
 import pytest
 from yarl import URL
 
-from client.api import Api
 from client.console import Console
 from client.errors import ExportFailedError, IncompleteError, InProgressError, RefusedError
 from client.exports import Job, download_export, request_export, stream_export, wait_for
@@ -39,6 +38,18 @@ async def fail(database: Connection, job_id: str) -> None:
         WHERE id = $1""",
         UUID(job_id),
     )
+
+
+async def test_through_a_proxy_of_the_environment(
+    open_api: OpenApi, doors: Doors, database: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("http_proxy", doors.api.url)
+    async with open_api(await create_user(database)) as api:
+        api.url = URL("http://carryout.invalid")
+        assert (await api.create_export("csv")).job_id
+    assert b"POST http://carryout.invalid/api/export HTTP/1.1" in doors.api.asked
 
 
 async def test_a_lost_answer_is_asked_for_again(
@@ -140,13 +151,7 @@ class TestLive:
             writer.close()
 
         async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, open_api(credentials={}) as api:
-            elsewhere = Api(
-                api.session,
-                URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"),
-                {},
-                backoff=api.backoff,
-                say=print,
-            )
+            api.url = URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
             with pytest.raises(RefusedError, match="complete"):
-                async with elsewhere.open_document("api/export/stream", {}):
+                async with api.open_document("api/export/stream", {}):
                     pass
