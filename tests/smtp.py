@@ -10,6 +10,7 @@ from email.message import EmailMessage
 
 HANG = "hang"  # until `go_on` is set; then answer as if nothing had been
 DROP = "drop"
+LOSE = "lose"  # of MESSAGE: accept it, and drop the connection before the answer
 
 _REPLIES = {
     "STARTTLS": "220 go ahead",
@@ -35,7 +36,7 @@ class AcceptedMail:
 
 
 class SmtpServer:
-    """`replies` maps a step (CONNECT, a command, or MESSAGE for its final dot) to a reply, HANG or DROP."""
+    """`replies` maps a step (CONNECT, a command, or MESSAGE for its final dot) to a reply, HANG, DROP or LOSE."""
 
     def __init__(self, *, extensions: Sequence[str], tls: ssl.SSLContext | None) -> None:
         self.replies: dict[str, str] = {}
@@ -79,9 +80,13 @@ class SmtpServer:
                 await writer.start_tls(self._tls)
             elif command == "DATA" and reply.startswith("354"):
                 content = await reader.readuntil(b"\r\n.\r\n")
+                mail = AcceptedMail(recipients, _undo_dots(content))
+                if self.replies.get("MESSAGE") == LOSE:
+                    self.mails.append(mail)
+                    return
                 reply = await self._answer(writer, "MESSAGE", _REPLIES["MESSAGE"])
                 if reply.startswith("250"):
-                    self.mails.append(AcceptedMail(recipients, _undo_dots(content)))
+                    self.mails.append(mail)
                 recipients = []
             elif command == "QUIT":
                 return

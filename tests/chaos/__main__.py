@@ -134,7 +134,7 @@ def main() -> int:
     shutil.rmtree(options.folder, ignore_errors=True)
     options.folder.mkdir(parents=True)
     broken = asyncio.run(run(options))
-    print(f"\n  logs             {options.folder / 'run'}")
+    print(f"\n  logs              {options.folder / 'run'}")
     for promise in broken:
         print(f"\nBROKEN: {promise}")
     print(f"\nBroken with seed {options.seed}; again: {again}" if broken else "\nEvery promise held.")

@@ -13,6 +13,7 @@ import msgspec
 
 PATIENCE_SECONDS = 240.0
 TIMEOUT = aiohttp.ClientTimeout(total=60, sock_read=20)
+STORAGE = "GET storage"  # the operation whose statuses aren't the service's
 LOST = (aiohttp.ClientError, TimeoutError, OSError)
 FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 3.0

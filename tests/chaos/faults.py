@@ -17,11 +17,11 @@ from tests.chaos.fleet import APIS, WORKERS, Fleet, Member, signal_child
 from tests.chaos.schedule import Kind
 from tests.chaos.wire import State, Wire
 from tests.faults.rubbish import enqueue, rubbish
-from tests.smtp import DROP, HANG, SmtpServer
+from tests.smtp import DROP, HANG, LOSE, SmtpServer
 
 LEASE_SECONDS = 6.0
 MAX_CONNECTIONS = 200
-PROCESSES = (*APIS, *WORKERS)
+PATIENCE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,18 @@ def _add(name: str, targets: tuple[str, ...], seconds: tuple[float, float], stri
     STRIKES[name] = strike
 
 
+async def _while_idle(member: Member) -> None:
+    """A worker is to be struck in the middle of an export, if it begins one soon."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while member.name in WORKERS and not member.is_making_export():
+                await asyncio.sleep(0.005)
+
+
 @asynccontextmanager
 async def _ended(number: signal.Signals, scene: Scene, target: str) -> AsyncIterator[None]:
     member = scene.fleet.members[target]
+    await _while_idle(member)
     member.down()
     member.signal(number)
     yield
@@ -59,7 +68,8 @@ async def _ended(number: signal.Signals, scene: Scene, target: str) -> AsyncIter
 
 @asynccontextmanager
 async def _frozen(scene: Scene, target: str) -> AsyncIterator[None]:
-    member: Member = scene.fleet.members[target]
+    member = scene.fleet.members[target]
+    await _while_idle(member)
     member.signal(signal.SIGSTOP)
     yield
     member.signal(signal.SIGCONT)
@@ -180,4 +190,5 @@ _add("smtp RCPT 451", ("smtp",), (2, 6), partial(_replies, "RCPT", "451 try late
 _add("smtp RCPT 550", ("smtp",), (2, 6), partial(_replies, "RCPT", "550 nobody here"))
 _add("smtp hangs after DATA", ("smtp",), (2, 8), partial(_replies, "MESSAGE", HANG))
 _add("smtp drops after DATA", ("smtp",), (2, 6), partial(_replies, "MESSAGE", DROP))
+_add("smtp accepts, and drops", ("smtp",), (2, 6), partial(_replies, "MESSAGE", LOSE))
 _add("smtp drops after 250", ("smtp",), (2, 6), partial(_replies, "QUIT", DROP))

@@ -20,6 +20,7 @@ WORKERS = ("worker-1", "worker-2", "worker-3")
 RESTART_SECONDS = 0.5
 REFUSED_START = 2  # the service's exit status when a server it needs can't be reached
 READY_SECONDS = 60.0
+LAST_LINE_BYTES = 4_000
 USED = re.compile(r'carryout_pool_connections\{pool="(\w+)",state="used"\} ([\d.]+)')
 
 
@@ -56,6 +57,12 @@ class Member:
     @property
     def pid(self) -> int:
         return int((self._run_dir / f"{self.name}.pid").read_text().split()[0])
+
+    def is_making_export(self) -> bool:
+        """Whether the last thing a worker logged is that it began one."""
+        with self.log_path.open("rb") as log:
+            log.seek(-min(LAST_LINE_BYTES, log.seek(0, os.SEEK_END)), os.SEEK_END)
+            return b'"export_started"' in log.read().rpartition(b"\n{")[2]
 
     def signal(self, number: signal.Signals) -> None:
         signal_child(self._run_dir, self.name, number)

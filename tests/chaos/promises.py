@@ -9,7 +9,7 @@ from typing import Any, Final
 import aiohttp
 
 from service.exports import ExportStatus
-from tests.chaos.client import Ledger
+from tests.chaos.client import STORAGE, Ledger
 from tests.chaos.fleet import Fleet
 from tests.faults.oracle import (
     all_exports,
@@ -131,7 +131,7 @@ async def answers_are_documented(aftermath: Aftermath) -> None:
         key: count
         for key, count in aftermath.ledger.statuses.items()
         if key[1] >= 500 and key[1] != 503
-        if key[0] != "GET storage"
+        if key[0] != STORAGE
     }
     assert not server_errors, f"answered: {server_errors}"
 

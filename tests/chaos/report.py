@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
+from tests.chaos.client import STORAGE
 from tests.chaos.promises import Aftermath
 from tests.chaos.storm import Storm
 
@@ -10,9 +11,9 @@ from tests.chaos.storm import Storm
 async def print_report(aftermath: Aftermath, storm: Storm, rest_seconds: float) -> None:
     exports, mails = await _outcomes(aftermath)
     ledger = aftermath.ledger
-    statuses: Counter[str] = Counter()
-    for (_, status), count in ledger.statuses.items():
-        statuses[str(status) if status else "no answer"] += count
+    answers: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
+    for (operation, status), count in ledger.statuses.items():
+        answers[operation == STORAGE][str(status) if status else "no answer"] += count
     endings: Counter[str] = Counter()
     for member in aftermath.fleet.members.values():
         endings.update(member.endings)
@@ -22,7 +23,8 @@ async def print_report(aftermath: Aftermath, storm: Storm, rest_seconds: float) 
         "exports": f"{len(ledger.accepted)} accepted: {_listed(exports.items())}",
         "mails": f"{len(aftermath.smtp.mails)} accepted by the server: {_listed(mails.items())}",
         "checked": _listed(ledger.counts.items()),
-        "answers": _listed(statuses.items()),
+        "API answered": _listed(answers[False].items()),
+        "storage answered": _listed(answers[True].items()),
         "processes ended": _listed(endings.items()),
         "MiB": ", ".join(f"{name} {aftermath.megabytes[name]} → {now[name]}" for name in sorted(now)),
         "healing": f"API ready {storm.longest_healing_seconds:.1f} s after a fault at most",
@@ -30,7 +32,7 @@ async def print_report(aftermath: Aftermath, storm: Storm, rest_seconds: float) 
     }
     print()
     for name, text in rows.items():
-        print(f"  {name:<16} {text}")
+        print(f"  {name:<17} {text}")
 
 
 async def _outcomes(aftermath: Aftermath) -> tuple[Counter[str], Counter[str]]:

@@ -15,7 +15,7 @@ from service.auth import create_token
 from service.database import CONNECTION_LOST
 from service.errors import ServiceError
 from service.settings import from_env
-from tests.chaos.client import LOST, Client, GivenUpError, Ledger, User
+from tests.chaos.client import LOST, STORAGE, Client, GivenUpError, Ledger, User
 from tests.faults.oracle import count_records
 from tests.faults.world import World
 
@@ -176,7 +176,7 @@ class Visitor:
         if answer is None:
             self._ledger.counts["downloads broken off"] += 1
             return None
-        self._ledger.statuses["GET storage", answer.status] += 1
+        self._ledger.statuses[STORAGE, answer.status] += 1
         self._require(answer.status != 404, "the storage has no such file")
         return answer.body if answer.status == 200 else None
 
