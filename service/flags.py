@@ -8,7 +8,7 @@ from enum import StrEnum
 import asyncpg
 import structlog
 
-from service.database import QUERIES, Connection, connect
+from service.database import CONNECTION_LOST, QUERIES, Connection, connect
 from service.errors import ConfigurationError
 
 READ_SECONDS = 1.0
@@ -92,6 +92,6 @@ async def _follow(flags: Flags, database_url: str) -> None:
                     async with asyncio.timeout(TIMEOUT_SECONDS):
                         await flags.read(connection)
                     await asyncio.sleep(READ_SECONDS)
-        except (ConfigurationError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except (ConfigurationError, asyncpg.PostgresError, *CONNECTION_LOST) as error:
             await logger.awarning("flags_not_read", error_type=type(error).__name__)
             await asyncio.sleep(READ_SECONDS)

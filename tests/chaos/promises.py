@@ -9,6 +9,7 @@ from typing import Any, Final
 import aiohttp
 
 from service.exports import ExportStatus
+from service.flags import Flag, FlagRepository
 from tests.chaos.client import STORAGE, Ledger
 from tests.chaos.fleet import Fleet
 from tests.faults.oracle import (
@@ -162,6 +163,24 @@ async def memory_is_given_back(aftermath: Aftermath) -> None:
     assert all(after <= before + GROWTH_MEGABYTES for before, after in grown.values()), f"MiB before and after: {grown}"
 
 
+async def flags_are_followed(aftermath: Aftermath) -> None:
+    async with aftermath.world.database() as connection:
+        await FlagRepository().set(connection, Flag.USERS_EXPORT_ALIVE, enabled=False)
+
+    async def refused() -> bool:
+        answers = [
+            await _status(aftermath.http, f"{url}/api/v1/users/export-alive") for url in aftermath.fleet.api_urls
+        ]
+        return set(answers) == {403}
+
+    await aftermath.world.until(refused, "every API process to see a flag switched")
+
+
+async def _status(http: aiohttp.ClientSession, url: str) -> int:
+    async with http.get(url) as answer:
+        return answer.status
+
+
 async def nothing_ran_from_the_queue(aftermath: Aftermath) -> None:
     assert not (aftermath.world.stack.data_dir / "exploded").exists(), "a pickle in Redis was run"
 
@@ -180,6 +199,7 @@ PROMISES: Final[tuple[Promise, ...]] = (
     logs_hold_no_secret,
     processes_end_only_by_faults,
     memory_is_given_back,
+    flags_are_followed,
     nothing_ran_from_the_queue,
 )
 
