@@ -96,6 +96,7 @@ def test_without_servers_there_is_nothing_to_search(folder: Path) -> None:
         ("harmless", [], 0, "(leak check: 1 files, 8 bytes, nothing found)"),
         (f"key co_ab12cd34_{SIGNATURE}", ["-n", "1"], 1, "api.log:1: API key: key [API key]"),
     ],
+    ids=["clean", "leaking"],
 )
 def test_it_decides_over_a_run(folder: Path, text: str, options: list[str], status: int, summary: str) -> None:
     (folder / "test_made_up.py").write_text(RUN.format(text=text))

@@ -3,6 +3,7 @@
 import asyncio
 import email
 import email.policy
+import json
 import os
 import re
 import signal
@@ -110,7 +111,7 @@ class Fleet:
             mails = [path.read_bytes() for path in self.mail_dir.glob("*.eml")]
             found = [mail for mail in mails if mail.partition(b"\r\n\r\n")[0].count(person.email.encode())]
             assert len(found) <= 1
-            return email.message_from_bytes(found[0], policy=email.policy.default) if found else None  # type: ignore[arg-type,return-value] # typeshed's default is the older class
+            return email.message_from_bytes(found[0], policy=email.policy.default) if found else None
 
         return await until(find)
 
@@ -121,6 +122,19 @@ class Fleet:
             uuid.UUID(job_id),
         )
         return [(row["action"], row["actor_type"], row["actor"]) for row in rows]
+
+    async def until_done(self, job_id: str, action: str) -> None:
+        """Until it is audited that the system did it."""
+
+        async def is_done() -> bool:
+            return (action, "system", None) in await self.actions_of(job_id)
+
+        await until(is_done)
+
+    def read_log(self, name: str) -> list[dict[str, Any]]:
+        """The whole lines of that process's log."""
+        whole, _, _ = (self.run_dir / f"{name}.log").read_text().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     @contextmanager
     def workers_paused(self) -> Iterator[None]:
@@ -169,6 +183,13 @@ async def until_ended(client: httpx.AsyncClient, person: Person, job_id: str) ->
     return await until(find)
 
 
+async def until_deleted(path: Path) -> None:
+    async def is_deleted() -> bool:
+        return not path.exists()
+
+    await until(is_deleted)
+
+
 def link_in(mail: EmailMessage) -> str:
     body = mail.get_body(("plain",))
     assert body is not None
@@ -210,7 +231,8 @@ async def _start(child: ChildProcess, environ: Mapping[str, str], port: int) -> 
         environ = {**environ, "CARRYOUT_WORKER_METRICS_PORT": str(port)}
     else:
         command = [*CARRYOUT, "serve", "--port", str(port)]
-    await child.start(command, environ, answers=partial(_is_alive, port))
+    await child.spawn(command, environ)
+    await until(partial(_is_alive, port))
 
 
 async def _is_alive(port: int) -> bool:

@@ -60,6 +60,7 @@ async def test_queued(fleet: Fleet, client: httpx.AsyncClient, records: int, hea
 
     view = await until_ended(client, person, accepted["job_id"])
     link = link_in(await fleet.mail_to(person))
+    await fleet.until_done(accepted["job_id"], "export:emailed")
     assert (view["status"], view["record_count"], view["download_url"]) == ("completed", records, link)
     file = await client.get(link, follow_redirects=True)
     assert len(read_csv(file.text)) == records + 1

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.api.problems import read_problem
-from tests.fleet.fleet import Fleet, Person, until
+from tests.fleet.fleet import Fleet, Person, until_deleted
 
 TAMPERED = [
     ("expires=1", "expires=2"),
@@ -108,10 +108,8 @@ async def test_expired(fleet: Fleet, client: httpx.AsyncClient, file: File) -> N
     assert gone["detail"] == "This export's file is gone: it expired or was deleted"
     assert "download_url" not in (await client.get(file.path, headers=file.owner.headers)).json()
 
-    async def is_expired() -> bool:
-        return ("export:expired", "system", None) in await fleet.actions_of(file.view["job_id"]) and not stored.exists()
-
-    await until(is_expired)
+    await fleet.until_done(file.view["job_id"], "export:expired")
+    await until_deleted(stored)
 
 
 async def test_through_the_service(

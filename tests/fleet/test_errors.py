@@ -82,7 +82,7 @@ async def test_wrong_tokens(fleet: Fleet, client: httpx.AsyncClient) -> None:
         jwt.encode({**good, "nbf": now + 600}, secret, "HS256"),
         jwt.encode(good, "another secret of at least 32 bytes", "HS256"),
         jwt.encode(good, secret, "HS512"),
-        jwt.encode(good, None, "none"),
+        jwt.encode(good, "", "none"),
         f"{header}.{payload}.",
         f"{header}.{payload[:-1]}.{signature}",
         "x",

@@ -1,11 +1,9 @@
 """What Kubernetes, Prometheus and people who run the service ask, of every process."""
 
-import json
-
 import httpx
 import pytest
 
-from tests.fleet.fleet import APIS, WORKERS, Fleet
+from tests.fleet.fleet import APIS, WORKERS, Fleet, until
 
 
 async def test_alive_and_ready(client: httpx.AsyncClient) -> None:
@@ -59,9 +57,10 @@ async def test_logs_are_json_lines_with_the_request_id(fleet: Fleet, client: htt
     for number in range(2):
         headers = person.headers | {"X-Request-ID": f"logged.{number}"}
         await client.post("/api/export", json={"format": "csv"}, headers=headers)
-    logged: list[str] = []
-    for name in APIS:
-        lines = [json.loads(line) for line in (fleet.run_dir / f"{name}.log").read_text().splitlines()]
-        logged += [line["request_id"] for line in lines if line["event"] == "request"]
+
+    async def are_logged() -> bool:
+        lines = [line for name in APIS for line in fleet.read_log(name)]
         assert all({"event", "level", "timestamp"} <= line.keys() for line in lines)
-    assert {"logged.0", "logged.1"} <= set(logged)
+        return {"logged.0", "logged.1"} <= {line["request_id"] for line in lines if line["event"] == "request"}
+
+    await until(are_logged)

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.api.problems import read_problem, without_request_id
-from tests.fleet.fleet import Fleet, Person, until, until_ended
+from tests.fleet.fleet import Fleet, Person, until_deleted, until_ended
 
 MEMBERS = {
     "job_id",
@@ -152,8 +152,4 @@ async def test_deleted(fleet: Fleet, client: httpx.AsyncClient) -> None:
         assert read_problem(answer, 410)["detail"] == "This export's file is gone: it expired or was deleted"
     assert "download_url" not in (await client.get(path, headers=person.headers)).json()
     assert (await fleet.actions_of(job_id))[3:] == [("export:deleted", "user", str(person.id))]
-
-    async def is_gone() -> bool:
-        return not file.exists()
-
-    await until(is_gone)
+    await until_deleted(file)
