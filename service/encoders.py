@@ -30,7 +30,7 @@ class Encoder(Protocol):
         """The SQL query that gives `dataset`'s rows as one text column, in order."""
 
     def begin(self, datasets: Sequence[Dataset], exported_at: str, profile: bytes) -> bytes:
-        """All up to and including the profile; `datasets` begins with it, `profile` is its row."""
+        """All up to and including the profile; `datasets` begins with it, `profile` is its row of `row_text`."""
 
     def rows(self, position: int, rows: Sequence[bytes], *, first: bool) -> bytes:
         """Rows of the dataset at `position`; never empty, `first` if none of that dataset went before."""
@@ -57,17 +57,15 @@ class CsvEncoder:
         self._suffixes: list[bytes] = []
 
     def row_text(self, dataset: Dataset) -> str:
-        # A record's text is a CSV line in parentheses whose backslashes are doubled; a cell with a parenthesis,
-        # a comma or white space is quoted. (PostgreSQL's manual, "Composite Type Input and Output Syntax".)
         cells = ", ".join(map(_csv_cell, dataset.columns))
-        return rf"""SELECT replace(btrim(ROW({cells})::text, '()'), '\\', '\') FROM ({dataset.sql}) AS "row" """  # noqa: S608 (checked at start-up)
+        return f'SELECT ROW({cells})::text FROM ({dataset.sql}) AS "row"'  # noqa: S608 (checked at start-up)
 
     def begin(self, datasets: Sequence[Dataset], exported_at: str, profile: bytes) -> bytes:  # noqa: ARG002 (CSV has no place for it)
         widths = [len(dataset.columns) for dataset in datasets]
         for position in range(len(datasets)):
-            self._prefixes.append(profile + b"," * (sum(widths[1:position]) + 1))
+            self._prefixes.append(profile[1:-1] + b"," * (sum(widths[1:position]) + 1))
             self._suffixes.append(b"," * sum(widths[position + 1 :]) + CRLF)
-        return self._bom + _csv_header(csv_names(datasets)) + profile + self._suffixes[0]
+        return self._bom + _csv_header(csv_names(datasets)) + _single_backslashes(profile[1:-1]) + self._suffixes[0]
 
     def begin_list(self, dataset: Dataset) -> bytes:
         """Instead of `begin`, for a document of one dataset without a profile: its position is 0."""
@@ -75,8 +73,14 @@ class CsvEncoder:
         return self._bom + _csv_header([column.name for column in dataset.columns])
 
     def rows(self, position: int, rows: Sequence[bytes], *, first: bool) -> bytes:  # noqa: ARG002 (rows end, not begin, with their separator)
+        """A record's text is a CSV line in parentheses with each backslash doubled, and in a quoted cell then.
+
+        (PostgreSQL's manual, "Composite Type Input and Output Syntax".) So a single backslash between two parentheses
+        can only be one that was put there.
+        """
         prefix, suffix = self._prefixes[position], self._suffixes[position]
-        return prefix + (suffix + prefix).join(rows) + suffix
+        lines = b"\\".join(rows)[1:-1].replace(b")\\(", suffix + prefix)
+        return _single_backslashes(prefix + lines + suffix)
 
     def end_dataset(self, position: int, *, empty: bool) -> bytes:  # noqa: ARG002 (nothing to close)
         return b""
@@ -121,6 +125,10 @@ class JsonEncoder:
 
 def create_encoder(format_: Format, *, bom: bool = False) -> Encoder:
     return CsvEncoder(bom=bom) if format_ == "csv" else JsonEncoder()
+
+
+def _single_backslashes(text: bytes) -> bytes:
+    return text.replace(b"\\\\", b"\\")
 
 
 def _csv_header(names: Sequence[str]) -> bytes:

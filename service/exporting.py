@@ -1,8 +1,9 @@
 """What is done with exports, the same for the API and the worker: each step commits together with its audit event."""
 
 import asyncio
+import hashlib
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 
 import asyncpg
@@ -216,10 +217,19 @@ async def store_file(resources: Resources, export: Export, document: Document) -
     """Store `document` as this attempt's file."""
     encoder = create_encoder(export.format)  # type: ignore[arg-type]
     with resources.tracer.span("s3 upload", "client") as span:
-        async with aclosing(document.chunks(encoder)) as chunks:
+        digest = hashlib.sha256()
+        async with aclosing(_digested(document.chunks(encoder), digest)) as chunks:
             size_bytes = await resources.storage.upload(export.object_key, chunks, content_type=encoder.media_type)
         span.set({"carryout.bytes": size_bytes})
-    return FileFacts(bucket_url(resources) + export.object_key, document.records_done, size_bytes, document.sha256)
+    file_url = bucket_url(resources) + export.object_key
+    return FileFacts(file_url, document.records_done, size_bytes, digest.digest())
+
+
+async def _digested(chunks: AsyncGenerator[bytes, None], digest: "hashlib._Hash") -> AsyncGenerator[bytes, None]:
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            digest.update(chunk)
+            yield chunk
 
 
 async def complete(resources: Resources, export: Export, file: FileFacts) -> Export:

@@ -1,6 +1,6 @@
 """Documents, of one user's data or a list of users: one snapshot, one cursor after the other, chunks of bytes."""
 
-import hashlib
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 
@@ -18,11 +18,14 @@ from service.errors import (
 )
 
 CHUNK_BYTES = 64 * 1024
-# However wide the rows, no fetch takes more than MAX_FETCHED_SLICES * SLICE_BYTES.
+# However wide the rows, no fetch takes more than MAX_FETCHED * SLICE_BYTES.
 SLICE_BYTES = 4 * 1024
-FIRST_FETCHED_SLICES = 100
-MAX_FETCHED_SLICES = 1_000
+TOO_LONG = b""
+FIRST_FETCHED = 100
+MAX_FETCHED = 1_000
 QUERY_TIMEOUT_SECONDS = 300.0
+# A fetch under way is usually done in milliseconds; cancelling it costs PostgreSQL another connection.
+LEAVE_SECONDS = 0.5
 
 
 class _Chunks:
@@ -34,12 +37,6 @@ class _Chunks:
         self.size_bytes = 0
         self._connection = connection
         self._arguments = arguments
-        self._sha256 = hashlib.sha256()
-
-    @property
-    def sha256(self) -> bytes:
-        """The digest of all chunks given out so far."""
-        return self._sha256.digest()
 
     async def _chunks(self, made: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         async with aclosing(made) as pieces:
@@ -49,38 +46,64 @@ class _Chunks:
                 buffer.append(piece)
                 buffered += len(piece)
                 if buffered >= CHUNK_BYTES:
-                    yield self._hashed(b"".join(buffer))
+                    yield self._counted(b"".join(buffer))
                     buffer, buffered = [], 0
         if rest := b"".join(buffer):
-            yield self._hashed(rest)
+            yield self._counted(rest)
 
-    def _hashed(self, chunk: bytes) -> bytes:
-        self._sha256.update(chunk)
+    def _counted(self, chunk: bytes) -> bytes:
         self.size_bytes += len(chunk)
         return chunk
 
     async def _batches(self, encoder: Encoder, dataset: Dataset) -> AsyncGenerator[list[bytes], None]:
-        """Batches sized to make one chunk each."""
-        with _naming_failures():
-            cursor = await self._connection.cursor(
-                _sliced(encoder.row_text(dataset)), *self._arguments, timeout=QUERY_TIMEOUT_SECONDS
-            )
-        begun: list[bytes] = []
-        wanted = FIRST_FETCHED_SLICES
-        while True:
-            with _naming_failures():
-                slices = [record[0] for record in await cursor.fetch(wanted, timeout=QUERY_TIMEOUT_SECONDS)]
-            if not slices:
+        """Batches sized to make one chunk each. Whole lines, as they are cheapest, up to the first that is too long."""
+        lines = encoder.row_text(dataset)
+        done = 0
+        async with aclosing(self._fetch(_short(lines))) as fetches:
+            async for values in fetches:
+                rows = values[: values.index(TOO_LONG)] if TOO_LONG in values else values
+                if rows:
+                    yield rows
+                done += len(rows)
+                if len(rows) < len(values):
+                    break
+            else:
                 return
-            rows: list[bytes] = []
-            for slice_ in slices:
-                begun.append(slice_)
-                if len(slice_) < SLICE_BYTES:
-                    rows.append(b"".join(begun))
-                    begun.clear()
-            if rows:
+        async with aclosing(self._put_together(_sliced(lines, len(self._arguments) + 1), done)) as batches:
+            async for rows in batches:
                 yield rows
-            wanted = max(1, min(CHUNK_BYTES * len(slices) // (sum(map(len, slices)) + 1), MAX_FETCHED_SLICES))
+
+    async def _put_together(self, query: str, offset: int) -> AsyncGenerator[list[bytes], None]:
+        begun: list[bytes] = []
+        async with aclosing(self._fetch(query, offset)) as fetches:
+            async for slices in fetches:
+                rows: list[bytes] = []
+                for slice_ in slices:
+                    begun.append(slice_)
+                    if len(slice_) < SLICE_BYTES:
+                        rows.append(b"".join(begun))
+                        begun.clear()
+                if rows:
+                    yield rows
+
+    async def _fetch(self, query: str, *arguments: object) -> AsyncGenerator[list[bytes], None]:
+        """One column of the query, about CHUNK_BYTES at a time; the next are fetched while these are dealt with."""
+        with _naming_failures():
+            cursor = await self._connection.cursor(query, *self._arguments, *arguments, timeout=QUERY_TIMEOUT_SECONDS)
+        fetching = asyncio.create_task(cursor.fetch(FIRST_FETCHED, timeout=QUERY_TIMEOUT_SECONDS))
+        try:
+            while True:
+                with _naming_failures():
+                    records = await fetching
+                if not records:
+                    return
+                values = [record[0] for record in records]
+                fetching = asyncio.create_task(cursor.fetch(_next_number(values), timeout=QUERY_TIMEOUT_SECONDS))
+                yield values
+        finally:
+            await asyncio.wait({fetching}, timeout=LEAVE_SECONDS)
+            fetching.cancel()
+            await asyncio.gather(fetching, return_exceptions=True)
 
 
 class Document(_Chunks):
@@ -144,13 +167,29 @@ class UserList(_Chunks):
                 yield encoder.rows(0, rows, first=False)
 
 
-def _sliced(row_text: str) -> str:
-    """Each line in slices, so that a number of them is a bound in bytes; one shorter than SLICE_BYTES ends its line.
+def _next_number(values: list[bytes]) -> int:
+    """How many rows, or slices, like these make a chunk."""
+    size = sum(map(len, values))
+    return max(1, min(CHUNK_BYTES * len(values) // (size + 1), MAX_FETCHED))
 
-    OFFSET 0 keeps PostgreSQL from rendering a line again for each of its slices.
+
+def _short(lines: str) -> str:
+    """Each line, or TOO_LONG for one of SLICE_BYTES and more, so that a number of them is a bound in bytes.
+
+    OFFSET 0 keeps PostgreSQL from rendering a line twice.
     """
-    lines = f"SELECT convert_to(line, 'UTF8') AS line FROM ({row_text}) AS texts (line) OFFSET 0"  # noqa: S608 (rendered from checked columns)
-    starts = f"SELECT line, generate_series(1, length(line) + 1, {SLICE_BYTES}) AS start FROM ({lines}) AS lines"  # noqa: S608 (likewise)
+    rendered = f"SELECT line FROM ({lines}) AS texts (line) OFFSET 0"  # noqa: S608 (rendered from checked columns)
+    whole = f"CASE WHEN octet_length(line) < {SLICE_BYTES} THEN convert_to(line, 'UTF8') ELSE '' END"
+    return f"SELECT {whole} FROM ({rendered}) AS rendered"  # noqa: S608 (likewise)
+
+
+def _sliced(lines: str, parameter: int) -> str:
+    """Each line from the one at offset $`parameter`, in slices; one shorter than SLICE_BYTES ends its line.
+
+    The OFFSET also keeps PostgreSQL from rendering a line again for each of its slices.
+    """
+    rest = f"SELECT convert_to(line, 'UTF8') AS line FROM ({lines}) AS texts (line) OFFSET ${parameter}::bigint"  # noqa: S608 (rendered from checked columns)
+    starts = f"SELECT line, generate_series(1, length(line) + 1, {SLICE_BYTES}) AS start FROM ({rest}) AS lines"  # noqa: S608 (likewise)
     return f"SELECT substr(line, start, {SLICE_BYTES}) FROM ({starts}) AS starts"  # noqa: S608 (likewise)
 
 
