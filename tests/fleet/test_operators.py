@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import io
+import json
 
 import httpx
 import pytest
@@ -136,8 +137,16 @@ async def test_a_revoked_key_is_refused_at_once(fleet: Fleet, client: httpx.Asyn
     await fleet.run("keys", "revoke", "short-lived")
     after = [(await client.head(EXPORT, headers=headers)).status_code for _ in range(2)]
     assert (before, after) == ([200, 200], [401, 401])
-    assert "short-lived" in listed
-    assert text.strip().rpartition("_")[2] not in listed
+    _, prefix, secret = text.strip().split("_", 2)
+    assert f"{prefix}  short-lived  active" in listed
+    trail = await fleet.run("audit", "--since", "1h", "--json")
+    events = [json.loads(line) for line in trail.splitlines() if prefix in line]
+    assert [(event["actor_type"], event["action"], event["outcome"]) for event in events] == [
+        ("system", "keys:created", "users:export"),
+        ("system", "keys:revoked", None),
+        ("key", "users:denied", "revoked"),
+    ]
+    assert secret not in listed + trail
 
 
 async def test_flags_are_switched_without_a_restart(fleet: Fleet, client: httpx.AsyncClient, keys: Keys) -> None:
