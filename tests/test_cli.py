@@ -168,7 +168,9 @@ class TestServing:
         user_id = await create_user(database, content=5_000, body_bytes=1_900)
         token = (await run(environ, "token", str(user_id))).stdout.strip()
         async with serve(environ | {"CARRYOUT_SHUTDOWN_GRACE_SECONDS": "1"}, tmp_path) as serving:
-            request = serving.client.stream("GET", "/api/export/stream?format=csv", headers=bearer(token))
+            request = serving.client.stream(
+                "GET", "/api/export/stream?format=csv", headers=bearer(token) | {"Accept-Encoding": "identity"}
+            )
             async with request as response:
                 chunks = response.aiter_raw()
                 assert (await anext(chunks)).startswith(b"user_id,")
