@@ -10,7 +10,7 @@ from uuid import UUID
 from service.bootstrap import Resources
 from tests.api.serving import Served
 
-STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
+STATUS = re.compile(rb"(?:HTTP/1\.1 100 Continue\r\n\r\n)?HTTP/1\.[01] (\d{3}) ")
 AT_ONCE = 16
 ANSWER_SECONDS = 60.0
 
