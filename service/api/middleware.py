@@ -4,6 +4,7 @@
 max_bytes=…)])`, in this order.
 """
 
+import asyncio
 import re
 import time
 import uuid
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import error_response
 from service.api.requests import client_ip
+from service.errors import UnavailableError
 from service.metrics import Metrics
 from service.tracing import Span, Tracer, trace_id_of
 
@@ -63,9 +65,11 @@ class RequestMiddleware:
     async def _respond(self, request: Request, receive: Receive, exchange: "_Exchange") -> None:
         try:
             await self.app(request.scope, receive, exchange.send)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             if exchange.status is not None:
                 raise  # uvicorn then breaks the connection: the only honest end of a response that has begun
+            if isinstance(error, asyncio.CancelledError):  # by uvicorn, which stops and would answer 500 itself
+                error = UnavailableError("Shutting down", retry_after_seconds=1)
             if not isinstance(error, ClientDisconnect):
                 response = await error_response(request, error)
                 await response(request.scope, receive, exchange.send)

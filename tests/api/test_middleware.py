@@ -195,3 +195,20 @@ async def test_other_protocols_pass_through() -> None:
 
     await create_edge(ROUTES)({"type": "lifespan", "state": {}}, receive, send)
     assert [message["type"] for message in seen] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+async def test_a_stopping_server_says_so_to_whom_it_keeps_waiting() -> None:
+    asked = asyncio.Event()
+
+    async def hang(_request: Request) -> Response:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with serve(create_edge([Route("/", hang)])) as served, served.client() as client:
+        waiting = asyncio.create_task(client.get("/", timeout=30))
+        await asked.wait()
+        served.server.should_exit = True
+        response = await waiting
+    assert (response.status_code, response.json()["detail"]) == (503, "Shutting down")
+    assert response.headers["retry-after"] == "1"

@@ -36,7 +36,6 @@ SETTINGS = {
     "CARRYOUT_SWEEP_SECONDS": "10",
     "CARRYOUT_WORKER_GRACE_SECONDS": "1",
     "CARRYOUT_SHUTDOWN_GRACE_SECONDS": "3",
-    "CARRYOUT_POOL_SIZE": "6",
     "CARRYOUT_STREAM_POOL_SIZE": "4",
     "CARRYOUT_EXPORTS_PER_HOUR": "100000",
     "CARRYOUT_PUBLIC_URL": "http://exports.invalid",  # users follow a link's path to either process

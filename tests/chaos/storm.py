@@ -10,6 +10,8 @@ import aiohttp
 from tests.chaos.faults import STRIKES, Scene
 from tests.chaos.schedule import Planned
 
+MOST_SECONDS = 120.0
+
 
 class Storm:
     def __init__(self, scene: Scene, http: aiohttp.ClientSession) -> None:
@@ -43,7 +45,7 @@ class Storm:
     async def _watch_healing(self) -> None:
         """How long until both API processes are ready, unless another fault comes between."""
         healed_at = self._now()
-        while not self._raging:
+        while not self._raging and self._now() - healed_at < MOST_SECONDS:
             if await self._scene.fleet.are_ready(self._http):
                 self.longest_healing_seconds = max(self.longest_healing_seconds, self._now() - healed_at)
                 return
