@@ -33,6 +33,11 @@ async def siege(
         siege = Siege(served, resources, user_id, token(user_id), link, await create_key(database))
         yield siege
         assert await database.fetchval("SELECT count(*) FROM carryout.export_jobs") == 1
+    report(request, siege.summary())
+
+
+def report(request: pytest.FixtureRequest, text: str) -> None:
+    """Show it, though the tests' own output is captured."""
     capture = request.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
-        print(f"\n{request.module.__name__}: {siege.summary()}")  # noqa: T201 (what the module is for)
+        print(f"\n{request.module.__name__}: {text}")  # noqa: T201 (for whoever runs these tests)
