@@ -64,6 +64,7 @@ async def open_pool(dsn: str, *, size: int, application_name: str) -> AsyncItera
         max_size=size,
         timeout=CONNECT_TIMEOUT_SECONDS,
         command_timeout=COMMAND_TIMEOUT_SECONDS,
+        reset=_leave_session,
         server_settings={"application_name": application_name},
     )
     await pool  # connects to nobody yet
@@ -75,6 +76,10 @@ async def open_pool(dsn: str, *, size: int, application_name: str) -> AsyncItera
                 await pool.close()
         except TimeoutError:
             pool.terminate()
+
+
+async def _leave_session(_connection: Connection) -> None:
+    """The transaction has ended, and nothing here outlives one: settings and locks are local to it."""
 
 
 @asynccontextmanager

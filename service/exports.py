@@ -99,24 +99,18 @@ class ExportRepository:
         """A pending export, or one that the caller is already making; None if another one of the user is running."""
         if idempotency_key:
             await connection.execute(QUERIES["forget_idempotency_key"], user_id, idempotency_key)
-        try:
-            async with connection.transaction():
-                row = await connection.fetchrow(
-                    QUERIES["insert_export"],
-                    user_id,
-                    format_,
-                    queued,
-                    estimated_records,
-                    idempotency_key,
-                    request_id,
-                    traceparent,
-                    self._lease_seconds,
-                )
-        except asyncpg.UniqueViolationError as error:
-            if error.constraint_name == "one_running_export_per_user":
-                return None
-            raise
-        return _export(row)
+        row = await connection.fetchrow(
+            QUERIES["insert_export"],
+            user_id,
+            format_,
+            queued,
+            estimated_records,
+            idempotency_key,
+            request_id,
+            traceparent,
+            self._lease_seconds,
+        )
+        return _export_or_none(row)
 
     async def find_running(self, connection: Connection, user_id: UserId) -> Export | None:
         return _export_or_none(await connection.fetchrow(QUERIES["find_running_export"], user_id))

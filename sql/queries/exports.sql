@@ -10,6 +10,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, now(),
   CASE WHEN $3 THEN 0 ELSE 1 END,
   CASE WHEN $3 THEN NULL ELSE now() END,
   CASE WHEN $3 THEN NULL ELSE now() + make_interval(secs => $8) END)
+ON CONFLICT (user_id) WHERE status IN ('pending', 'processing') DO NOTHING
 RETURNING *
 
 -- name: find_running_export
