@@ -59,6 +59,9 @@ class Postgres:
             "unix_socket_directories": "",
             "max_connections": "200",
             "fsync": "off",  # survives a killed server, not a crash of the machine
+            # No rows and no statements, which may hold cells and addresses, in the log of an error.
+            "log_error_verbosity": "terse",
+            "log_min_error_statement": "panic",
         }
         command: Command = [binaries / "postgres", "-D", cluster]
         for name, value in settings.items():
