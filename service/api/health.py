@@ -12,7 +12,7 @@ from starlette.responses import Response
 from service.api.auth import resources_of
 from service.api.exports import json_response
 from service.bootstrap import Resources
-from service.database import Pool, acquire
+from service.database import Pool, acquire, connect
 from service.errors import ServiceError, UnavailableError
 
 CHECK_TIMEOUT_SECONDS = 2.0
@@ -44,8 +44,8 @@ async def readyz(request: Request) -> Response:
 
 async def check_servers(resources: Resources) -> dict[str, str]:
     checks = {
-        "postgresql": _query(resources.database),
-        "source": _query(resources.source),
+        "postgresql": _query(resources.database, resources.settings.database_url),
+        "source": _query(resources.source, resources.settings.source_database_url),
         "redis": resources.queue.check(),
         "s3": resources.storage.check(),
     }
@@ -53,8 +53,12 @@ async def check_servers(resources: Resources) -> dict[str, str]:
     return dict(zip(checks, results, strict=True))
 
 
-async def _query(pool: Pool) -> None:
-    async with acquire(pool, timeout_seconds=CHECK_TIMEOUT_SECONDS) as connection:
+async def _query(pool: Pool, dsn: str) -> None:
+    """A busy pool says nothing about its server: then a connection of its own asks. Or busy pods would get no traffic,
+    and what they leave would make the others busy.
+    """
+    busy = pool.get_size() == pool.get_max_size() and not pool.get_idle_size()
+    async with connect(dsn) if busy else acquire(pool, timeout_seconds=CHECK_TIMEOUT_SECONDS) as connection:
         await connection.execute("SELECT")
 
 

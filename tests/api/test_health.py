@@ -1,6 +1,7 @@
 """What Kubernetes asks, with a Redis that these tests may stop."""
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
@@ -8,6 +9,7 @@ import msgspec
 import pytest
 
 from devstack.servers import Redis
+from service.bootstrap import Resources
 from service.settings import Settings
 from tests.api.conftest import ASYNC, Create
 from tests.api.problems import read_problem
@@ -33,6 +35,14 @@ async def test_alive_and_ready(api: httpx.AsyncClient) -> None:
     alive, ready = await api.get("/livez"), await api.get("/readyz")
     assert (alive.status_code, alive.json()) == (200, {"status": "alive"})
     assert (ready.status_code, ready.json()) == (200, {"status": "ready", "checks": dict.fromkeys(SERVERS, "ok")})
+
+
+async def test_a_busy_pool_is_ready(api: httpx.AsyncClient, resources: Resources) -> None:
+    async with AsyncExitStack() as stack:
+        for pool in (resources.database, resources.source):
+            for _ in range(pool.get_max_size()):
+                await stack.enter_async_context(pool.acquire())
+        assert (await api.get("/readyz")).json() == {"status": "ready", "checks": dict.fromkeys(SERVERS, "ok")}
 
 
 async def test_without_redis(api: httpx.AsyncClient, redis: Redis) -> None:
