@@ -57,7 +57,7 @@ class Postgres:
             "listen_addresses": "127.0.0.1",
             "port": str(self._port),
             "unix_socket_directories": "",
-            "max_connections": "200",
+            "max_connections": "400",
             "fsync": "off",  # survives a killed server, not a crash of the machine
             # No rows and no statements, which may hold cells and addresses, in the log of an error.
             "log_error_verbosity": "terse",
