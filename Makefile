@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test browser load check bench bench-quick lock swagger-ui clean
+.PHONY: help demo run test browser proxies load check bench bench-quick lock swagger-ui clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test: $(STAMP) ## all tests, on the embedded servers
 
 browser: $(STAMP) ## the page in a real browser (needs chromium and chromium-driver)
 	@$(BIN)/python -m pytest tests/browser
+
+proxies: $(STAMP) ## documents cut behind a real nginx (needs nginx)
+	@$(BIN)/python -m pytest tests/proxies
 
 chaos: $(STAMP) ## random faults under load, then the oracle [SEED=n] [MINUTES=5] [USERS=300]
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES) --users $(USERS)
