@@ -60,6 +60,10 @@ async def is_asleep(database: Connection) -> bool:
     return asleep
 
 
+async def is_idle_in_transaction(database: Connection) -> bool:
+    return await list_states(database) == ["idle in transaction"]
+
+
 async def signal_backend(database: Connection, function: str) -> None:
     await database.execute(
         f"SELECT {function} FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1",
@@ -77,7 +81,7 @@ class TestConnection:
             aclosing(document.chunks(CsvEncoder())) as chunks,
         ):
             await anext(chunks)
-            assert await list_states(database) == ["idle in transaction"]
+            await until(partial(is_idle_in_transaction, database))
 
         assert (pool.get_idle_size(), pool.get_size()) == (1, 1)
         assert await list_states(database) == ["idle"]

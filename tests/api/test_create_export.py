@@ -162,6 +162,11 @@ def read_too_large(response: httpx.Response, *, limit: int) -> None:
 
 
 class TestOneAtATime:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        """A hundred requests may have to wait for eight connections on a busy machine."""
+        return msgspec.structs.replace(settings, acquire_timeout_seconds=60)
+
     @pytest.mark.parametrize("status", ["pending", "processing"])
     async def test_second_is_refused(self, create: Create, database: Connection, status: str) -> None:
         user_id = await create_user(database)
