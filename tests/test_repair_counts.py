@@ -6,7 +6,7 @@ import uuid
 import msgspec
 import pytest
 
-from service import exporting
+from service import exporting, requesting
 from service.audit import Actor
 from service.bootstrap import Resources
 from service.errors import UnavailableError
@@ -20,8 +20,8 @@ from worker.running import run_export
 
 async def ask(resources: Resources, database: Connection, *, respond_async: bool = True) -> Export:
     user_id = await create_user_with(database, 3)
-    request = exporting.ExportRequest(user_id, "csv", Actor("user", str(user_id)), respond_async=respond_async)
-    export, _ = await exporting.request_export(resources, request)
+    request = requesting.ExportRequest(user_id, "csv", Actor("user", str(user_id)), respond_async=respond_async)
+    export, _ = await requesting.request_export(resources, request)
     return export
 
 

@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import exporting
+from service import exporting, requesting
 from service.api.auth import require_user, resources_of, user_actor
 from service.api.requests import query_params, read_json
 from service.bootstrap import Resources
@@ -100,7 +100,7 @@ async def create_export(request: Request) -> Response:
     query_params(request, set())
     body = await read_json(request, CreateExport)
     respond_async = _prefers_async(request)
-    wanted = exporting.ExportRequest(
+    wanted = requesting.ExportRequest(
         user_id=user_id,
         format=body.format,
         actor=user_actor(request, user_id),
@@ -108,7 +108,7 @@ async def create_export(request: Request) -> Response:
         idempotency_key=_idempotency_key(request),
         traceparent=request.state.traceparent,
     )
-    export, _ = await exporting.request_export(resources, wanted)
+    export, _ = await requesting.request_export(resources, wanted)
     response = await _accepted(resources, export)
     if respond_async:
         response.headers["Preference-Applied"] = "respond-async"

@@ -11,7 +11,7 @@ from client.console import Console
 from client.errors import ExportFailedError, IncompleteError, InProgressError, RefusedError
 from client.exports import Job, download_export, request_export, stream_export, wait_for
 from client.outputs import open_output
-from service import exporting
+from service import requesting
 from service.audit import Actor
 from service.bootstrap import Resources
 from service.database import UserId
@@ -26,8 +26,8 @@ QUEUED = 1_000
 async def queue(resources: Resources, user_id: UserId) -> str:
     """The id of an export in progress."""
     actor = Actor("user", str(user_id))
-    export, _ = await exporting.request_export(
-        resources, exporting.ExportRequest(user_id, "csv", actor, respond_async=True)
+    export, _ = await requesting.request_export(
+        resources, requesting.ExportRequest(user_id, "csv", actor, respond_async=True)
     )
     return str(export.id)
 

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-import service.exporting
 import service.jobs
 import service.mailer
 import service.notifications
+import service.requesting
 import service.storage
 import service.streaming
 import worker.running
@@ -66,7 +66,7 @@ def _mid_cursor() -> None:
 
 STORAGE = service.storage.ObjectStorage
 POINTS: dict[str, Callable[[], None]] = {
-    "before the row's commit": lambda: before(service.exporting, "record", when=_requested),
+    "before the row's commit": lambda: before(service.requesting, "record", when=_requested),
     "after the row's commit": lambda: before(service.jobs.JobQueue, "enqueue_export"),
     "enqueued": lambda: after(service.jobs.JobQueue, "enqueue_export"),
     "picked, not claimed": lambda: before(worker.running, "_claim"),

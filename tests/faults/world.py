@@ -16,7 +16,7 @@ from pathlib import Path
 import redis.asyncio
 
 from devstack.stack import Stack
-from service import exporting
+from service import exporting, requesting
 from service.audit import Actor
 from service.bootstrap import Resources, open_resources
 from service.database import Connection, connect, migrate
@@ -112,13 +112,13 @@ class World:
 
     async def ask(self, user_id: uuid.UUID, format_: str = "csv") -> Export:
         """What POST /api/export does, queued."""
-        request = exporting.ExportRequest(
+        request = requesting.ExportRequest(
             user_id,
             format_,  # type: ignore[arg-type]
             Actor("user", str(user_id), request_id="test"),
             respond_async=True,
         )
-        export, _ = await exporting.request_export(self.resources, request)
+        export, _ = await requesting.request_export(self.resources, request)
         return export
 
     async def find(self, export: Export) -> Export:

@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 import httpx
 
-from service import exporting
+from service import exporting, requesting
 from service.audit import Actor
 from service.bootstrap import Resources
 from tests.api.problems import bearer
@@ -84,8 +84,8 @@ async def test_queued_exports(resources: Resources, database: Connection, databa
     user_id = await create_user(database, activity=ROWS)
     async with busy_writers(database_url, user_id):
         for _ in range(ROUNDS):
-            request = exporting.ExportRequest(user_id, "csv", Actor("user", str(user_id)), respond_async=True)
-            export, _ = await exporting.request_export(resources, request)
+            request = requesting.ExportRequest(user_id, "csv", Actor("user", str(user_id)), respond_async=True)
+            export, _ = await requesting.request_export(resources, request)
             await run_export(resources, export.id)
             async with exporting.read(resources) as connection:
                 export = await exporting.get_file(resources, connection, export.id)

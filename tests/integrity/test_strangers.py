@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from devstack.stack import Stack
-from service import exporting
+from service import exporting, requesting
 from service.audit import Actor
 from service.bootstrap import Resources
 from service.datasets import load_datasets
@@ -43,10 +43,10 @@ SELECT id, tag FROM tagged
 
 
 async def _export(resources: Resources, user_id: UUID, *, queued: bool) -> Export:
-    request = exporting.ExportRequest(
+    request = requesting.ExportRequest(
         user_id, "json" if user_id.int % 2 else "csv", Actor("user", str(user_id)), respond_async=queued
     )
-    export, _ = await exporting.request_export(resources, request)
+    export, _ = await requesting.request_export(resources, request)
     if queued:
         await run_export(resources, export.id)
     async with exporting.read(resources) as connection:

@@ -1,0 +1,140 @@
+"""What a user asks for: an export that is made at once where it is small, and by a worker where it is not."""
+
+import asyncio
+from contextlib import suppress
+
+import asyncpg
+import msgspec
+import structlog
+
+from service.audit import SYSTEM, Actor, AuditAction
+from service.bootstrap import Resources
+from service.database import Connection, UserId
+from service.encoders import Format
+from service.errors import (
+    ExportInProgressError,
+    ExportSupersededError,
+    IdempotencyConflictError,
+    ServiceError,
+    SubjectNotFoundError,
+    UnavailableError,
+)
+from service.exporting import begin, complete, fail, open_user_document, read, record, retry_later, store_file
+from service.exports import Export, FileFacts
+from service.streaming import Document
+
+RETRY_AFTER_FAILURE_SECONDS = 2.0
+
+logger = structlog.get_logger()
+
+
+class ExportRequest(msgspec.Struct, frozen=True):
+    """What a user asks for. `actor` says who and from where; the rest of the request's headers decide how."""
+
+    user_id: UserId
+    format: Format
+    actor: Actor
+    respond_async: bool = False
+    idempotency_key: str | None = None
+    traceparent: str | None = None
+
+
+async def request_export(resources: Resources, request: ExportRequest) -> tuple[Export, bool]:
+    """The export the request makes, or that its idempotency key made before (then the second value is False).
+
+    A small one comes back completed, a larger one pending. Raises ExportInProgressError, ExportTooLargeError,
+    RateLimitedError, IdempotencyConflictError, SubjectNotFoundError and UnavailableError; then nothing was accepted.
+    """
+    async with read(resources) as connection:
+        if earlier := await _find_earlier(resources, connection, request):
+            return earlier, False
+        await _refuse_second(resources, connection, request.user_id)
+        await resources.exports.check_rate(connection, request.user_id, per_hour=resources.settings.exports_per_hour)
+    async with open_user_document(resources, request.user_id) as document:
+        small = document.records_total < resources.settings.small_export_records
+        queued = request.respond_async or not small
+        export, fresh = await _accept(resources, request, document.records_total, queued=queued)
+        file = await _store_at_once(resources, export, document) if fresh and not queued else None
+    if file:
+        export = await _complete_at_once(resources, export, file)
+    elif fresh:
+        export = await _find_current(resources, export)
+        await resources.queue.enqueue_export(export.id, export.attempt)
+    return export, fresh
+
+
+async def _find_earlier(resources: Resources, connection: Connection, request: ExportRequest) -> Export | None:
+    if request.idempotency_key is None:
+        return None
+    earlier = await resources.exports.find_by_idempotency_key(connection, request.user_id, request.idempotency_key)
+    if earlier and earlier.format != request.format:
+        raise IdempotencyConflictError("This Idempotency-Key was used with another body", job_id=earlier.id)
+    return earlier
+
+
+async def _refuse_second(resources: Resources, connection: Connection, user_id: UserId) -> None:
+    if running := await resources.exports.find_running(connection, user_id):
+        estimate = await resources.exports.estimate_completion(connection, running)
+        raise ExportInProgressError("Export already in progress", job_id=running.id, estimated_completion=estimate)
+
+
+async def _accept(resources: Resources, request: ExportRequest, records: int, *, queued: bool) -> tuple[Export, bool]:
+    async with begin(resources) as connection:
+        await resources.exports.lock_user(connection, request.user_id)
+        if earlier := await _find_earlier(resources, connection, request):
+            return earlier, False
+        await _refuse_second(resources, connection, request.user_id)
+        await resources.exports.check_rate(connection, request.user_id, per_hour=resources.settings.exports_per_hour)
+        export = await resources.exports.create(
+            connection,
+            user_id=request.user_id,
+            format_=request.format,
+            queued=queued,
+            estimated_records=records,
+            idempotency_key=request.idempotency_key,
+            request_id=request.actor.request_id,
+            traceparent=request.traceparent,
+        )
+        if export is None:
+            await _refuse_second(resources, connection, request.user_id)
+            raise UnavailableError("Another export of this user has just ended", retry_after_seconds=1)
+        await record(resources, connection, request.actor, AuditAction.REQUESTED, export)
+        if not queued:
+            await record(resources, connection, SYSTEM, AuditAction.STARTED, export)
+    return export, True
+
+
+async def _store_at_once(resources: Resources, export: Export, document: Document) -> FileFacts | None:
+    """A small export's file, from the snapshot that counted it; None if the worker has to try again."""
+    try:
+        async with asyncio.timeout(resources.settings.lease_seconds / 2):  # nobody else may take it for lost meanwhile
+            return await store_file(resources, export, document)
+    except (ServiceError, asyncpg.PostgresError, TimeoutError) as error:
+        await _postpone(resources, export, error)
+        return None
+
+
+async def _complete_at_once(resources: Resources, export: Export, file: FileFacts) -> Export:
+    try:
+        return await complete(resources, export, file)
+    except SubjectNotFoundError as error:
+        await fail(resources, export, message=error.detail, cause="erased meanwhile")
+        raise
+    except (ServiceError, asyncpg.PostgresError) as error:
+        await _postpone(resources, export, error)
+        return await _find_current(resources, export)
+
+
+async def _postpone(resources: Resources, export: Export, error: Exception) -> None:
+    """The worker goes on: at once, or, if even that can't be recorded, when the lease has run out."""
+    await logger.awarning("export_postponed", job_id=str(export.id), error_type=type(error).__name__)
+    with suppress(UnavailableError, ExportSupersededError):
+        await retry_later(resources, export, after_seconds=RETRY_AFTER_FAILURE_SECONDS, cause=type(error).__name__)
+
+
+async def _find_current(resources: Resources, export: Export) -> Export:
+    """Accepted it is, whatever became of it since."""
+    with suppress(UnavailableError):
+        async with read(resources) as connection:
+            export = await resources.exports.find(connection, export.id) or export
+    return export
