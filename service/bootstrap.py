@@ -72,8 +72,6 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             [*datasets, *user_lists.values()],
             forbidden=to_operators if user_lists else settings.forbidden_columns,
         )
-    if exposed:
-        await logger.awarning("source_role_can_read_forbidden_columns", columns=exposed)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         resources = Resources(
@@ -110,6 +108,8 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         resources.metrics.watch_pool("streams", resources.streams)
         resources.metrics.exposed_columns.set(len(exposed))
         await _require_servers(resources)
+        if exposed:
+            await logger.awarning("source_role_can_read_forbidden_columns", columns=exposed)
         yield resources
 
 

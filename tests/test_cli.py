@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from devstack.ports import keep_port
+from devstack.sample import grant_reader
 from devstack.stack import Stack
 from tests.api.problems import bearer, read_problem
 from tests.conftest import PUBLIC_URL
@@ -105,7 +106,8 @@ class TestRefusedStarts:
 
     async def test_taken_port(self, environ: dict[str, str], stack: Stack) -> None:
         port = str(urlsplit(stack.environ["CARRYOUT_REDIS_URL"]).port)
-        await expect_refusal(environ, port, arguments=("--port", port))
+        reader = await grant_reader(environ["CARRYOUT_DATABASE_URL"], stack.reader_password)  # of another it warns
+        await expect_refusal(environ | {"CARRYOUT_SOURCE_DATABASE_URL": reader}, port, arguments=("--port", port))
 
 
 class Serving(NamedTuple):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import TypeAlias
 
 import asyncpg
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 
 from devstack.stack import Stack
 from service.database import Connection, Pool, open_pool
-from service.datasets import Dataset, load_datasets
+from service.datasets import Dataset, load_datasets, load_user_lists
 from service.encoders import CsvEncoder, JsonEncoder
+from service.streaming import open_user_list
 
 from .documents import make_document, read_csv, unguard
 from .sql.databases import open_database
@@ -181,6 +183,7 @@ async def connection(url: str) -> AsyncIterator[Connection]:
     columns = ", ".join(f"{name} {type_}" for name, (type_, _) in COLUMNS.items())
     await opened.execute(f"{TYPES}; CREATE TABLE things (id bigint PRIMARY KEY, {columns})")
     await opened.execute("CREATE TABLE from_csv (LIKE things); CREATE TABLE from_json (LIKE things)")
+    await opened.execute("CREATE TABLE from_list (LIKE things)")
     await insert(opened, "things", [{"id": str(number), **row} for number, row in enumerate(generate_rows())])
     yield opened
     await opened.close()
@@ -265,3 +268,22 @@ async def test_every_value_survives_json(connection: Connection, pool: Pool, dat
     # A column that is NULL and one that holds JSON's null are the same in JSON.
     texts = {name: f"nullif({name}::jsonb, 'null')::text" for name in ("a_json", "a_jsonb")}
     assert await list_differences(connection, "from_json", texts) == []
+
+
+async def test_every_value_survives_an_operators_list(connection: Connection, pool: Pool, tmp_path: Path) -> None:
+    (tmp_path / "users").mkdir()
+    (tmp_path / "users" / "export.sql").write_text(
+        f"SELECT id, {', '.join(COLUMNS)} FROM things "
+        "WHERE ($1::text IS NULL OR a_text = $1) AND ($2::bigint IS NULL OR id > $2) ORDER BY id"
+    )
+    lists = await load_user_lists(connection, tmp_path, forbidden=())
+    async with open_user_list(pool, lists["export"], email=None, after=None, acquire_timeout_seconds=10) as document:
+        made = b"".join([chunk async for chunk in document.chunks(CsvEncoder())])
+    header, *lines = read_csv(made.decode())
+
+    await insert(
+        connection, "from_list", [dict(zip(map(str, header), map(unguard, line), strict=True)) for line in lines]
+    )
+
+    assert len(lines) >= ROWS
+    assert await list_differences(connection, "from_list", {"a_json": "a_json::jsonb::text"}) == []
