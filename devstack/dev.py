@@ -14,12 +14,16 @@ from devstack.ports import ask, is_port_free
 from devstack.process import ChildProcess, Command
 from devstack.sample import ADA, grant_reader, load_sample
 from devstack.stack import Stack, open_stack
+from service import operating
 from service.auth import create_token
-from service.errors import ConfigurationError
+from service.database import connect
+from service.errors import ConfigurationError, InvalidValueError
+from service.keys import Scope
 from service.settings import PREFIX, Settings, from_env
 
 CARRYOUT: Final[Command] = [sys.executable, "-m", "service.cli"]
 TOKEN_TTL_SECONDS: Final = 24 * 3_600
+KEY_NAME: Final = "dev"
 FIRST_BACKOFF_SECONDS: Final = 0.5
 LONGEST_BACKOFF_SECONDS: Final = 10.0
 DATASETS: Final = f"{PREFIX}DATASETS_DIR"
@@ -31,7 +35,8 @@ async def run_dev(port: int, data_dir: Path) -> None:
     started = time.monotonic()
     with suppress(asyncio.CancelledError):  # that is how it's meant to end
         async with open_stack(data_dir, os.environ) as stack, open_service(stack, port) as settings:
-            print(_welcome(stack, settings, port, time.monotonic() - started), flush=True)
+            key = await _renew_key(settings) if stack.postgres else None
+            print(_welcome(stack, settings, port, key, time.monotonic() - started), flush=True)
             await asyncio.Event().wait()
 
 
@@ -94,7 +99,16 @@ async def _keep_running(child: ChildProcess, command: Command, environ: dict[str
         await child.spawn(command, environ)
 
 
-def _welcome(stack: Stack, settings: Settings, port: int, seconds: float) -> str:
+async def _renew_key(settings: Settings) -> str:
+    """An operators' key; the one of the last start ends, as only its hash is known."""
+    async with connect(settings.database_url) as connection:
+        with suppress(InvalidValueError):
+            await operating.revoke_key(connection, KEY_NAME)
+        _, text = await operating.create_key(connection, name=KEY_NAME, scopes=tuple(Scope), expires_in_days=None)
+    return text
+
+
+def _welcome(stack: Stack, settings: Settings, port: int, key: str | None, seconds: float) -> str:
     url = f"http://127.0.0.1:{port}"
     lines = [
         f"Carryout is ready after {seconds:.1f} s; Ctrl-C stops it.",
@@ -111,6 +125,8 @@ def _welcome(stack: Stack, settings: Settings, port: int, seconds: float) -> str
         token = create_token(settings, str(ADA), TOKEN_TTL_SECONDS)
         lines += ["", "As a user of the sample application, in a browser:", "", f"{url}/#token={token}"]
         lines += ["", "or to paste:", "", *_examples(token, url)]
+    if key:
+        lines += ["", "As an operator:", "", *_operator_examples(key, url)]
     return "\n".join(lines)
 
 
@@ -127,4 +143,13 @@ def _examples(token: str, url: str) -> list[str]:
         f"{call} -o my-data.csv '{url}/api/export/stream?format=csv'",
         "# all exports so far",
         f"{call} {url}/api/export",
+    ]
+
+
+def _operator_examples(key: str, url: str) -> list[str]:
+    call = 'curl -sS -H "X-API-Key: $KEY"'
+    return [
+        f"KEY={key}",
+        "# all users, streamed",
+        f"{call} -o users_full_export.csv '{url}/api/v1/users/export-full?format=csv'",
     ]

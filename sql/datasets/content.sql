@@ -1,5 +1,7 @@
 -- A dataset is one SELECT of exactly the columns that may leave: never *, never a secret.
 -- $1 is the user's id. ORDER BY ends in a unique key; an index in that order spares the sort.
+-- table: public.content
+-- key user_id: the user the row belongs to
 SELECT id, title, body, created_at
 FROM public.content
 WHERE user_id = $1

@@ -53,7 +53,7 @@ async def get_readyz(port: int) -> int:
 
 async def test_dev_from_an_empty_folder_to_its_end(data_dir: Path, port: int) -> None:
     with start_dev(port, data_dir) as process:
-        welcome = read_until(process, "# all exports so far")
+        welcome = read_until(process, "/api/v1/users/export-full")
         assert f"http://127.0.0.1:{port}" in welcome
         assert await get_readyz(port) == 200
         env_file = data_dir / "env"
@@ -73,6 +73,13 @@ async def test_dev_from_an_empty_folder_to_its_end(data_dir: Path, port: int) ->
             session.post(f"{settings.public_url}/api/export", json={"format": "csv"}) as answer,
         ):
             assert (answer.status, (await answer.json())["record_count"]) == (201, 400)
+
+        key = welcome.partition("KEY=")[2].split()[0]
+        async with (
+            aiohttp.ClientSession(headers={"X-API-Key": key}) as session,
+            session.get(f"{settings.public_url}/api/v1/users/export-full") as answer,
+        ):
+            assert (answer.status, (await answer.text()).partition(",")[0]) == (200, "id")
 
         with start_dev(port, data_dir) as second:
             assert "is in use by another process" in read_until(second, "carryout:")

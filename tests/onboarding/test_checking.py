@@ -2,7 +2,9 @@
 
 from uuid import uuid4
 
-from onboarding.checking import Findings
+from onboarding.checking import Findings, check
+from service.settings import SQL_DIR
+from tests.factories import Connection
 from tests.onboarding.conftest import Application, of
 
 
@@ -32,6 +34,10 @@ async def test_names_what_init_left_open(application: Application) -> None:
         contradictions=[],
         stale=[],
     )
+
+
+async def test_our_own_datasets_leave_nothing_open(database: Connection) -> None:
+    assert await check(database, SQL_DIR / "datasets") == Findings([], [], [], [])
 
 
 @of("forum")
