@@ -117,7 +117,9 @@ class TestRefusedRequests:
         read_problem(response, 405)
         assert set(response.headers["allow"].split(", ")) == allowed
 
-    @pytest.mark.parametrize("path", ["/assets", "/api", "/api/exports", "/api/export/", f"/api/export/{UNKNOWN_ID}/file"])
+    @pytest.mark.parametrize(
+        "path", ["/assets", "/api", "/api/exports", "/api/export/", f"/api/export/{UNKNOWN_ID}/file"]
+    )
     async def test_unknown_path(self, idle_api: httpx.AsyncClient, path: str) -> None:
         read_problem(await idle_api.get(path, headers={"Host": "evil.example"}), 404)
 
