@@ -2,7 +2,7 @@
 
 import ipaddress
 import string
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ PREFIX = "CARRYOUT_"
 CLIENT_CREDENTIALS = frozenset({"token", "api_key"})
 SQL_DIR = Path(__file__).resolve().parent.parent / "sql"
 MINIMUM_SECRET_BYTES = 32
+TOKEN_KEYS = ("jwt_secret", "jwt_public_key_file", "jwt_jwks_url")
 
 CommaSeparated = tuple[str, ...]
 # Far above what makes sense, and within what PostgreSQL and the event loop can count.
@@ -166,19 +167,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def from_env(environ: Mapping[str, str]) -> Settings:
-    """The settings in `environ`. Raises ConfigurationError with the name of the first wrong, missing or unknown one."""
+    """The settings in `environ`. Raises ConfigurationError that names the first unknown or wrong, or all missing ones."""
     given = {name.removeprefix(PREFIX).lower(): text for name, text in environ.items() if name.startswith(PREFIX)}
     fields = {field.name: field for field in msgspec.structs.fields(Settings)}
     if unknown := sorted(given.keys() - fields.keys() - CLIENT_CREDENTIALS):
         raise ConfigurationError(_named(unknown[0], "is not a setting"))
-    values: dict[str, object] = {}
-    for name, field in fields.items():
-        text = given.get(name, "").strip()
-        if not text and field.required:
-            raise ConfigurationError(_named(name, "is not set"))
-        if text:
-            values[name] = _convert(name, text, field.type)
+    texts = {name: text for name in fields if (text := given.get(name, "").strip())}
+    _require_all(texts.keys())
+    values = {name: _convert(name, text, fields[name].type) for name, text in texts.items()}
     return Settings(**values)  # type: ignore[arg-type]
+
+
+def _require_all(given: Collection[str]) -> None:
+    required = [field.name for field in msgspec.structs.fields(Settings) if field.required]
+    missing = [_variable(name) for name in required if name not in given]
+    if not any(name in given for name in TOKEN_KEYS):
+        secret, *others = map(_variable, TOKEN_KEYS)
+        missing.append(f"{secret} (or {' or '.join(others)})")
+    if missing:
+        *names, last = missing
+        raise ConfigurationError(f"{', '.join(names)} and {last} are not set" if names else f"{last} is not set")
 
 
 def _convert(name: str, text: str, wanted: object) -> object:
@@ -191,7 +199,11 @@ def _convert(name: str, text: str, wanted: object) -> object:
 
 
 def _named(name: str, fault: str) -> str:
-    return f"{PREFIX}{name.upper()} {fault}"
+    return f"{_variable(name)} {fault}"
+
+
+def _variable(name: str) -> str:
+    return f"{PREFIX}{name.upper()}"
 
 
 def _default(settings: Settings, name: str, value: object) -> None:
@@ -228,8 +240,7 @@ def _require_secrets(settings: Settings) -> None:
         _require_secret(secret, "LINK_SECRETS")
     if settings.jwt_secret:
         _require_secret(settings.jwt_secret, "JWT_SECRET")
-    sources = [settings.jwt_secret, settings.jwt_public_key_file, settings.jwt_jwks_url]
-    if sum(map(bool, sources)) != 1:
+    if sum(bool(getattr(settings, name)) for name in TOKEN_KEYS) != 1:
         raise ConfigurationError(
             "Set exactly one of CARRYOUT_JWT_SECRET, CARRYOUT_JWT_PUBLIC_KEY_FILE and CARRYOUT_JWT_JWKS_URL"
         )

@@ -68,6 +68,15 @@ def test_a_missing_one_is_named(name: str, text: str | None) -> None:
         from_env(given if text is None else given | {name: text})
 
 
+def test_all_missing_ones_are_named_at_once() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        from_env({"CARRYOUT_S3_BUCKET": "exports", "CARRYOUT_PUBLIC_URL": "https://exports.example.com"})
+    assert str(caught.value) == (
+        "CARRYOUT_DATABASE_URL, CARRYOUT_REDIS_URL, CARRYOUT_SMTP_URL, CARRYOUT_MAIL_FROM, CARRYOUT_LINK_SECRETS and "
+        "CARRYOUT_JWT_SECRET (or CARRYOUT_JWT_PUBLIC_KEY_FILE or CARRYOUT_JWT_JWKS_URL) are not set"
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
