@@ -12,7 +12,7 @@ from typing import TypeAlias
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from service.errors import ConfigurationError, UnavailableError
+from service.errors import ConfigurationError, OutageError
 from service.settings import SQL_DIR
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
@@ -84,19 +84,19 @@ async def _leave_session(_connection: Connection) -> None:
 
 @asynccontextmanager
 async def acquire(pool: Pool, *, timeout_seconds: float) -> AsyncIterator[Connection]:
-    """A connection of `pool`. Raises UnavailableError if none is free in time or PostgreSQL goes away.
+    """A connection of `pool`. Raises OutageError if none is free in time or PostgreSQL goes away.
 
     What else the caller's block raises stays as it is, an OSError of another server, say.
     """
     try:
         connection = await pool.acquire(timeout=timeout_seconds)
     except CONNECTION_LOST as error:
-        raise UnavailableError("PostgreSQL is not available") from error
+        raise OutageError("PostgreSQL is not available") from error
     try:
         yield connection
     except CONNECTION_LOST as error:
         if isinstance(error, asyncpg.PostgresError | asyncpg.InternalClientError) or _is_lost(connection):
-            raise UnavailableError("PostgreSQL is not available") from error
+            raise OutageError("PostgreSQL is not available") from error
         raise
     finally:
         with suppress(*CONNECTION_LOST):

@@ -88,6 +88,10 @@ class UnavailableError(ServiceError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class OutageError(UnavailableError):
+    """A server we depend on answers nobody: that is no fault of what we asked it."""
+
+
 class SubjectNotFoundError(ServiceError):
     """The application's database has no such user (any more)."""
 

@@ -72,12 +72,24 @@ async def open_user_document(
                 span.set({"carryout.records": document.records_done, "carryout.bytes": document.size_bytes})
 
 
-async def retry_later(resources: Resources, export: Export, *, after_seconds: float, cause: str) -> Export:
+async def retry_later(
+    resources: Resources, export: Export, *, after_seconds: float, cause: str, failures: int = 1
+) -> Export:
     async with begin(resources) as connection:
-        pending = await resources.exports.retry(connection, export, after_seconds=after_seconds, cause=cause)
+        pending = await resources.exports.retry(
+            connection, export, after_seconds=after_seconds, cause=cause, failures=failures
+        )
         await record(resources, connection, SYSTEM, AuditAction.RETRIED, pending, outcome=cause)
     resources.metrics.exports.labels("retried", export.format).inc()
     return pending
+
+
+async def enqueue(resources: Resources, export: Export) -> None:
+    """Ask for an attempt now; without Redis it is the repair that finds the export, within a second."""
+    if not await resources.queue.enqueue_export(export.id, export.attempt):
+        with suppress(UnavailableError):
+            async with begin(resources) as connection:
+                await resources.exports.note_unqueued(connection, export)
 
 
 async def fail(resources: Resources, export: Export, *, message: str, cause: str) -> None:

@@ -166,9 +166,18 @@ class ExportRepository:
         )
         return _export(_still_ours(row))
 
-    async def retry(self, connection: Connection, export: Export, *, after_seconds: float, cause: str) -> Export:
-        row = await connection.fetchrow(QUERIES["retry_export"], export.id, export.attempt, after_seconds, cause)
+    async def retry(
+        self, connection: Connection, export: Export, *, after_seconds: float, cause: str, failures: int = 1
+    ) -> Export:
+        """Pending again, for later; `failures` is how many this attempt counts for."""
+        row = await connection.fetchrow(
+            QUERIES["retry_export"], export.id, export.attempt, after_seconds, cause, failures
+        )
         return _export(_still_ours(row))
+
+    async def note_unqueued(self, connection: Connection, export: Export) -> None:
+        """No queue entry stands for this pending export: whoever looks next may take it."""
+        await connection.execute(QUERIES["note_unqueued"], export.id, export.attempt)
 
     async def hand_back(self, connection: Connection, export: Export) -> Export:
         """Pending again at once, at no cost: its worker was told to stop."""

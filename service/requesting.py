@@ -15,11 +15,12 @@ from service.errors import (
     ExportInProgressError,
     ExportSupersededError,
     IdempotencyConflictError,
+    OutageError,
     ServiceError,
     SubjectNotFoundError,
     UnavailableError,
 )
-from service.exporting import begin, complete, fail, open_user_document, read, record, retry_later, store_file
+from service.exporting import begin, complete, enqueue, fail, open_user_document, read, record, retry_later, store_file
 from service.exports import Export, FileFacts
 from service.streaming import Document
 
@@ -59,7 +60,7 @@ async def request_export(resources: Resources, request: ExportRequest) -> tuple[
         export = await _complete_at_once(resources, export, file)
     elif fresh:
         export = await _find_current(resources, export)
-        await resources.queue.enqueue_export(export.id, export.attempt)
+        await enqueue(resources, export)
     return export, fresh
 
 
@@ -129,7 +130,13 @@ async def _postpone(resources: Resources, export: Export, error: Exception) -> N
     """The worker goes on: at once, or, if even that can't be recorded, when the lease has run out."""
     await logger.awarning("export_postponed", job_id=str(export.id), error_type=type(error).__name__)
     with suppress(UnavailableError, ExportSupersededError):
-        await retry_later(resources, export, after_seconds=RETRY_AFTER_FAILURE_SECONDS, cause=type(error).__name__)
+        await retry_later(
+            resources,
+            export,
+            after_seconds=RETRY_AFTER_FAILURE_SECONDS,
+            cause=type(error).__name__,
+            failures=0 if isinstance(error, OutageError) else 1,
+        )
 
 
 async def _find_current(resources: Resources, export: Export) -> Export:

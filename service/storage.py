@@ -14,7 +14,7 @@ from aiobotocore.session import AioSession, get_session
 from botocore.exceptions import BotoCoreError, ClientError
 
 from service.attachments import attachment
-from service.errors import ExportGoneError, UnavailableError
+from service.errors import ExportGoneError, OutageError, UnavailableError
 from service.settings import Settings
 
 # S3 takes parts from 5 MiB and at most 10,000 of them; two of these are in memory during an upload.
@@ -271,12 +271,12 @@ def _create_client(session: AioSession, settings: Settings, endpoint_url: str) -
 
 @asynccontextmanager
 async def _answer_within(seconds: float) -> AsyncIterator[None]:
-    """Turn every failure of the storage, and its silence after `seconds`, into UnavailableError."""
+    """Turn every failure of the storage, and its silence after `seconds`, into OutageError."""
     try:
         async with asyncio.timeout(seconds):
             yield
     except _FAILURES as error:
-        raise UnavailableError("The file storage is unavailable") from error
+        raise OutageError("The file storage is unavailable") from error
 
 
 async def _cut_parts(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:

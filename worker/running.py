@@ -1,6 +1,7 @@
 """One attempt at one export: claimed, kept alive by a heartbeat, and ended in exactly one way."""
 
 import asyncio
+import datetime as dt
 import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -15,6 +16,7 @@ from service.database import CONNECTION_LOST
 from service.errors import (
     ExportSupersededError,
     ExportTooLargeError,
+    OutageError,
     ServiceError,
     SubjectNotFoundError,
     UnavailableError,
@@ -26,6 +28,9 @@ from worker.orphans import clean_up
 HEARTBEAT_SECONDS = 0.5
 BACKOFF_SECONDS = 10.0
 BACKOFF_FACTOR = 6.0
+# An outage costs no try: the export waits for its end, a minute between two attempts, for a day.
+LONGEST_BACKOFF_SECONDS = 60.0
+GIVE_UP_AFTER_SECONDS = 86_400.0
 # No second attempt would end otherwise.
 FINAL_ERRORS = (SubjectNotFoundError, ExportTooLargeError)
 
@@ -89,7 +94,7 @@ async def _make(resources: Resources, export: Export) -> Export:
 async def _while_leased(
     resources: Resources, export: Export, work: Coroutine[Any, Any, Export], records_done: Callable[[], int]
 ) -> Export:
-    """The result of `work`, which is stopped once the lease is lost (ExportSupersededError or UnavailableError)."""
+    """The result of `work`, which is stopped once the lease is lost (ExportSupersededError or OutageError)."""
     working = asyncio.create_task(work)
     beating = asyncio.create_task(_keep_lease(resources, export, records_done))
     try:
@@ -104,7 +109,7 @@ async def _while_leased(
 
 
 async def _keep_lease(resources: Resources, export: Export, records_done: Callable[[], int]) -> None:
-    """Renew the lease until it is lost: taken by another (ExportSupersededError), or run out (UnavailableError)."""
+    """Renew the lease until it is lost: taken by another (ExportSupersededError), or run out (OutageError)."""
     loop = asyncio.get_running_loop()
     lease_seconds = resources.settings.lease_seconds
     lost_at = loop.time() + lease_seconds
@@ -117,7 +122,7 @@ async def _keep_lease(resources: Resources, export: Export, records_done: Callab
             lost_at = renewing_at + lease_seconds
         except (UnavailableError, *CONNECTION_LOST) as error:
             if loop.time() >= lost_at:
-                raise UnavailableError("The lease could not be renewed in time") from error
+                raise OutageError("The lease could not be renewed in time") from error
 
 
 async def _hand_back(resources: Resources, export: Export) -> None:
@@ -127,7 +132,7 @@ async def _hand_back(resources: Resources, export: Export) -> None:
             await exporting.record(
                 resources, connection, SYSTEM, AuditAction.RETRIED, export, outcome="worker stopping"
             )
-        await resources.queue.enqueue_export(pending.id, pending.attempt)
+        await exporting.enqueue(resources, pending)
         await logger.ainfo("export_handed_back")
     except ExportSupersededError:
         await logger.ainfo("export_superseded")
@@ -138,6 +143,9 @@ async def _retry_or_fail(resources: Resources, export: Export, error: Exception)
     try:
         if isinstance(error, FINAL_ERRORS):
             await exporting.fail(resources, export, message=error.args[0], cause=cause)
+        elif isinstance(error, OutageError) and _age_seconds(export) < GIVE_UP_AFTER_SECONDS:
+            delay_seconds = min(BACKOFF_SECONDS * export.attempt, LONGEST_BACKOFF_SECONDS)
+            await exporting.retry_later(resources, export, after_seconds=delay_seconds, cause=cause, failures=0)
         elif export.failures + 1 >= MAX_ATTEMPTS:
             await exporting.fail(resources, export, message=exporting.FAILED_MESSAGE, cause=cause)
         else:
@@ -147,3 +155,7 @@ async def _retry_or_fail(resources: Resources, export: Export, error: Exception)
         await logger.awarning("export_attempt_failed", failures=export.failures + 1, exc_info=error)
     except ExportSupersededError:
         await logger.ainfo("export_superseded")
+
+
+def _age_seconds(export: Export) -> float:
+    return (dt.datetime.now(dt.UTC) - export.created_at).total_seconds()

@@ -81,10 +81,13 @@ RETURNING *
 
 -- name: retry_export
 UPDATE carryout.export_jobs
-SET status = 'pending', queued = true, lease_expires_at = NULL, enqueued_at = NULL, failures = failures + 1,
+SET status = 'pending', queued = true, lease_expires_at = NULL, enqueued_at = NULL, failures = failures + $5,
     run_after = now() + make_interval(secs => $3), error_cause = $4
 WHERE id = $1 AND status = 'processing' AND attempt = $2
 RETURNING *
+
+-- name: note_unqueued
+UPDATE carryout.export_jobs SET enqueued_at = NULL WHERE id = $1 AND status = 'pending' AND attempt = $2
 
 -- name: hand_back_export
 UPDATE carryout.export_jobs
