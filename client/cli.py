@@ -89,7 +89,7 @@ def _run(target: Target, work: Coroutine[Any, Any, None]) -> None:
     try:
         asyncio.run(work)
     except ClientError as error:
-        target.console.fail(str(error), resumable=error.exit_code is ExitCode.INCOMPLETE)
+        target.console.fail(str(error), resumable=error.exit_code is ExitCode.INCOMPLETE, hint=error.hint)
         sys.exit(error.exit_code)
     except OSError as error:
         target.console.fail(str(error), resumable=True)

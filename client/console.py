@@ -25,9 +25,11 @@ class Console:
         if not self._quiet:
             click.echo(f"{ERASE_LINE if self._bars else ''}{_printable(sentence)}", err=True)
 
-    def fail(self, sentence: str, *, resumable: bool) -> None:
-        """What went wrong; if it is `resumable`, also how to go on, once that is known."""
+    def fail(self, sentence: str, *, resumable: bool, hint: str | None = None) -> None:
+        """What went wrong, and what may help; if it is `resumable`, also how to go on, once that is known."""
         click.echo(f"{ERASE_LINE if self._bars else ''}carryout: {_printable(sentence)}", err=True)
+        if hint:
+            click.echo(_printable(hint), err=True)
         if resumable and self.resume_hint:
             click.echo(f"To go on: {self.resume_hint}", err=True)
 

@@ -41,6 +41,8 @@ class ClientError(Exception):
     """A failure told in one sentence; `request_id` finds it in the server's log."""
 
     exit_code: ClassVar[ExitCode]
+    hint: str | None = None
+    """What may help, as a sentence of its own."""
 
     def __init__(self, detail: str, *, request_id: str | None = None) -> None:
         super().__init__(f"{detail} (request_id {request_id})" if request_id else detail)
@@ -78,6 +80,10 @@ class TooLargeError(ClientError):
     """More records than the server's cap."""
 
     exit_code = ExitCode.TOO_LARGE
+
+    def __init__(self, detail: str, *, suggestion: str | None = None, request_id: str | None = None) -> None:
+        super().__init__(detail, request_id=request_id)
+        self.hint = suggestion
 
 
 class ExportFailedError(ClientError):

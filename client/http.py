@@ -32,6 +32,7 @@ class Problem(msgspec.Struct, frozen=True):
     type: str = "about:blank"
     request_id: str | None = None
     job_id: str | None = None
+    suggestion: str | None = None
 
 
 @asynccontextmanager
@@ -134,7 +135,7 @@ def _refusal(response: aiohttp.ClientResponse, body: bytes) -> ClientError:
     if problem.type == IN_PROGRESS:
         return InProgressError(detail, job_id=problem.job_id, request_id=request_id)
     if problem.type == TOO_LARGE:
-        return TooLargeError(detail, request_id=request_id)
+        return TooLargeError(detail, suggestion=problem.suggestion, request_id=request_id)
     if response.status == HTTPStatus.TOO_MANY_REQUESTS and wait_seconds > MAX_RETRY_AFTER_SECONDS:
         return RefusedError(f"{detail}; try again in {wait_seconds:.0f} s", request_id=request_id)
     if response.status in UNAVAILABLE:

@@ -26,6 +26,11 @@ MAX_FETCHED = 1_000
 QUERY_TIMEOUT_SECONDS = 300.0
 # A fetch under way is usually done in milliseconds; cancelling it costs PostgreSQL another connection.
 LEAVE_SECONDS = 0.5
+TOO_LARGE_DETAIL = "Export too large, please filter data"
+TOO_LARGE_SUGGESTION = (
+    "There are no date-range filters here: ask the people who run this service for a larger limit, "
+    "or for your data by date range"
+)
 
 
 class _Chunks:
@@ -260,10 +265,10 @@ async def _count(
             raise DocumentError("The profile has more than one row")
         if sum(counts) > max_records:
             raise ExportTooLargeError(
-                "Export too large, please filter data",
+                TOO_LARGE_DETAIL,
                 record_count=f"more than {max_records}",
                 limit=max_records,
-                suggestion="Ask for a shorter date range (date-range filters), one period after the other",
+                suggestion=TOO_LARGE_SUGGESTION,
             )
     return counts
 

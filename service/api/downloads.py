@@ -83,18 +83,23 @@ async def _authorize(request: Request, resources: Resources, job_id: uuid.UUID) 
     """By the link's signature if there is one, else by the owner's token. Other query parameters are let through:
     mail gateways add their own.
     """
-    query = request.query_params
-    if "signature" not in query:
+    if "signature" not in request.query_params:
         user_id = await require_user(request)
         actor = user_actor(request, user_id)
         await exporting.get_owned(resources, job_id, user_id, actor)
         return actor
     try:
-        resources.links.verify(job_id, query.get("expires", ""), query["signature"])
+        resources.links.verify(job_id, _only_value(request, "expires"), _only_value(request, "signature"))
     except ExportNotFoundError:
         await exporting.record_denied(resources, job_id, link_actor(request))
         raise
     return link_actor(request)
+
+
+def _only_value(request: Request, name: str) -> str:
+    """Empty, which no link holds, unless it is given exactly once: others on the way may heed the other one."""
+    values = request.query_params.getlist(name)
+    return values[0] if len(values) == 1 else ""
 
 
 async def _redirect(resources: Resources, export: Export, actor: Actor) -> Response:

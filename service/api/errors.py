@@ -70,19 +70,23 @@ PROBLEMS: Mapping[type[errors.ServiceError], Problem] = {
 
 
 async def error_response(request: Request, error: Exception) -> Response:
-    """The answer to any exception, as a page to browsers. Of those we don't know it says nothing, and logs types and
-    frames.
-    """
+    """The answer to any exception. Of those we don't know it says nothing, and logs types and frames."""
     known = error if isinstance(error, errors.ServiceError | HTTPException) else UNEXPECTED
     problem = find_problem(known)
-    not_allowed = problem.status == HTTPStatus.METHOD_NOT_ALLOWED
-    headers = _allow(request) if not_allowed else problem_headers(known)
-    fields = known.fields if isinstance(known, errors.ServiceError) else {}
+    if problem.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        known = _method_not_allowed(request)
     if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("request_failed", status=problem.status, exc_info=error)
+    return render_error(request, known)
+
+
+def render_error(request: Request, error: errors.ServiceError | HTTPException) -> Response:
+    """A problem, or a page to browsers; for what is logged already."""
+    problem, headers = find_problem(error), problem_headers(error)
     if prefers_html(request):
-        return error_page(request, problem.status, known.detail, {**ERROR_HEADERS, **headers})
-    return problem_response(request, problem, known.detail, headers=headers, fields=fields)
+        return error_page(request, problem.status, error.detail, {**ERROR_HEADERS, **headers})
+    fields = error.fields if isinstance(error, errors.ServiceError) else {}
+    return problem_response(request, problem, error.detail, headers=headers, fields=fields)
 
 
 exception_handlers: Mapping[type[Exception], ExceptionHandler] = {
@@ -136,11 +140,12 @@ def find_problem(error: errors.ServiceError | HTTPException) -> Problem:
     return next(PROBLEMS[parent] for parent in type(error).__mro__ if parent in PROBLEMS)
 
 
-def _allow(request: Request) -> dict[str, str]:
-    """The methods of all routes of the path that matches first: Starlette names those of the first route alone."""
+def _method_not_allowed(request: Request) -> HTTPException:
+    """With the methods of all routes of the path that matches first: Starlette names those of the first route alone."""
     matching = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
     methods = {method for route in matching if route.path == matching[0].path for method in route.methods}
-    return {"Allow": ", ".join(sorted(methods))}
+    allowed = ", ".join(sorted(methods))
+    return HTTPException(405, f"Method not allowed; this address answers {allowed}", headers={"Allow": allowed})
 
 
 def problem_headers(error: errors.ServiceError | HTTPException) -> Mapping[str, str]:

@@ -12,6 +12,7 @@ from service.api.auth import NOT_AUTHENTICATED
 from service.api.errors import UNEXPECTED
 from service.api.openapi import Json
 from service.exports import ExportStatus
+from service.streaming import TOO_LARGE_DETAIL, TOO_LARGE_SUGGESTION
 
 JOB_ID = uuid.UUID("5b0c3a64-7c1e-4f0a-9d3e-2f6b8a1c4d5e")
 CREATED_AT = dt.datetime(2026, 3, 1, 9, 30, tzinfo=dt.UTC)
@@ -85,9 +86,9 @@ GONE = errors.ExportGoneError("This export's file is gone: it expired or was del
 NOT_READY = errors.ExportNotReadyError("This export has no file: it is pending", export_status=ExportStatus.PENDING)
 UNAVAILABLE = errors.UnavailableError("PostgreSQL is not available")
 TOO_LARGE = errors.ExportTooLargeError(
-    "Export too large, please filter data",
+    TOO_LARGE_DETAIL,
     record_count="more than 100000",
     limit=100_000,
-    suggestion="Ask for a shorter date range (date-range filters), one period after the other",
+    suggestion=TOO_LARGE_SUGGESTION,
 )
 SERVERS_FAIL = (UNEXPECTED, UNAVAILABLE)

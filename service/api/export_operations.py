@@ -73,7 +73,7 @@ CREATE_EXPORT = Operation(
         errors.ExportInProgressError("Export already in progress", job_id=JOB_ID, estimated_completion=COMPLETED_AT),
         HTTPException(413, f"The body must not exceed {MAX_BODY_BYTES} bytes"),
         errors.UnsupportedMediaTypeError("The body must be declared as Content-Type: application/json"),
-        errors.InvalidValueError("Invalid enum value 'xml' - at `$.format`"),
+        errors.InvalidValueError(f"Invalid enum value 'xml' - at `$.format`: {exports.WANTED_BODY}"),
         TOO_LARGE,
         errors.IdempotencyConflictError("This Idempotency-Key was used with another body", job_id=JOB_ID),
         errors.RateLimitedError("At most 10 exports an hour", retry_after_seconds=1_800),

@@ -22,6 +22,7 @@ from service.exports import Export, ExportStatus
 
 PAGE_SIZE = 20
 MAX_PAGE_SIZE = 100
+WANTED_BODY = """send {"format":"csv"} or {"format":"json"}"""
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -98,7 +99,7 @@ async def create_export(request: Request) -> Response:
     resources = resources_of(request)
     user_id = await require_user(request)
     query_params(request, set())
-    body = await read_json(request, CreateExport)
+    body = await read_json(request, CreateExport, wanted=WANTED_BODY)
     respond_async = _prefers_async(request)
     wanted = requesting.ExportRequest(
         user_id=user_id,

@@ -14,7 +14,7 @@ from service.api.export_operations import EXPORT_OPERATIONS
 from service.api.openapi import Answer, Operation
 
 
-def _user_list(summary: str, *, columns: str, example: str, scope: str) -> Operation:
+def _user_list(summary: str, *, name: str, columns: str, example: str, scope: str) -> Operation:
     return Operation(
         tag="Lists",
         summary=summary,
@@ -34,6 +34,7 @@ def _user_list(summary: str, *, columns: str, example: str, scope: str) -> Opera
             UNKNOWN_PARAMETER,
             NO_KEY,
             NOT_ENABLED,
+            errors.PermissionDeniedError(users.NOT_SET_UP.format(name)),
             errors.PermissionDeniedError(f"This API key lacks the scope {scope}"),
             errors.RateLimitedError("Too many wrong API keys at once", retry_after_seconds=1),
             *SERVERS_FAIL,
@@ -44,10 +45,15 @@ def _user_list(summary: str, *, columns: str, example: str, scope: str) -> Opera
 OPERATIONS: Mapping[Callable[..., Any], Operation] = {
     **EXPORT_OPERATIONS,
     users.export_users: _user_list(
-        "List the users", columns="id,email,name", example="1,ada@example.com,Ada Lovelace", scope="users:export"
+        "List the users",
+        name="export",
+        columns="id,email,name",
+        example="1,ada@example.com,Ada Lovelace",
+        scope="users:export",
     ),
     users.export_users_full: _user_list(
         "List the users with all columns",
+        name="export_full",
         columns="id,email,name,created_at,updated_at,is_active,is_admin",
         example="1,ada@example.com,Ada Lovelace,2026-01-01T00:00:00Z,2026-01-01T00:00:00Z,true,false",
         scope="users:export_full",

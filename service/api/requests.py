@@ -19,8 +19,8 @@ MAX_QUOTED = 64
 MAX_BODY_BYTES = 16 * 1024
 
 
-async def read_json(request: Request, type_: type[T]) -> T:
-    """The body as `type_`, a Struct that forbids unknown fields.
+async def read_json(request: Request, type_: type[T], *, wanted: str) -> T:
+    """The body as `type_`, a Struct that forbids unknown fields; `wanted` tells people what such a body is.
 
     Raises UnsupportedMediaTypeError, InvalidRequestError for what is no JSON, and InvalidValueError, naming the field,
     for JSON that isn't a `type_`.
@@ -33,7 +33,7 @@ async def read_json(request: Request, type_: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=type_)
     except msgspec.ValidationError as error:
-        raise InvalidValueError(str(error)) from None
+        raise InvalidValueError(f"{error}: {wanted}") from None
     except msgspec.DecodeError:
         raise InvalidRequestError(NOT_JSON) from None
 

@@ -29,6 +29,12 @@ async def serve(settings: Settings, *, host: str, port: int) -> None:
     async with open_resources(settings) as resources:
         app = create_app(resources)
         with _listen(host, port) as listener:
+            await logger.ainfo(
+                "api_started",
+                port=port,
+                datasets=[dataset.name for dataset in resources.datasets],
+                user_lists=sorted(resources.user_lists),
+            )
             await _Server(app, settings).serve([listener])
 
 

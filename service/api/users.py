@@ -27,6 +27,7 @@ from service.streaming import open_user_list
 
 INVALID_KEY = "Invalid or missing API key"
 NOT_ENABLED = "Export feature not enabled"
+NOT_SET_UP = "This user list is not set up: there is no users/{}.sql"
 UNSUPPORTED_FORMAT = "Unsupported format. Only 'csv' is supported."
 WRONG_KEY_DELAY_SECONDS = 0.3
 MAX_DELAYED_KEYS = 100
@@ -87,7 +88,7 @@ async def _export(request: Request, name: str, scope: Scope, flag: Flag, filenam
     query = _query(request)
     resources = resources_of(request)
     if name not in resources.user_lists:
-        raise PermissionDeniedError(NOT_ENABLED)
+        raise PermissionDeniedError(NOT_SET_UP.format(name))
     stream = _ListStream(resources, resources.user_lists[name], query, actor)
     return compressible_stream(
         request,

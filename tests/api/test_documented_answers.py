@@ -42,13 +42,14 @@ Headers: TypeAlias = dict[str, str]
 
 @dataclass(frozen=True)
 class World:
-    """Clients of APIs that stand differently: well; sending files themselves; with all lists switched off; about to
-    stop and busy with wrong keys; without PostgreSQL; and broken.
+    """Clients of APIs that stand differently: well; sending files themselves; with all lists switched off; with none
+    set up; about to stop and busy with wrong keys; without PostgreSQL; and broken.
     """
 
     api: httpx.AsyncClient
     proxy: httpx.AsyncClient
     off: httpx.AsyncClient
+    bare: httpx.AsyncClient
     busy: httpx.AsyncClient
     down: httpx.AsyncClient
     broken: httpx.AsyncClient
@@ -87,11 +88,12 @@ async def world(resources: Resources, database: Connection, token: Token, witnes
         _client(resources, witness) as api,
         _client(replace(resources, settings=proxying), witness) as proxy,
         _client(replace(resources, flags=flags), witness) as off,
+        _client(replace(resources, user_lists={}), witness) as bare,
         _client(resources, witness, draining=True, wrong_keys=asyncio.Semaphore(0), watchers=watchers) as busy,
         _client(replace(resources, database=closed), witness) as down,
         _client(resources, witness, resources=None) as broken,
     ):
-        yield World(api, proxy, off, busy, down, broken, resources, database, token, watchers)
+        yield World(api, proxy, off, bare, busy, down, broken, resources, database, token, watchers)
 
 
 @asynccontextmanager
@@ -211,6 +213,7 @@ async def list_users(world: World) -> None:
         await world.api.get(path, headers=forbidden)
         await world.api.get(path)
         await world.off.get(path, headers=allowed)
+        await world.bare.get(path, headers=allowed)
         await world.busy.get(path, headers={"X-API-Key": "wrong"})
     for path in (ALIVE, SIMPLE):
         await world.api.get(path)

@@ -41,7 +41,7 @@ class TestRefusedBodies:
             (b"[]", 422, "object"),
             (b"null", 422, "object"),
             (b"{}", 422, "format"),
-            (b'{"format":"xml"}', 422, "format"),
+            (b'{"format":"xml"}', 422, """'xml' - at `$.format`: send {"format":"csv"} or {"format":"json"}"""),
             (b'{"format":"CSV"}', 422, "format"),
             (b'{"format":["csv"]}', 422, "format"),
             (b'{"format":"csv","columns":["password_hash"]}', 422, "columns"),
@@ -114,8 +114,9 @@ class TestRefusedRequests:
     )
     async def test_wrong_method(self, idle_api: httpx.AsyncClient, method: str, path: str, allowed: set[str]) -> None:
         response = await idle_api.request(method, path)
-        read_problem(response, 405)
+        problem = read_problem(response, 405)
         assert set(response.headers["allow"].split(", ")) == allowed
+        assert problem["detail"] == f"Method not allowed; this address answers {response.headers['allow']}"
 
     @pytest.mark.parametrize(
         "path", ["/assets", "/api", "/api/exports", "/api/export/", f"/api/export/{UNKNOWN_ID}/file"]

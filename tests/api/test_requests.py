@@ -23,7 +23,7 @@ class Order(msgspec.Struct, forbid_unknown_fields=True):
 
 
 async def order(request: Request) -> Response:
-    given = await read_json(request, Order)
+    given = await read_json(request, Order, wanted="send an order")
     return JSONResponse(msgspec.to_builtins(given))
 
 

@@ -18,7 +18,7 @@ from client.errors import MEANINGS, ExitCode
 from client.outputs import part_path
 from devstack.stack import Stack
 from service.bootstrap import Resources
-from service.cli import cli
+from service.commands import cli
 from service.settings import SQL_DIR, Settings
 from tests.api.serving import Served
 from tests.client.conftest import Doors
@@ -189,7 +189,9 @@ class TestExitCodes:
         for options in ([], ["--live"]):
             refused = await invoke("export", *options, CARRYOUT_TOKEN=token(user_id))
             assert refused.exit_code == ExitCode.TOO_LARGE
-            assert refused.stderr.startswith("carryout: Export too large, please filter data (request_id ")
+            refusal, suggestion = refused.stderr.splitlines()
+            assert refusal.startswith("carryout: Export too large, please filter data (request_id ")
+            assert "ask the people who run this service" in suggestion
         assert not file.exists()
 
     async def test_failed_and_unknown(

@@ -64,11 +64,11 @@ async def test_every_byte_is_needed(siege: Siege) -> None:
     assert [text for text, status in zip(shorter, statuses, strict=True) if status == 200] == [b"/"]
 
 
-@pytest.mark.parametrize("more", ["&expires=9999999999", "&signature=", "&expires=1&signature=x"])
+@pytest.mark.parametrize("more", ["&expires=9999999999", "&signature=", "&expires=1&signature=x", "&%73ignature=x"])
 async def test_a_second_value_helps_nobody(siege: Siege, more: str) -> None:
-    assert status_of(await siege.send(f"GET {siege.link}{more} HTTP/1.1")) in {302, *REFUSED}
+    assert status_of(await siege.send(f"GET {siege.link}{more} HTTP/1.1")) == 404
     path, _, query = siege.link.partition("?")
-    assert status_of(await siege.send(f"GET {path}?{more[1:]}&{query} HTTP/1.1")) in {302, *REFUSED}
+    assert status_of(await siege.send(f"GET {path}?{more[1:]}&{query} HTTP/1.1")) == 404
     later = query.replace("expires=", "expires=9", 1)
     assert status_of(await siege.send(f"GET {path}?{later}{more} HTTP/1.1")) in REFUSED
 

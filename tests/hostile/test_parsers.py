@@ -117,7 +117,7 @@ async def test_bodies(body: bytes) -> None:
 
     scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}
     try:
-        read = await read_json(Request(scope, receive), exports.CreateExport)
+        read = await read_json(Request(scope, receive), exports.CreateExport, wanted=exports.WANTED_BODY)
     except (InvalidRequestError, InvalidValueError):
         return
     assert read.format in {"csv", "json"}

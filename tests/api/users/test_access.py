@@ -1,6 +1,7 @@
 """Who gets the operators' lists: keys, scopes and flags."""
 
 import asyncio
+from dataclasses import replace
 from uuid import uuid4
 
 import httpx
@@ -100,6 +101,13 @@ class TestKeys:
         trail = await database.fetchval("SELECT string_agg(to_jsonb(a)::text, '') FROM carryout.export_audit a")
         assert key.rpartition("_")[2] not in trail
         assert {event["actor"] for event in await list_audit(database)} == {None, key.split("_")[1]}
+
+
+@pytest.mark.parametrize(("path", "name"), [(EXPORT, "export"), (EXPORT_FULL, "export_full")])
+async def test_a_list_that_nobody_set_up(resources: Resources, key: str, path: str, name: str) -> None:
+    async with serve(create_app(replace(resources, user_lists={}))) as served, patient_client(served) as client:
+        problem = read_problem(await client.get(path, headers={"X-API-Key": key}), 403)
+    assert problem["detail"] == f"This user list is not set up: there is no users/{name}.sql"
 
 
 class TestFlags:
