@@ -9,7 +9,7 @@ import msgspec
 from onboarding.catalog import Catalog, read_catalog
 from onboarding.comments import Comments, read_comments
 from onboarding.paths import Graph
-from onboarding.reading import columns_read
+from onboarding.reading import columns_read, read_sql
 from onboarding.users_table import Users, find_users
 from service.database import Connection
 from service.datasets import PROFILE
@@ -70,9 +70,8 @@ async def _read_exported(
     exported: Columns = set()
     broken = []
     for path in sorted(directory.glob("*.sql")):
-        sql = path.read_text(encoding="utf-8").strip().removesuffix(";") + "\n"
         try:
-            exported |= await columns_read(connection, catalog, sql, [users.user_id_type])
+            exported |= await columns_read(connection, catalog, read_sql(path), [users.user_id_type])
         except asyncpg.PostgresError as error:
             broken.append(f"{path.name} doesn't work: {error.args[0]}")
     return exported, broken

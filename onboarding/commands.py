@@ -1,24 +1,52 @@
 """The commands `carryout init` and `carryout check`."""
 
 import asyncio
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import click
 import msgspec
 
-from onboarding.checking import Findings
 from onboarding.checking import check as check_datasets
-from onboarding.initializing import Options, Outcome, initialize
+from onboarding.grants import ROLE, list_grants
+from onboarding.initializing import Options, initialize
 from onboarding.reports import report_findings, report_outcome
-from service.database import connect
+from service.command_options import read_env_file
+from service.database import Connection, connect
+from service.errors import ConfigurationError
 from service.settings import Settings
 
+Answer = TypeVar("Answer")
 EXIT_UNDECIDED = 1
 DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Settings)}
 
-dsn_argument = click.argument("dsn", envvar=["CARRYOUT_SOURCE_DATABASE_URL", "CARRYOUT_DATABASE_URL"])
+DSN_SETTINGS = ["CARRYOUT_SOURCE_DATABASE_URL", "CARRYOUT_DATABASE_URL"]
+
+
+def _require_dsn(_context: click.Context, _parameter: click.Parameter, dsn: str | None) -> str:
+    if not dsn:
+        raise ConfigurationError(f"Which database? Give its DSN, or set {' or '.join(DSN_SETTINGS)}")
+    return dsn
+
+
+def _read_env_file(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> None:
+    """Before the other options look into the environment, which wins."""
+    for name, value in read_env_file(path).items() if path else ():
+        os.environ.setdefault(name, value)
+
+
+dsn_argument = click.argument("dsn", required=False, envvar=DSN_SETTINGS, callback=_require_dsn)
+env_file_option = click.option(
+    "--env-file",
+    is_eager=True,
+    expose_value=False,
+    callback=_read_env_file,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Settings as lines CARRYOUT_NAME=value; the environment wins.",
+)
 
 
 def _list_option(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -36,8 +64,17 @@ def _split(names: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
+def _run(dsn: str, work: Callable[[Connection], Awaitable[Answer]]) -> Answer:
+    async def run() -> Answer:
+        async with connect(dsn, name="DSN") as connection:
+            return await work(connection)
+
+    return asyncio.run(run())
+
+
 @click.command()
 @dsn_argument
+@env_file_option
 @click.option(
     "--out",
     "directory",
@@ -82,16 +119,13 @@ def init(  # noqa: PLR0913 (a command's options)
         forbidden=forbidden,
         list_forbidden=tuple(name for name in forbidden if name not in allowed),
     )
-
-    async def run() -> Outcome:
-        async with connect(dsn, name="DSN") as connection:
-            return await initialize(connection, options)
-
-    click.echo("\n".join(report_outcome(asyncio.run(run()), directory)))
+    outcome = _run(dsn, lambda connection: initialize(connection, options))
+    click.echo("\n".join(report_outcome(outcome, directory)))
 
 
 @click.command()
 @dsn_argument
+@env_file_option
 @click.option(
     "--datasets",
     "directory",
@@ -102,14 +136,14 @@ def init(  # noqa: PLR0913 (a command's options)
     help="Where the dataset files are.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def check(*, dsn: str, directory: Path, as_json: bool) -> None:
+@click.option("--grants", is_flag=True, help="Print the role that can read what the files read, as SQL, and no more.")
+@click.option("--role", default=ROLE, show_default=True, metavar="NAME", help="That role's name.")
+def check(*, dsn: str, directory: Path, as_json: bool, grants: bool, role: str) -> None:
     """Find what points to the user in the database at DSN, and nobody has decided about; then exit 1."""
-
-    async def run() -> Findings:
-        async with connect(dsn, name="DSN") as connection:
-            return await check_datasets(connection, directory)
-
-    findings = asyncio.run(run())
+    if grants:
+        click.echo("\n".join(_run(dsn, lambda connection: list_grants(connection, directory, role=role))))
+        return
+    findings = _run(dsn, lambda connection: check_datasets(connection, directory))
     click.echo(msgspec.json.encode(findings) if as_json else "\n".join(report_findings(findings)))
     if not findings.is_clean:
         sys.exit(EXIT_UNDECIDED)

@@ -11,15 +11,18 @@ from onboarding.paths import Graph, Link, Path, Relation
 from onboarding.words import (
     ADDRESS_WORDS,
     ID_WORDS,
+    MESSAGES,
     OTHERS,
     OTHERS_TABLES,
     PERSON_NAMES,
     PERSON_WORDS,
     PLAIN_TEXT,
+    REACTED_TO,
     SECRET_TABLE_WORDS,
     STAFF_WORDS,
     TIMES,
     USERS_TABLES,
+    WRITES,
     is_secret,
     singular,
     snake,
@@ -71,14 +74,25 @@ class Judge:
         self._people = {name for link in people for name in link.columns}
         self._way = set(path.links[0].columns) if path else set()
         is_of_user = table.quoted in graph.people
-        shared = any(not set(link.columns) <= self._way for link in people)
+        self.others = [link for link in people if not set(link.columns) <= self._way]
+        shared = bool(self.others) and not (path and _is_authors(path) and all(map(_is_reaction, self.others)))
         self._is_own_row = is_of_user or (path is not None and path.depth == 1 and not shared)
         self._is_subject = self._is_own_row and (path is None or path.relation is Relation.SUBJECT)
         self._is_author = path is not None and path.depth == 1 and path.relation is Relation.AUTHOR
+        self._is_link = bool(self.others) and path is not None and path.depth == 1
         self.order = self._find_order()
 
     def decide_all(self) -> list[Decision]:
         return [self._decide(column) for column in self._table.columns]
+
+    def is_empty_without_others(self, decisions: Sequence[Decision]) -> bool:
+        """Whether the row links the user to another person, who stays back, and tells no more than that and when."""
+        exported = [decision.column for decision in decisions if decision.verdict is Verdict.EXPORT]
+        return self._is_link and not any(map(self._tells, exported))
+
+    def _tells(self, column: Column) -> bool:
+        name = column.quoted
+        return name in self._targets or not (name in self.order or column.type_name in {*TIME_TYPES, "bool"})
 
     def _find_order(self) -> tuple[str, ...]:
         """A key without a secret; none if there is none."""
@@ -162,6 +176,16 @@ class Judge:
         if known and known[0] in PLAIN_TEXT:
             return Verdict.EXPORT, ""
         return Verdict.UNDECIDED, "text of an unknown kind"
+
+
+def _is_authors(path: Path) -> bool:
+    """Whether the user wrote the row, by the name of its column."""
+    return path.relation < Relation.RUNS or not WRITES.isdisjoint(words(path.links[0].columns[-1]))
+
+
+def _is_reaction(link: Link) -> bool:
+    parts = words(link.columns[-1])
+    return not REACTED_TO.isdisjoint(parts) and MESSAGES.isdisjoint(parts)
 
 
 def find_table_denial(table: Table) -> str | None:

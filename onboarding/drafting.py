@@ -65,7 +65,8 @@ def _find_needed(paths: Sequence[Path]) -> dict[str, set[str]]:
 def _draft(graph: Graph, path: Path, judge: Judge, name: str, *, trust_names: bool) -> Draft:
     decisions = judge.decide_all()
     doubt = _find_draft_doubt(judge, decisions) or find_table_doubt(graph, path, trust_names=trust_names)
-    return draft_dataset(graph, path, name, decisions=decisions, order=judge.order, doubt=doubt)
+    whom = judge.others if judge.is_empty_without_others(decisions) else []
+    return draft_dataset(graph, path, name, decisions=decisions, order=judge.order, doubt=doubt, whom=whom)
 
 
 def _find_draft_doubt(judge: Judge, decisions: Sequence[Decision]) -> str | None:
@@ -73,6 +74,8 @@ def _find_draft_doubt(judge: Judge, decisions: Sequence[Decision]) -> str | None
         return "no key without a secret gives its rows a unique order"
     if not any(decision.verdict is Verdict.EXPORT for decision in decisions):
         return "no column is sure to be the user's"
+    if judge.is_empty_without_others(decisions):
+        return "its rows name another person, who stays back, and say nothing without: choose how to name them, or deny"
     return None
 
 

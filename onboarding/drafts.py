@@ -9,7 +9,7 @@ from onboarding.comments import head_comment, verdict_comment
 from onboarding.decisions import Decision, Verdict
 from onboarding.paths import Graph, Link, Path
 from onboarding.users_table import Users
-from onboarding.words import snake
+from onboarding.words import HANDLES, snake
 from service.datasets import NAME, PROFILE, RESERVED_NAMES
 
 MAX_NAME_CHARACTERS = 41
@@ -55,8 +55,16 @@ def draft_profile(users: Users, email: str, decisions: Sequence[Decision], denie
 
 
 def draft_dataset(  # noqa: PLR0913 (each is one independent fact of the file)
-    graph: Graph, path: Path, name: str, *, decisions: Sequence[Decision], order: Sequence[str], doubt: str | None
+    graph: Graph,
+    path: Path,
+    name: str,
+    *,
+    decisions: Sequence[Decision],
+    order: Sequence[str],
+    doubt: str | None,
+    whom: Sequence[Link],
 ) -> Draft:
+    """`whom` are links to other people, whose public names are offered in comments."""
     table = graph.catalog.tables[path.table]
     joins, condition, aliases = _joins(graph, path)
     prefix = f"{aliases[table.quoted]}." if joins else ""
@@ -64,6 +72,7 @@ def draft_dataset(  # noqa: PLR0913 (each is one independent fact of the file)
         head_comment("table", [table.quoted]),
         *(f"-- also linked by {', '.join(link.columns)} to {link.parent}" for link in path.others),
         "SELECT",
+        *_public_names(graph, whom, aliases[table.quoted] if joins else table.quoted),
         *_select_list(decisions, {}, prefix),
         f"FROM {table.quoted}{_alias(table, aliases) if joins else ''}",
         *joins,
@@ -103,6 +112,20 @@ def _select_list(
         # Last, so that comments above it can be uncommented as they are.
         lines.append(lines.pop(live[-1]).removesuffix(","))
     return (f"    {line}" for line in lines)
+
+
+def _public_names(graph: Graph, whom: Sequence[Link], child: str) -> Iterator[str]:
+    """Items for the select list; `child` is how the query calls the table."""
+    for link in whom:
+        by_name = {snake(column.name): column for column in graph.catalog.tables[link.parent].columns}
+        handle = next((by_name[name] for name in HANDLES if name in by_name), None)
+        if handle and len(link.columns) == 1:
+            called = snake(link.columns[0]).removesuffix("_id")
+            yield (
+                f"    -- (SELECT other.{handle.quoted} FROM {link.parent} AS other"  # noqa: S608 (quoted by PostgreSQL)
+                f" WHERE other.{link.parent_columns[0]} = {child}.{link.columns[0]}) AS {called}_name,"
+                "  -- undecided: another person's public name"
+            )
 
 
 def _joins(graph: Graph, path: Path) -> tuple[list[str], str, dict[str, str]]:

@@ -10,6 +10,7 @@ from onboarding.catalog import read_catalog
 from onboarding.comments import read_comments
 from onboarding.drafting import Drafts, draft_all
 from onboarding.drafts import Draft
+from onboarding.grants import list_grants
 from onboarding.users_table import find_users
 from service.database import Connection
 from service.datasets import LISTS_FOLDER, load_datasets, load_user_lists
@@ -32,11 +33,16 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """`kept` are the files that were there before, by the quoted name of the table that they are about."""
+    """`kept` are the files that were there before, by the quoted name of the table that they are about.
+
+    `grants` are the statements that make the role that all the files need; `grants_fault` says why there are none.
+    """
 
     drafts: Drafts
     kept: dict[str, Path]
     list_count: int
+    grants: tuple[str, ...] = ()
+    grants_fault: str = ""
 
 
 async def initialize(connection: Connection, options: Options) -> Outcome:
@@ -53,7 +59,12 @@ async def initialize(connection: Connection, options: Options) -> Outcome:
     _write_lists(options.directory / LISTS_FOLDER, drafts.lists.files, force=options.force)
     await _load(connection, options.directory, drafts, options)
     lists = await load_user_lists(connection, options.directory, forbidden=options.list_forbidden)
-    return Outcome(drafts, kept, len(lists))
+    outcome = Outcome(drafts, kept, len(lists))
+    try:
+        grants = await list_grants(connection, options.directory)
+    except ConfigurationError as error:  # everything loads, so it is the database that won't tell
+        return msgspec.structs.replace(outcome, grants_fault=error.detail)
+    return msgspec.structs.replace(outcome, grants=tuple(grants))
 
 
 async def _verify(connection: Connection, drafts: Drafts, options: Options) -> list[Draft]:

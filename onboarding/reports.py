@@ -1,6 +1,5 @@
 """What the commands print."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,10 +7,12 @@ from onboarding.checking import Findings
 from onboarding.decisions import Verdict
 from onboarding.drafting import Drafts
 from onboarding.drafts import Draft
+from onboarding.grants import ROLE
 from onboarding.initializing import DOUBTED_SUFFIX, SUFFIX, Outcome
+from onboarding.user_lists import LIST_NAMES
+from service.datasets import LISTS_FOLDER
 
 HEADER = ("table", "linked by", "exported", "held back", "undecided", "file")
-ROLE = "carryout_reader"
 
 
 def report_outcome(outcome: Outcome, directory: Path) -> Iterator[str]:
@@ -20,7 +21,7 @@ def report_outcome(outcome: Outcome, directory: Path) -> Iterator[str]:
     yield ""
     yield from _totals(outcome)
     yield ""
-    yield from _role(drafts)
+    yield from _role(outcome)
     yield ""
     yield "Settings:"
     yield f"    CARRYOUT_SOURCE_DATABASE_URL=postgresql://{ROLE}:…@host/database"
@@ -69,35 +70,27 @@ def _totals(outcome: Outcome) -> Iterator[str]:
         f"{len(sure)} are exported, {len(doubted)} undecided, {len(outcome.drafts.denied_tables)} denied; "
         f"{columns} columns of those exported are undecided; {outcome.list_count} lists for operators."
     )
+    yield from _missing_lists(outcome)
     for draft in doubted:
         yield f"    {draft.name}{DOUBTED_SUFFIX}: {draft.doubt}"
     if doubted:
         yield f"Rename such a file to {SUFFIX} when it is right, or write `-- deny table …: why` into any file."
 
 
-def _role(drafts: Drafts) -> Iterator[str]:
-    yield "A role that can read what the datasets read, and nothing else:"
-    yield f"    CREATE ROLE {ROLE} LOGIN PASSWORD '…';"
-    granted = _find_granted(drafts)
-    for schema in sorted({draft.table.quoted_schema for draft in drafts.datasets if draft.table.quoted in granted}):
-        yield f"    GRANT USAGE ON SCHEMA {schema} TO {ROLE};"
-    for table, columns in sorted(granted.items()):
-        yield f"    GRANT SELECT ({', '.join(sorted(columns))}) ON {table} TO {ROLE};"
+def _missing_lists(outcome: Outcome) -> Iterator[str]:
+    lists, table = outcome.drafts.lists, outcome.drafts.users.table
+    if lists.lacking and outcome.list_count == 0:
+        files = " and ".join(f"{LISTS_FOLDER}/{name}{SUFFIX}" for name in LIST_NAMES)
+        yield f"{files} are not written: {table.quoted} lacks {lists.lacking}. Operators need files of yours."
 
 
-def _find_granted(drafts: Drafts) -> dict[str, set[str]]:
-    """What leaves, and what finds and orders the rows, by quoted table."""
-    granted: dict[str, set[str]] = defaultdict(set)
-    for draft in drafts.datasets:
-        if draft.doubt:
-            continue
-        read = draft.columns(Verdict.EXPORT) + draft.columns(Verdict.KEY)
-        granted[draft.table.quoted] |= {column.quoted for column in read}
-        for link in draft.path.links if draft.path else ():
-            granted[link.child] |= set(link.columns)
-            granted[link.parent] |= set(link.parent_columns)
-    granted[drafts.users.table.quoted] |= drafts.lists.columns
-    return granted
+def _role(outcome: Outcome) -> Iterator[str]:
+    if outcome.grants_fault:
+        yield f"{outcome.grants_fault}, with `carryout check --grants`."
+        return
+    yield "A role that can read what the files read, and nothing else:"
+    yield from (f"    {statement}" for statement in outcome.grants)
+    yield "When you have decided about more, print it again: `carryout check --grants`."
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from onboarding.catalog import Column, Table
 from onboarding.users_table import Users, find_email
 from onboarding.words import NAMES, snake
 
+LIST_NAMES = ("export", "export_full")
 INTEGERS = {"int2", "int4", "int8"}
 # Of each further column of the full list, what applications call it.
 FURTHER = {
@@ -17,23 +18,28 @@ FURTHER = {
 
 
 class UserLists(msgspec.Struct, frozen=True):
-    """The files by name, none if the table lacks an integer id, an e-mail address or a name; they read `columns`."""
+    """The files by name, which read `columns`; or what the table lacks for them."""
 
     files: dict[str, str] = {}
     columns: frozenset[str] = frozenset()
+    lacking: str = ""
 
 
 def draft_lists(users: Users) -> UserLists:
     table = users.table
     number, email, names = _find_number(users), find_email(table), _find_names(table)
-    if number is None or email is None or not names:
-        return UserLists()
+    if number is None:
+        return UserLists(lacking="an integer id")
+    if email is None:
+        return UserLists(lacking="an e-mail address")
+    if not names:
+        return UserLists(lacking="a name (or full_name, username, login, first_name with last_name…)")
     name = names[0].quoted if len(names) == 1 else f"concat_ws(' ', {', '.join(part.quoted for part in names)})"
     basic = [_item(number.quoted, "id"), _item(email.quoted, "email"), _item(name, "name")]
     further = {wanted: column for wanted, called in FURTHER.items() if (column := _find(table, called))}
     full = basic + [_item(column.quoted, wanted) for wanted, column in further.items()]
     read = {column.quoted for column in (number, email, *names, *further.values())}
-    files = {"export": _render(table, number, email, basic), "export_full": _render(table, number, email, full)}
+    files = {name: _render(table, number, email, items) for name, items in zip(LIST_NAMES, (basic, full), strict=True)}
     return UserLists(files, frozenset(read))
 
 

@@ -14,7 +14,10 @@ EMAILS = (
 )  # fmt: skip
 NAMES = (
     "name", "full_name", "fullname", "display_name", "real_name", "username", "user_name", "login",
-    "nickname",
+    "nickname", "handle", "screen_name",
+)  # fmt: skip
+HANDLES = (
+    "username", "user_name", "login", "handle", "screen_name", "nickname", "display_name",
 )  # fmt: skip
 
 # Of a foreign key to the user: whose the row is.
@@ -26,6 +29,17 @@ SUBJECT = {
 AUTHOR = {
     "author", "sender", "poster", "commenter", "uploader", "writer", "reporter", "follower", "voter", "liker",
     "requester", "submitter", "blocker", "creator", "inviter", "from",
+}  # fmt: skip
+# Of a further foreign key to a person: whom the row's author reacts to; the row is still the author's own.
+REACTED_TO = {
+    "reply", "replied", "parent", "target", "mentioned",
+}  # fmt: skip
+# Of RUNS, those that don't only name whom the row is meant for.
+WRITES = {
+    "owner", "created",
+}  # fmt: skip
+MESSAGES = {
+    "sender", "recipient", "receiver",
 }  # fmt: skip
 # Likewise, but what the row says, and what hangs below it, is as likely other people's.
 RUNS = {

@@ -19,6 +19,10 @@ def env_file_option(command: Callable[..., None]) -> Callable[..., None]:
 
 def load_settings(env_file: Path | None) -> Settings:
     """Raises ConfigurationError."""
-    lines = env_file.read_text().splitlines() if env_file else []
-    from_file = dict(line.split("=", 1) for line in lines if line.startswith(PREFIX) and "=" in line)
+    from_file = read_env_file(env_file) if env_file else {}
     return from_env(from_file | dict(os.environ))
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    lines = path.read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line.startswith(PREFIX) and "=" in line)

@@ -34,3 +34,17 @@ SELECT indrelid AS table, indkey[0:indnkeyatts - 1]::int[] AS numbers
 FROM pg_index
 WHERE indisunique AND indisvalid AND indpred IS NULL AND indexprs IS NULL AND indrelid = ANY ($1::oid[])
 ORDER BY indrelid, indisprimary DESC, indnkeyatts, indkey[0:indnkeyatts - 1]::int[]
+
+-- name: list_columns_of_dataset
+-- The columns that the temporary function carryout_dataset names anywhere in its body.
+SELECT quote_ident(n.nspname) AS schema, quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS relation,
+    quote_ident(a.attname) AS column
+FROM pg_proc p
+JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_class'::regclass
+JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+JOIN pg_class c ON c.oid = d.refobjid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE p.pronamespace = pg_my_temp_schema() AND p.proname = 'carryout_dataset'
+
+-- name: find_role
+SELECT quote_ident($1::text) AS quoted, EXISTS (SELECT FROM pg_roles WHERE rolname = $1::text) AS exists

@@ -45,6 +45,7 @@ async def test_is_clean_when_all_is_decided(application: Application) -> None:
     application.given()
     assert (await application.check()).undecided_tables == [
         "public.bookmarks",
+        "public.follows",
         "public.reviewables",
         "public.visits",
         "public.post_revisions",

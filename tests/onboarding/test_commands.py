@@ -48,6 +48,10 @@ async def test_from_a_schema_to_decided_datasets(application: Application) -> No
     status, out, _ = await run("check", application.url, "--datasets", application.directory)
     assert (status, out) == (0, "Everything that points to the user is decided.\n")
 
+    status, out, err = await run("check", "--grants", "--role", "shop_reader", **settings)
+    assert (status, err) == (0, "")
+    assert out.startswith("CREATE ROLE shop_reader LOGIN PASSWORD '…';\nGRANT USAGE ON SCHEMA public TO shop_reader;\n")
+
 
 @committed("social")
 async def test_a_wrong_question_is_refused_in_a_sentence(application: Application) -> None:
@@ -58,3 +62,20 @@ async def test_a_wrong_question_is_refused_in_a_sentence(application: Applicatio
     application.directory.mkdir()
     status, _, err = await run("check", application.url, "--datasets", application.directory)
     assert (status, err) == (2, f"carryout: {application.directory} holds no profile.sql\n")
+
+
+@committed("shop")
+async def test_takes_the_settings_of_a_file(application: Application, tmp_path: Path) -> None:
+    status, _, err = await run("check", "--datasets", tmp_path)
+    assert (status, err) == (
+        2,
+        "carryout: Which database? Give its DSN, or set CARRYOUT_SOURCE_DATABASE_URL or CARRYOUT_DATABASE_URL\n",
+    )
+    await application.initialize()
+    settings = tmp_path / "settings.env"
+    settings.write_text(f"CARRYOUT_DATABASE_URL={application.url}\nCARRYOUT_DATASETS_DIR={application.directory}\n")
+    status, out, err = await run("check", "--env-file", settings)
+    assert (status, err) == (1, "")
+    assert "public.shop_profile.risk_score" in out
+    status, _, err = await run("check", "--env-file", settings, CARRYOUT_DATASETS_DIR=str(tmp_path))
+    assert (status, err) == (2, f"carryout: {tmp_path} holds no profile.sql\n")

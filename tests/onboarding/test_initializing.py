@@ -8,9 +8,10 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from onboarding.grants import list_grants
 from onboarding.initializing import Outcome
 from onboarding.paths import Relation
-from onboarding.reports import ROLE, report_outcome
+from onboarding.reports import report_outcome
 from service.database import Connection
 from service.datasets import Dataset, load_datasets, load_user_lists
 from service.errors import ConfigurationError
@@ -18,12 +19,10 @@ from tests.onboarding.conftest import FORBIDDEN, Application, committed, of
 
 
 @asynccontextmanager
-async def least_privileged(application: Application, outcome: Outcome) -> AsyncIterator[Connection]:
-    """Connected as the role that `init` prints."""
+async def least_privileged(application: Application) -> AsyncIterator[Connection]:
+    """Connected as the role that `init` and `check --grants` print."""
     role = f"reader_{uuid4().hex}"
-    lines = [line.strip() for line in report_outcome(outcome, application.directory)]
-    statements = [line.replace(ROLE, role) for line in lines if line.startswith(("CREATE ROLE", "GRANT"))]
-    for statement in statements:
+    for statement in await list_grants(application.connection, application.directory, role=role):
         await application.connection.execute(statement.replace("…", "sesame"))
     location = urlsplit(application.url)
     url = location._replace(netloc=f"{role}:sesame@{location.hostname}:{location.port}").geturl()
@@ -69,8 +68,8 @@ async def test_exports_no_secret_and_nobody_elses_row(application: Application) 
 
 @committed("shop")
 async def test_the_printed_role_reads_all_datasets_and_lists_and_no_secret(application: Application) -> None:
-    outcome = await application.initialize()
-    async with least_privileged(application, outcome) as reader:
+    await application.initialize()
+    async with least_privileged(application) as reader:
         for dataset in (await load(reader, application, "bigint")).values():
             assert await reader.fetch(dataset.sql, 1) is not None
         lists = await load_user_lists(reader, application.directory, forbidden=FORBIDDEN)
@@ -83,6 +82,55 @@ async def test_the_printed_role_reads_all_datasets_and_lists_and_no_secret(appli
             await reader.fetch("SELECT access_token FROM shop_order")
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await reader.fetch("SELECT created FROM authtoken_token")
+
+
+@committed("shop")
+async def test_the_role_follows_what_was_decided(application: Application) -> None:
+    before = await application.initialize()
+    application.replace("shop_orderitem.sql", "-- shop_orderitem.gift_text,", "shop_orderitem.gift_text,")
+    application.replace("shop_order.sql", "    total,\n", "    -- deny total: no\n")
+    (application.directory / "shop_return.sql").unlink()
+    (application.directory / "users" / "export_full.sql").unlink()
+    async with least_privileged(application) as reader:
+        datasets = await load(reader, application, "bigint")
+        items = await reader.fetch(datasets["shop_orderitem"].sql, 1)
+        assert "gift_text" in items[0].keys()  # noqa: SIM118 (a record's `in` looks among its values)
+        for forbidden in ("total FROM shop_order", "returned FROM shop_return", "is_superuser FROM auth_user"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await reader.fetch(f"SELECT {forbidden}")
+    again = await application.initialize()
+    assert "gift_text" not in str(before.grants)
+    assert "gift_text" in str(again.grants)
+    assert list(again.grants) == await list_grants(application.connection, application.directory)
+
+
+@of("shop")
+async def test_the_role_reads_a_view_and_not_what_is_behind_it(application: Application) -> None:
+    application.given()
+    await application.connection.execute("CREATE VIEW risks AS SELECT user_id, risk_score AS level FROM shop_profile")
+    (application.directory / "risk.sql").write_text(
+        "SELECT user_id FROM risks WHERE user_id = $1::bigint AND level > 1 ORDER BY user_id -- $1; all"
+    )
+    grants = await list_grants(application.connection, application.directory, role="The reader")
+    assert 'GRANT SELECT (level, user_id) ON public.risks TO "The reader";' in grants
+    assert "risk_score" not in str(grants)
+
+
+@of("shop")
+async def test_the_role_is_not_printed_for_a_file_that_does_not_work(application: Application) -> None:
+    application.given()
+    (application.directory / "two.sql").write_text("SELECT 1; END; DROP TABLE shop_order")
+    with pytest.raises(ConfigurationError, match=r"two\.sql doesn't work: .*multiple commands"):
+        await list_grants(application.connection, application.directory)
+
+
+@committed("shop")
+async def test_where_nothing_temporary_can_be_made_init_says_where_to_ask(application: Application) -> None:
+    await application.connection.execute("SET default_transaction_read_only = on")
+    outcome = await application.initialize()
+    printed = "\n".join(report_outcome(outcome, application.directory))
+    assert "(cannot execute CREATE FUNCTION in a read-only transaction): ask the primary" in printed
+    assert "CREATE ROLE" not in printed
 
 
 @of("shop")
@@ -120,8 +168,8 @@ async def test_an_address_without_a_foreign_key_must_be_believed(application: Ap
     await application.connection.execute("ALTER TABLE user_emails DROP CONSTRAINT user_emails_user_id_fkey")
     with pytest.raises(ConfigurationError, match="no foreign key"):
         await application.initialize()
-    outcome = await application.initialize(trust_names=True)
-    async with least_privileged(application, outcome) as reader:
+    await application.initialize(trust_names=True)
+    async with least_privileged(application) as reader:
         assert await load(reader, application, "bigint")
 
 
@@ -133,7 +181,7 @@ async def test_chooses_among_several_ways_and_names_the_others(application: Appl
     assert ways["posts"].relation is Relation.AUTHOR
     assert "-- also linked by reviewer_id to public.users" in application.read("posts.sql")
     assert ways["topics"].links[0].columns == ("user_id",)
-    assert application.live_lines("follows.sql")[-2:] == [
+    assert application.live_lines("follows.sql.undecided")[-2:] == [
         "WHERE follower_id = $1::bigint",
         "ORDER BY follower_id, followed_id",
     ]
@@ -144,7 +192,7 @@ async def test_never_exports_other_people(application: Application) -> None:
     application.given()
     for name, column in [("posts", "reviewer_id"), ("topics", "last_poster_id"), ("profile", "invited_by_id")]:
         assert f"    -- deny {column}: another person" in application.read(f"{name}.sql")
-    assert "    -- key followed_id: another person" in application.read("follows.sql")
+    assert "    -- key followed_id: another person" in application.read("follows.sql.undecided")
     assert "    -- deny sender_ip: may be somebody else's address" in application.read("posts.sql")
     assert "    -- quoted_text,  -- undecided: may be about somebody else" in application.read("posts.sql")
     assert "body," in application.live_lines("posts.sql")
@@ -155,6 +203,8 @@ async def test_doubts_what_may_be_somebody_elses(application: Application) -> No
     outcome = application.given()
     assert doubts(outcome) == {
         "bookmarks": "user_id has the name of a link to the user, but is no foreign key",
+        "follows": "its rows name another person, who stays back, and say nothing without: choose how to name them, "
+        "or deny",
         "post_revisions": "what hangs below a thing that the user made or runs may be other people's",
         "reviewables": "moderated_by names the user, but the row may be somebody else's",
         "visits": "no key without a secret gives its rows a unique order",
@@ -185,6 +235,25 @@ async def test_follows_the_users_own_row(application: Application) -> None:
     assert account["username"] == "ada"
     assert "private_key" not in account
     assert "    -- deny in_reply_to_account_id: another person" in application.read("statuses.sql")
+
+
+@of("social")
+async def test_what_a_user_writes_in_reply_is_the_users_own(application: Application) -> None:
+    await application.connection.execute(
+        "ALTER TABLE statuses ADD visibility integer NOT NULL DEFAULT 0, ADD language text;"
+        "CREATE TABLE letters (id bigint PRIMARY KEY, account_id bigint NOT NULL REFERENCES accounts,"
+        " recipient_id bigint NOT NULL REFERENCES accounts, parent_id bigint REFERENCES accounts,"
+        " body text, pages integer)"
+    )
+    await application.initialize(own=("account_id",))
+    assert {"statuses.text,", "statuses.visibility,", "statuses.language"} <= set(
+        application.live_lines("statuses.sql")
+    )
+    assert "    -- deny in_reply_to_account_id: another person" in application.read("statuses.sql")
+    letters = application.read("letters.sql.undecided")
+    assert "    -- letters.body,  -- undecided: free text in a row that isn't the user's alone" in letters
+    assert "    -- letters.pages,  -- undecided: the row names several people: whose is it?" in letters
+    assert "    -- deny recipient_id: another person" in letters
 
 
 @of("social")
@@ -236,6 +305,43 @@ async def test_partitions_stand_behind_their_table(application: Application) -> 
     assert "ORDER BY id, occurred_at" in application.live_lines("events.sql")
 
 
+@of("forum")
+async def test_a_row_that_says_nothing_without_another_person_offers_their_public_name(
+    application: Application,
+) -> None:
+    application.given()
+    (application.directory / "follows.sql.undecided").rename(application.directory / "follows.sql")
+    application.replace("follows.sql", "-- (SELECT other.username", "(SELECT other.username")
+    await application.connection.execute(
+        "INSERT INTO users (id, username) VALUES (1, 'ada'), (2, 'bob');"
+        "INSERT INTO follows (follower_id, followed_id) VALUES (1, 2), (2, 1)"
+    )
+    datasets = await load(application.connection, application, "bigint")
+    (follow,) = await application.connection.fetch(datasets["follows"].sql, 1)
+    assert follow["followed_name"] == "bob"
+    assert set(follow.keys()) == {"followed_name", "created_at"}
+    assert "public.follows" not in (await application.check()).undecided_tables
+
+
+@of("forum")
+async def test_names_the_lists_that_it_does_not_write_and_why(application: Application) -> None:
+    outcome = application.given()
+    assert (
+        "users/export.sql and users/export_full.sql are not written: public.users lacks an e-mail address. "
+        "Operators need files of yours."
+    ) in list(report_outcome(outcome, application.directory))
+
+
+@of("shop")
+@pytest.mark.parametrize("name", ["login", "full_name"])
+async def test_lists_take_what_stands_for_a_name(application: Application, name: str) -> None:
+    await application.connection.execute(
+        f"ALTER TABLE auth_user DROP first_name, DROP last_name; ALTER TABLE auth_user RENAME username TO {name}"
+    )
+    await application.initialize()
+    assert f"{name} AS name" in application.live_lines("users/export.sql")
+
+
 @of("saas")
 async def test_uuid_ids_give_no_lists(application: Application) -> None:
     outcome = application.given()
@@ -245,11 +351,11 @@ async def test_uuid_ids_give_no_lists(application: Application) -> None:
 
 @committed("quoted")
 async def test_quotes_names(application: Application) -> None:
-    outcome = await application.initialize()
+    await application.initialize()
     assert 'WHERE "userId" = $1::text' in application.live_lines("order.sql")
     assert '"select"' in " ".join(application.live_lines("order.sql"))
     assert '    -- deny "authToken": a secret, by its name' in application.read("profile.sql")
-    async with least_privileged(application, outcome) as reader:
+    async with least_privileged(application) as reader:
         assert await load(reader, application, "text")
 
 
