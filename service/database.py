@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import re
+import socket
 import uuid
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -34,6 +35,23 @@ CONNECTION_LOST = (
     asyncpg.TooManyConnectionsError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
+)
+
+UNREACHABLE = "can't be reached"
+NO_ANSWER = "didn't answer in time"
+REFUSED_PASSWORD = "refused the password"  # noqa: S105 (words)
+# The first that fits.
+FAILURES: tuple[tuple[type[Exception], str], ...] = (
+    (asyncpg.InvalidPasswordError, REFUSED_PASSWORD),
+    (asyncpg.InvalidAuthorizationSpecificationError, "refused the user"),
+    (asyncpg.InvalidCatalogNameError, "has no such database"),
+    (asyncpg.InsufficientPrivilegeError, "denies the user access to the database"),
+    (asyncpg.TooManyConnectionsError, "has no connection left"),
+    (asyncpg.CannotConnectNowError, "is starting or stopping"),
+    (TimeoutError, NO_ANSWER),
+    (socket.gaierror, f"{UNREACHABLE}: its host is unknown"),
+    (ConnectionRefusedError, f"{UNREACHABLE}: nothing listens there"),
+    (OSError, UNREACHABLE),
 )
 
 
@@ -114,11 +132,17 @@ def _is_lost(connection: Connection) -> bool:
 async def connect(
     dsn: str, *, name: str = "CARRYOUT_DATABASE_URL"
 ) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    """One connection for a command. Raises ConfigurationError, naming the setting, if there is no such server."""
+    """One connection for a command. Raises ConfigurationError, naming the setting, if there is no such server, or it
+    goes away meanwhile.
+    """
     async with _naming_bad_dsn(name):
         connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_SECONDS)
     try:
         yield connection
+    except CONNECTION_LOST as error:
+        if connection.is_closed():
+            raise ConfigurationError(f"PostgreSQL went away ({name})") from error
+        raise
     finally:
         with suppress(*CONNECTION_LOST):
             await connection.close(timeout=CLOSE_TIMEOUT_SECONDS)
@@ -129,7 +153,13 @@ async def _naming_bad_dsn(name: str) -> AsyncIterator[None]:
     try:
         yield
     except (*CONNECTION_LOST, asyncpg.PostgresError, ValueError) as error:
-        raise ConfigurationError(f"PostgreSQL can't be reached ({name}): {type(error).__name__}") from error
+        raise ConfigurationError(f"PostgreSQL {describe_failure(error)} ({name})") from error
+
+
+def describe_failure(error: BaseException) -> str:
+    """What follows the server's name in a sentence. An error's own words may hold addresses and users."""
+    words = (words for kind, words in FAILURES if isinstance(error, kind))
+    return next(words, f"can't be used: {type(error).__name__}")
 
 
 async def migrate(dsn: str, *, user_id_type: str, directory: Path = SQL_DIR / "migrations") -> list[str]:

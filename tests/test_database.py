@@ -253,6 +253,22 @@ class TestPool:
             await sleeper
 
 
+class TestConnect:
+    async def test_a_server_that_goes_away_meanwhile(self, database_url: str, database: Connection) -> None:
+        async def lose_connection() -> None:
+            async with connect(database_url) as connection, connection.transaction():
+                await database.execute("SELECT pg_terminate_backend($1)", connection.get_server_pid())
+                await connection.execute("SELECT 1")
+
+        with pytest.raises(ConfigurationError, match="CARRYOUT_DATABASE_URL"):
+            await lose_connection()
+
+    async def test_an_error_of_the_command_stays_what_it_is(self, database_url: str) -> None:
+        with pytest.raises(asyncpg.UndefinedTableError):
+            async with connect(database_url) as connection:
+                await connection.execute("SELECT FROM nowhere")
+
+
 class TestQueries:
     def test_every_query_has_a_name_of_its_own(self, tmp_path: Path) -> None:
         (tmp_path / "a.sql").write_text("-- name: find_it\nSELECT 1\n")
