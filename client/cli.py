@@ -1,4 +1,7 @@
-"""The commands for those who use a running Carryout: `carryout export` and `carryout users`."""
+"""The commands for those who use a running Carryout: `carryout export` and `carryout users`.
+
+What they do is imported when they do it: aiohttp takes longer to load than `--help` should.
+"""
 
 import asyncio
 import sys
@@ -9,12 +12,8 @@ from typing import Any
 import click
 
 from client.errors import MEANINGS, ClientError, ExitCode
-from client.exports import Job, download_export, request_export, stream_export, wait_for
-from client.lists import UserList
 from client.options import Target, target_options
-from client.outputs import open_output
 
-LISTS = {"simple": "api/v1/users/export", "full": "api/v1/users/export-full"}
 EXIT_CODES = "\b\nExit codes:\n" + "\n".join(f"  {code:<3}  {meaning}" for code, meaning in MEANINGS.items())
 
 
@@ -31,16 +30,18 @@ def export(target: Target, format_: str | None, job: uuid.UUID | None, *, live: 
     """
     if live and job:
         raise click.UsageError("--live has no --job")
+    from client import work  # noqa: PLC0415 (see above)
+
     if live:
-        _run(target, _export_live(target, format_ or "csv"))
+        _run(target, work.export_live(target, format_ or "csv"))
     elif job:
-        _run(target, _export(target, format_, Job(str(job)), wait=True))
+        _run(target, work.export(target, format_, str(job), wait=True))
     else:
-        _run(target, _export(target, format_ or "csv", None, wait=not no_wait))
+        _run(target, work.export(target, format_ or "csv", None, wait=not no_wait))
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("which", type=click.Choice(list(LISTS)), default="simple")
+@click.argument("which", type=click.Choice(["simple", "full"]), default="simple")
 @target_options("key", "CARRYOUT_API_KEY", lambda key: {"X-API-Key": key})
 @click.option("--email", help="Only the users with exactly this address.")
 @click.option("--resume", is_flag=True, help="Go on with the FILE.part of an interrupted run.")
@@ -49,39 +50,9 @@ def users(target: Target, which: str, email: str | None, *, resume: bool) -> Non
 
     A broken download goes on after the last whole row; the rows from there on are as they are by then.
     """
-    _run(target, _list_users(target, which, email, resume=resume))
+    from client import work  # noqa: PLC0415 (see above)
 
-
-async def _export(target: Target, format_: str | None, job: Job | None, *, wait: bool) -> None:
-    console = target.console
-    with open_output(target.path, force=target.force, resume=job is not None) as output:
-        async with target.open_api() as api:
-            if job is None:
-                job = await request_export(api, format_ or "csv", console, wait=wait)
-            console.resume_hint = target.resume_command("export", "--job", job.id)
-            made = await wait_for(api, job, format_, console)
-            await download_export(api, made, output, console)
-        console.say(f"{target.path}: {made.record_count} records, {output.size_bytes} bytes, checked")
-
-
-async def _export_live(target: Target, format_: str) -> None:
-    with open_output(target.path, force=target.force, resume=False) as output:
-        async with target.open_api() as api:
-            await stream_export(api, format_, output, target.console)
-        target.console.say(f"{target.path}: {output.size_bytes} bytes")
-
-
-async def _list_users(target: Target, which: str, email: str | None, *, resume: bool) -> None:
-    filters = {} if email is None else {"email": email}
-    options = [f"--{name}={text}" for name, text in filters.items()]
-    target.console.resume_hint = target.resume_command("users", which, *options, "--resume")
-    with (
-        open_output(target.path, force=target.force, resume=resume) as output,
-        target.console.progress("Receiving", "users") as advance,
-    ):
-        async with target.open_api() as api:
-            count = await UserList(api, LISTS[which], {"format": "csv", **filters}, output, advance).run()
-        target.console.say(f"{target.path}: {count} users, {output.size_bytes} bytes")
+    _run(target, work.list_users(target, which, email, resume=resume))
 
 
 def _run(target: Target, work: Coroutine[Any, Any, None]) -> None:
@@ -91,8 +62,10 @@ def _run(target: Target, work: Coroutine[Any, Any, None]) -> None:
     except ClientError as error:
         target.console.fail(str(error), resumable=error.exit_code is ExitCode.INCOMPLETE, hint=error.hint)
         sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(ExitCode.BROKEN_PIPE)
     except OSError as error:
-        target.console.fail(str(error), resumable=True)
+        target.console.fail(f"{target.path} can't be written: {error.strerror}", resumable=True)
         sys.exit(ExitCode.REFUSED)
     except KeyboardInterrupt:
         target.console.fail("Interrupted", resumable=True)

@@ -19,13 +19,15 @@ class ExitCode(IntEnum):
     CHECKSUM = 8
     INTERRUPTED = 130
     """What shells say of a program ended by Ctrl-C."""
+    BROKEN_PIPE = 141
+    """What they say of one that wrote to `head` once that had enough."""
 
 
 MEANINGS: Mapping[ExitCode, str] = MappingProxyType(
     {
         ExitCode.OK: "done, the file is complete",
         ExitCode.REFUSED: "the server refused, or anything not named below",
-        ExitCode.USAGE: "wrong options, or FILE is there already",
+        ExitCode.USAGE: "wrong options, or FILE is there already or can't be made",
         ExitCode.NOT_AUTHORISED: "the token or key is wrong, expired, or may not do this",
         ExitCode.IN_PROGRESS: "another export is in progress (with --no-wait, in another format, or a live one)",
         ExitCode.TOO_LARGE: "more records than the server exports",
@@ -33,6 +35,7 @@ MEANINGS: Mapping[ExitCode, str] = MappingProxyType(
         ExitCode.INCOMPLETE: "network or server unavailable, incomplete after all tries",
         ExitCode.CHECKSUM: "what arrived isn't what the server made",
         ExitCode.INTERRUPTED: "interrupted",
+        ExitCode.BROKEN_PIPE: "nobody reads standard output any more",
     }
 )
 
@@ -55,7 +58,7 @@ class RefusedError(ClientError):
 
 
 class OutputError(ClientError):
-    """FILE is there already, or somebody else is writing it."""
+    """FILE is there already, can't be made, or somebody else is writing it."""
 
     exit_code = ExitCode.USAGE
 

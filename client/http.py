@@ -111,7 +111,11 @@ def _network_errors(url: URL) -> Iterator[None]:
     try:
         yield
     except aiohttp.ClientConnectorCertificateError as error:
-        raise RefusedError(f"{url.host} is not to be trusted: {error.certificate_error}") from None
+        reason = getattr(error.certificate_error, "verify_message", error.certificate_error)
+        raise RefusedError(f"The certificate of {url.host} is not to be trusted: {reason}") from None
+    except aiohttp.ClientConnectorSSLError as error:
+        reason = str(getattr(error.os_error, "reason", "")).replace("_", " ").lower()
+        raise RefusedError(f"{url.host}:{url.port} speaks no TLS ({reason}): is it http:// there?") from None
     except aiohttp.ClientConnectorError as error:
         raise IncompleteError(f"Can't connect to {url.host}: {error.strerror or error.os_error}") from None
     except TimeoutError:

@@ -4,8 +4,7 @@ import functools
 import os
 import re
 import shlex
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,8 @@ from typing import Any
 import click
 from yarl import URL
 
-from client.api import Api
 from client.console import Console
-from client.http import open_session
 from client.outputs import STANDARD_OUTPUT
-from client.retries import Backoff
 
 CREDENTIAL = re.compile(r"[\x21-\x7e]+")
 
@@ -29,11 +25,6 @@ class Target:
     force: bool
     console: Console
     credentials: Mapping[str, str]
-
-    @asynccontextmanager
-    async def open_api(self) -> AsyncIterator[Api]:
-        async with open_session() as session:
-            yield Api(session, self.url, self.credentials, backoff=Backoff(), say=self.console.say)
 
     def resume_command(self, *arguments: str) -> str:
         """To be pasted, without the credential; empty where nothing can be resumed."""

@@ -125,7 +125,12 @@ def _refuse_existing(path: Path, *, force: bool) -> None:
 
 
 def _open_locked(path: Path) -> io.BufferedRandom:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except (FileNotFoundError, NotADirectoryError):
+        raise OutputError(f"There is no folder {path.parent}") from None
+    except OSError as error:
+        raise OutputError(f"{path} can't be written: {error.strerror}") from None
     part = os.fdopen(descriptor, "r+b")
     try:
         fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,127 +1,22 @@
-"""The `carryout` command."""
+"""Where the `carryout` command begins and ends."""
 
-import asyncio
 import sys
-from collections.abc import Coroutine
-from pathlib import Path
-from typing import Any, TypeVar
 
-import click
-
-from client.cli import export, users
-from onboarding.commands import check, init
-from service.auth import create_token
-from service.command_options import env_file_option, load_settings
-from service.database import migrate as apply_migrations
-from service.errors import ConfigurationError, ServiceError
-from service.logs import configure_logging
-from service.operators_cli import audit, features, keys
-
-EXIT_FAILURE = 1
-EXIT_CONFIGURATION = 2
-Answer = TypeVar("Answer")
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="carryout")
-def cli() -> None:
-    """Personal data exports beside a PostgreSQL application."""
-
-
-@cli.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65_535), help="Port to listen on.")
-@env_file_option
-def serve(host: str, port: int, env_file: Path | None) -> None:
-    """Run the API."""
-    from service.api.server import serve as serve_api  # noqa: PLC0415 (the worker doesn't need Starlette)
-
-    settings = load_settings(env_file)
-    configure_logging(settings.log_level)
-    _run(serve_api(settings, host=host, port=port))
-
-
-@cli.command()
-@env_file_option
-def worker(env_file: Path | None) -> None:
-    """Run a worker, which makes queued exports, sends the mails and repairs."""
-    from worker.main import work  # noqa: PLC0415 (the API doesn't need the worker's half of arq)
-
-    settings = load_settings(env_file)
-    configure_logging(settings.log_level)
-    _run(work(settings))
-
-
-@cli.command()
-@env_file_option
-def migrate(env_file: Path | None) -> None:
-    """Bring the database's schema up to date."""
-    settings = load_settings(env_file)
-    applied = _run(apply_migrations(settings.database_url, user_id_type=settings.user_id_type))
-    click.echo("\n".join(f"applied {name}" for name in applied) or "nothing to apply")
-
-
-@cli.command()
-@click.argument("user_id")
-@click.option(
-    "--ttl",
-    default=3_600,
-    show_default=True,
-    type=click.IntRange(1, 315_360_000),
-    help="Seconds the token is good for.",
-)
-@env_file_option
-def token(user_id: str, ttl: int, env_file: Path | None) -> None:
-    """Print a JWT for USER_ID, signed with CARRYOUT_JWT_SECRET."""
-    click.echo(create_token(load_settings(env_file), user_id, ttl))
-
-
-@cli.command()
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65_535), help="Port of the API.")
-@click.option(
-    "--data-dir",
-    default=".carryout",
-    show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where the embedded servers keep their data.",
-)
-def dev(port: int, data_dir: Path) -> None:
-    """Run everything on this machine: embedded servers, API and worker."""
-    from devstack.dev import run_dev  # noqa: PLC0415 (not installed in production)
-
-    _run(run_dev(port, data_dir))
-
-
-@cli.command()
-@click.option(
-    "--data-dir",
-    default=".carryout-demo",
-    show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where the demo keeps its data and the files it downloads.",
-)
-def demo(data_dir: Path) -> None:
-    """Export a sample user's data in every way there is, against real servers."""
-    from devstack.demo import run_demo  # noqa: PLC0415 (likewise)
-
-    _run(run_demo(data_dir))
-
-
-for command in (init, check, keys, features, audit, export, users):
-    cli.add_command(command)
-
-
-def _run(work: Coroutine[Any, Any, Answer]) -> Answer:
-    return asyncio.run(work)
+EXIT_INTERRUPTED = 130
+"""What shells say of a program ended by Ctrl-C."""
 
 
 def main() -> None:
-    """Exit 2 where the configuration is wrong, 1 where something else is: with one sentence."""
+    """Exit 2 where the options or the configuration are wrong, 1 where something else is.
+
+    Ctrl-C ends it without a word, also while modules are loaded: hence none but `sys` before the `try`.
+    """
     try:
-        cli()
-    except ServiceError as error:
-        click.echo(f"carryout: {error.detail}", err=True)
-        sys.exit(EXIT_CONFIGURATION if isinstance(error, ConfigurationError) else EXIT_FAILURE)
+        from service.commands import run  # noqa: PLC0415 (see above)
+
+        sys.exit(run())
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

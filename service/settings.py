@@ -167,7 +167,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def from_env(environ: Mapping[str, str]) -> Settings:
-    """The settings in `environ`. Raises ConfigurationError that names the first unknown or wrong, or all missing ones."""
+    """The settings in `environ`. Raises ConfigurationError with one unknown, all missing, or one wrong name."""
     given = {name.removeprefix(PREFIX).lower(): text for name, text in environ.items() if name.startswith(PREFIX)}
     fields = {field.name: field for field in msgspec.structs.fields(Settings)}
     if unknown := sorted(given.keys() - fields.keys() - CLIENT_CREDENTIALS):

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -75,15 +76,45 @@ class TestRefusedStarts:
         [
             ("CARRYOUT_MAX_EXPORT_RECORDS", "many", "CARRYOUT_MAX_EXPORT_RECORDS"),
             ("CARRYOUT_MAX_RECORDS", "1", "CARRYOUT_MAX_RECORDS is not a setting"),
-            ("CARRYOUT_DATABASE_URL", f"postgresql://user:hunter2@127.0.0.1:{CLOSED_PORT}/x", "PostgreSQL"),
-            ("CARRYOUT_REDIS_URL", f"redis://:hunter2@127.0.0.1:{CLOSED_PORT}/0", "CARRYOUT_REDIS_URL"),
-            ("CARRYOUT_S3_ENDPOINT_URL", f"http://127.0.0.1:{CLOSED_PORT}", "CARRYOUT_S3_ENDPOINT_URL"),
-            ("CARRYOUT_S3_BUCKET", "no-such-bucket", "no-such-bucket"),
+            (
+                "CARRYOUT_DATABASE_URL",
+                f"postgresql://user:hunter2@127.0.0.1:{CLOSED_PORT}/x",
+                "PostgreSQL can't be reached: nothing listens there (CARRYOUT_DATABASE_URL)",
+            ),
+            (
+                "CARRYOUT_REDIS_URL",
+                f"redis://:hunter2@127.0.0.1:{CLOSED_PORT}/0",
+                "Redis can't be reached (CARRYOUT_REDIS_URL)",
+            ),
+            (
+                "CARRYOUT_S3_BUCKET",
+                "no-such-bucket",
+                "S3 has no such bucket, asked for no-such-bucket (CARRYOUT_S3_BUCKET)",
+            ),
+            (
+                "CARRYOUT_S3_SECRET_ACCESS_KEY",
+                "hunter2",
+                "(CARRYOUT_S3_ACCESS_KEY_ID, CARRYOUT_S3_SECRET_ACCESS_KEY)",
+            ),
+            ("CARRYOUT_S3_ENDPOINT_URL", f"http://127.0.0.1:{CLOSED_PORT}", "(CARRYOUT_S3_ENDPOINT_URL)"),
             ("CARRYOUT_USER_ID_TYPE", "bigint", "CARRYOUT_USER_ID_TYPE"),
         ],
     )
     async def test_setting_or_server(self, environ: dict[str, str], name: str, text: str, named: str) -> None:
         await expect_refusal(environ | {name: text}, named)
+
+    @pytest.mark.parametrize(
+        ("name", "pattern", "text", "named"),
+        [
+            ("CARRYOUT_DATABASE_URL", "/[^/]*$", "/absent", "PostgreSQL has no such database (CARRYOUT_DATABASE_URL)"),
+            ("CARRYOUT_DATABASE_URL", ":[^:@]*@", ":hunter2@", "PostgreSQL refused the password"),
+            ("CARRYOUT_SOURCE_DATABASE_URL", ":[^:@]*@", ":hunter2@", "password (CARRYOUT_SOURCE_DATABASE_URL)"),
+            ("CARRYOUT_REDIS_URL", ":[^:@]*@", ":hunter2@", "Redis refused the password (CARRYOUT_REDIS_URL)"),
+        ],
+    )
+    async def test_part_of_a_url(self, environ: dict[str, str], name: str, pattern: str, text: str, named: str) -> None:
+        url = environ.get(name, environ["CARRYOUT_DATABASE_URL"])
+        await expect_refusal(environ | {name: re.sub(pattern, text, url, count=1)}, named)
 
     async def test_unmigrated_database(self, environ: dict[str, str], stack: Stack) -> None:
         async with open_empty_database(stack.environ["CARRYOUT_DATABASE_URL"]) as url:
@@ -182,6 +213,31 @@ class TestServing:
                     await read_to_end(chunks)
         *_, end = await database.fetch("SELECT * FROM carryout.export_audit ORDER BY id")
         assert (end["action"], end["outcome"]) == ("export:streamed", "failed")
+
+
+class TestLoading:
+    @pytest.mark.parametrize("arguments", [("--version",), ("export", "--help"), ("users", "--help")])
+    async def test_what_needs_little_imports_little(self, arguments: tuple[str, ...]) -> None:
+        finished = await run({"PYTHONPROFILEIMPORTTIME": "1"}, *arguments)
+        imported = {line.rpartition("|")[2].strip() for line in finished.stderr.splitlines()}
+        assert finished.status == 0
+        assert "click" in imported
+        assert imported.isdisjoint({"aiohttp", "asyncpg", "cryptography", "jwt", "msgspec", "structlog"})
+
+    @pytest.mark.parametrize(
+        ("module", "arguments"),
+        [
+            ("click", ("--version",)),
+            ("msgspec", ("keys", "list")),
+            ("aiohttp", ("users", "--url", "http://127.0.0.1", "-o", "-", "--key", "x")),
+        ],
+    )
+    async def test_an_interrupt_meanwhile_ends_it_quietly(
+        self, tmp_path: Path, module: str, arguments: tuple[str, ...]
+    ) -> None:
+        (tmp_path / f"{module}.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+        finished = await run({"PYTHONPATH": str(tmp_path)}, *arguments)
+        assert (finished.status, finished.stdout, finished.stderr.strip()) == (130, "", "")
 
 
 class TestToken:

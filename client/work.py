@@ -1,0 +1,51 @@
+"""What the commands do: from the service to the output."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from client.api import Api
+from client.exports import Job, download_export, request_export, stream_export, wait_for
+from client.http import open_session
+from client.lists import UserList
+from client.options import Target
+from client.outputs import open_output
+from client.retries import Backoff
+
+LISTS = {"simple": "api/v1/users/export", "full": "api/v1/users/export-full"}
+
+
+async def export(target: Target, format_: str | None, job_id: str | None, *, wait: bool) -> None:
+    console = target.console
+    with open_output(target.path, force=target.force, resume=job_id is not None) as output:
+        async with _open_api(target) as api:
+            job = Job(job_id) if job_id else await request_export(api, format_ or "csv", console, wait=wait)
+            console.resume_hint = target.resume_command("export", "--job", job.id)
+            made = await wait_for(api, job, format_, console)
+            await download_export(api, made, output, console)
+        console.say(f"{target.path}: {made.record_count} records, {output.size_bytes} bytes, checked")
+
+
+async def export_live(target: Target, format_: str) -> None:
+    with open_output(target.path, force=target.force, resume=False) as output:
+        async with _open_api(target) as api:
+            await stream_export(api, format_, output, target.console)
+        target.console.say(f"{target.path}: {output.size_bytes} bytes")
+
+
+async def list_users(target: Target, which: str, email: str | None, *, resume: bool) -> None:
+    filters = {} if email is None else {"email": email}
+    options = [f"--{name}={text}" for name, text in filters.items()]
+    target.console.resume_hint = target.resume_command("users", which, *options, "--resume")
+    with (
+        open_output(target.path, force=target.force, resume=resume) as output,
+        target.console.progress("Receiving", "users") as advance,
+    ):
+        async with _open_api(target) as api:
+            count = await UserList(api, LISTS[which], {"format": "csv", **filters}, output, advance).run()
+        target.console.say(f"{target.path}: {count} users, {output.size_bytes} bytes")
+
+
+@asynccontextmanager
+async def _open_api(target: Target) -> AsyncIterator[Api]:
+    async with open_session() as session:
+        yield Api(session, target.url, target.credentials, backoff=Backoff(), say=target.console.say)
