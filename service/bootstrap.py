@@ -9,6 +9,7 @@ import structlog
 
 from service.audit import AuditLog
 from service.auth import JwtVerifier, open_jwt_verifier
+from service.causes import DENIED, NO_BUCKET, NO_CREDENTIALS, describe_cause
 from service.database import Pool, check_schema, connect, open_pool
 from service.datasets import Dataset, list_exposed_columns, load_datasets, load_user_lists
 from service.errors import ConfigurationError, UnavailableError
@@ -22,6 +23,9 @@ from service.notifications import NotificationRepository
 from service.settings import Settings
 from service.storage import ObjectStorage, open_storage
 from service.tracing import Tracer
+
+S3_KEY_SETTINGS = "CARRYOUT_S3_ACCESS_KEY_ID, CARRYOUT_S3_SECRET_ACCESS_KEY"
+S3_SETTINGS = {NO_BUCKET: "CARRYOUT_S3_BUCKET", DENIED: S3_KEY_SETTINGS, NO_CREDENTIALS: S3_KEY_SETTINGS}
 
 logger = structlog.get_logger()
 
@@ -129,11 +133,11 @@ async def _open_tracer(settings: Settings) -> AsyncIterator[Tracer]:
 async def _require_servers(resources: Resources) -> None:
     try:
         await resources.queue.check()
-    except UnavailableError:
-        raise ConfigurationError("Redis can't be reached (CARRYOUT_REDIS_URL)") from None
+    except UnavailableError as error:
+        raise ConfigurationError(f"Redis {describe_cause(error)} (CARRYOUT_REDIS_URL)") from error
     try:
         await resources.storage.check()
-    except UnavailableError:
-        raise ConfigurationError(
-            f"The bucket {resources.settings.s3_bucket} can't be reached (CARRYOUT_S3_BUCKET, CARRYOUT_S3_ENDPOINT_URL)"
-        ) from None
+    except UnavailableError as error:
+        cause, bucket = describe_cause(error), resources.settings.s3_bucket
+        names = S3_SETTINGS.get(cause, "CARRYOUT_S3_ENDPOINT_URL")
+        raise ConfigurationError(f"S3 {cause}, asked for {bucket} ({names})") from error

@@ -1,0 +1,35 @@
+"""Why a server can't be used, in words for the start's last sentence and for the log: no address, no credentials."""
+
+from collections.abc import Mapping
+from typing import Final
+
+import botocore.exceptions
+import redis.exceptions
+
+from service.database import NO_ANSWER, REFUSED_PASSWORD, UNREACHABLE, describe_failure
+
+NO_BUCKET: Final = "has no such bucket"
+DENIED: Final = "denies access to the bucket"
+NO_CREDENTIALS: Final = "can't be asked without credentials"
+# The answers to HEAD, which have no body to name their error.
+S3_STATUSES: Final[Mapping[str, str]] = {"404": NO_BUCKET, "403": DENIED, "401": DENIED}
+# The first that fits: redis derives the special from the general.
+KINDS: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (redis.exceptions.AuthenticationError, REFUSED_PASSWORD),
+    (redis.exceptions.BusyLoadingError, "is still loading its data"),
+    (redis.exceptions.ConnectionError, UNREACHABLE),
+    (redis.exceptions.TimeoutError, NO_ANSWER),
+    (botocore.exceptions.NoCredentialsError, NO_CREDENTIALS),
+    (botocore.exceptions.ConnectTimeoutError, NO_ANSWER),
+    (botocore.exceptions.ReadTimeoutError, NO_ANSWER),
+    (botocore.exceptions.HTTPClientError, UNREACHABLE),
+)
+
+
+def describe_cause(error: BaseException) -> str:
+    """What follows the server's name, for what one of ours was raised from: `refused the password`."""
+    cause = error.__cause__ or error
+    if isinstance(cause, botocore.exceptions.ClientError):
+        code = cause.response["Error"]["Code"]
+        return S3_STATUSES.get(code, f"answers with the error {code}")
+    return next((words for kind, words in KINDS if isinstance(cause, kind)), None) or describe_failure(cause)
