@@ -119,7 +119,10 @@ def init(  # noqa: PLR0913 (a command's options)
         forbidden=forbidden,
         list_forbidden=tuple(name for name in forbidden if name not in allowed),
     )
-    outcome = _run(dsn, lambda connection: initialize(connection, options))
+    try:
+        outcome = _run(dsn, lambda connection: initialize(connection, options))
+    except OSError as error:
+        raise ConfigurationError(f"--out: {error}") from error
     click.echo("\n".join(report_outcome(outcome, directory)))
 
 

@@ -12,7 +12,7 @@ import asyncpg
 
 from onboarding.reading import read_sql
 from service.database import QUERIES, Connection
-from service.datasets import LISTS_FOLDER
+from service.datasets import LISTS_FOLDER, PROFILE
 from service.errors import ConfigurationError
 
 ROLE = "carryout_reader"
@@ -21,8 +21,11 @@ ROLE = "carryout_reader"
 async def list_grants(connection: Connection, directory: Path, *, role: str = ROLE) -> list[str]:
     """Statements that make the role, unless it is there, and grant it what the files in `directory` read.
 
-    Raises ConfigurationError if one of them doesn't work, or this connection may not make temporary objects.
+    Raises ConfigurationError if there is no profile, a file doesn't work, or this connection may not make temporary
+    objects.
     """
+    if not (directory / f"{PROFILE}.sql").exists():
+        raise ConfigurationError(f"{directory} holds no {PROFILE}.sql")
     schemas: set[str] = set()
     granted: dict[str, set[str]] = defaultdict(set)
     for path in sorted([*directory.glob("*.sql"), *(directory / LISTS_FOLDER).glob("*.sql")]):

@@ -47,9 +47,10 @@ def report_findings(findings: Findings) -> Iterator[str]:
 
 def _row(draft: Draft, kept: dict[str, Path]) -> Sequence[str]:
     way = " > ".join("+".join(link.columns) for link in draft.path.links) if draft.path else "-"
+    if draft.table.quoted in kept:
+        return draft.table.quoted, way, "-", "-", "-", f"{kept[draft.table.quoted].name} (kept)"
     held = len(draft.columns(Verdict.DENY)) + len(draft.columns(Verdict.KEY))
-    suffix = DOUBTED_SUFFIX if draft.doubt else SUFFIX
-    file = f"{kept[draft.table.quoted].name} (kept)" if draft.table.quoted in kept else f"{draft.name}{suffix}"
+    file = f"{draft.name}{DOUBTED_SUFFIX if draft.doubt else SUFFIX}"
     exported = 0 if draft.doubt else len(draft.columns(Verdict.EXPORT))
     undecided = len(draft.columns(Verdict.UNDECIDED))
     return draft.table.quoted, way, str(exported), str(held), "all" if draft.doubt else str(undecided), file
@@ -61,20 +62,30 @@ def _denied_rows(drafts: Drafts) -> Iterator[Sequence[str]]:
 
 
 def _totals(outcome: Outcome) -> Iterator[str]:
-    datasets = outcome.drafts.datasets[1:]
-    doubted = [draft for draft in datasets if draft.doubt]
-    sure = [draft for draft in datasets if not draft.doubt]
-    columns = sum(len(draft.columns(Verdict.UNDECIDED)) for draft in (outcome.drafts.profile, *sure))
+    profile, *datasets = outcome.drafts.datasets
+    doubted = [draft for draft in datasets if _is_doubted(draft, outcome.kept)]
+    sure = [draft for draft in datasets if draft not in doubted]
+    written = [draft for draft in (profile, *sure) if draft.table.quoted not in outcome.kept]
+    columns = sum(len(draft.columns(Verdict.UNDECIDED)) for draft in written)
     yield (
         f"{len(datasets) + len(outcome.drafts.denied_tables)} tables point to {outcome.drafts.users.table.quoted}: "
         f"{len(sure)} are exported, {len(doubted)} undecided, {len(outcome.drafts.denied_tables)} denied; "
         f"{columns} columns of those exported are undecided; {outcome.list_count} lists for operators."
     )
+    if outcome.kept:
+        yield f"{len(outcome.kept)} files are kept as they are: `carryout check` names what is undecided in them."
     yield from _missing_lists(outcome)
     for draft in doubted:
-        yield f"    {draft.name}{DOUBTED_SUFFIX}: {draft.doubt}"
+        if draft.table.quoted not in outcome.kept:
+            yield f"    {draft.name}{DOUBTED_SUFFIX}: {draft.doubt}"
     if doubted:
         yield f"Rename such a file to {SUFFIX} when it is right, or write `-- deny table …: why` into any file."
+
+
+def _is_doubted(draft: Draft, kept: dict[str, Path]) -> bool:
+    """Of a kept file, its name tells."""
+    path = kept.get(draft.table.quoted)
+    return path.name.endswith(DOUBTED_SUFFIX) if path else draft.doubt is not None
 
 
 def _missing_lists(outcome: Outcome) -> Iterator[str]:

@@ -57,11 +57,19 @@ async def test_from_a_schema_to_decided_datasets(application: Application) -> No
 async def test_a_wrong_question_is_refused_in_a_sentence(application: Application) -> None:
     status, _, err = await run("init", application.url, "--out", application.directory, "--own", "email")
     assert (status, err) == (2, "carryout: public.users.email is no foreign key, so it leads nowhere\n")
-    status, _, err = await run("init", "postgresql://127.0.0.1:1/none", "--out", application.directory)
-    assert (status, err) == (2, "carryout: PostgreSQL can't be reached (DSN): ConnectionRefusedError\n")
+    for wrong in ("postgresql://127.0.0.1:1/none", "mysql://x", f"{application.url}_none"):
+        status, _, err = await run("init", wrong, "--out", application.directory)
+        assert (status, err.count("\n")) == (2, 1)
+        assert err.startswith("carryout: ")
+        assert "DSN" in err
     application.directory.mkdir()
     status, _, err = await run("check", application.url, "--datasets", application.directory)
     assert (status, err) == (2, f"carryout: {application.directory} holds no profile.sql\n")
+    status, _, err = await run("check", application.url, "--datasets", application.directory, "--grants")
+    assert (status, err) == (2, f"carryout: {application.directory} holds no profile.sql\n")
+    status, _, err = await run("init", application.url, "--out", Path(__file__) / "datasets")
+    assert (status, err.count("\n")) == (2, 1)
+    assert err.startswith("carryout: --out: ")
 
 
 @committed("shop")

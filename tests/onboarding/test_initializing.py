@@ -98,6 +98,11 @@ async def test_the_role_follows_what_was_decided(application: Application) -> No
         for forbidden in ("total FROM shop_order", "returned FROM shop_return", "is_superuser FROM auth_user"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await reader.fetch(f"SELECT {forbidden}")
+        await application.connection.execute(
+            f"REVOKE SELECT ON ALL TABLES IN SCHEMA public FROM {await reader.fetchval('SELECT current_user')}"
+        )
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await reader.fetch(datasets["profile"].sql, 1)
     again = await application.initialize()
     assert "gift_text" not in str(before.grants)
     assert "gift_text" in str(again.grants)
@@ -383,6 +388,12 @@ async def test_keeps_files_that_are_there(application: Application) -> None:
     assert outcome.kept["public.shop_order"].name == "purchases.sql"
     assert "shop_order.sql" not in application.files
     assert "-- mine" in application.read("purchases.sql")
+    printed = "\n".join(report_outcome(outcome, application.directory))
+    assert (
+        "customer_id                                 -         -          -          purchases.sql (kept)\n" in printed
+    )
+    assert "7 are exported, 0 undecided, 1 denied; 0 columns of those exported are undecided" in printed
+    assert "8 files are kept as they are: `carryout check` names what is undecided in them.\n" in printed
 
 
 @of("shop")
