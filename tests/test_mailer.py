@@ -1,7 +1,6 @@
 """What mails say, and how conversations with a real mail server end."""
 
 import base64
-import ipaddress
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -10,13 +9,11 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from service import mailer as mailer_module
 from service.errors import ConfigurationError
 from service.mailer import Delivery, Mailer, MailServer, Outcome, is_address, parse_mail_from, parse_smtp_url
+from tests.certificates import write_certificate
 from tests.smtp import DROP, HANG, SmtpServer, open_smtp_server
 
 MAIL_FROM = "Carryout <exports@example.com>"
@@ -183,24 +180,7 @@ async def test_nothing_of_the_mail_is_sent_if_it_may_not_be(server: SmtpServer) 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with a key and a certificate for localhost that signs itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
-    path.write_bytes(private + signed.public_bytes(serialization.Encoding.PEM))
-    return path
+    return write_certificate(tmp_path_factory.mktemp("tls") / "localhost.pem")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shlex
 import signal
+import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -21,6 +22,7 @@ from service.bootstrap import Resources
 from service.commands import cli
 from service.settings import SQL_DIR, Settings
 from tests.api.serving import Served
+from tests.certificates import write_certificate
 from tests.client.conftest import Doors
 from tests.client.test_exports import fail, queue
 from tests.conftest import Token
@@ -40,14 +42,18 @@ class Start:
         self.folder = folder
 
     async def __call__(
-        self, *arguments: str, variables: Mapping[str, str], stderr: int = asyncio.subprocess.PIPE
+        self,
+        *arguments: str,
+        variables: Mapping[str, str],
+        stdout: int = asyncio.subprocess.PIPE,
+        stderr: int = asyncio.subprocess.PIPE,
     ) -> asyncio.subprocess.Process:
         base = {"PATH": os.environ["PATH"], "PYTHONPATH": str(SQL_DIR.parent), "no_proxy": "127.0.0.1"}
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "service.cli", *arguments),
             cwd=self.folder,
             env={**base, **variables},
-            stdout=asyncio.subprocess.PIPE,
+            stdout=stdout,
             stderr=stderr,
         )
 
@@ -149,6 +155,22 @@ class TestExport:
         assert f"{len(out)}/{len(out)}".encode() in shown
         assert list(start.folder.iterdir()) == []
 
+    async def test_nobody_reads_standard_output(
+        self, start: Start, url: str, database: Connection, token: Token
+    ) -> None:
+        user_id = await create_user(database)
+        reading, writing = os.pipe()
+        os.close(reading)
+        for options in ([], ["--live"]):
+            export = await start(
+                *("export", "--url", url, "-o", "-", "--quiet", *options),
+                variables={"CARRYOUT_TOKEN": token(user_id)},
+                stdout=writing,
+            )
+            _, err = await export.communicate()
+            assert (export.returncode, err) == (ExitCode.BROKEN_PIPE, b"")
+        os.close(writing)
+
 
 class TestExitCodes:
     """None of them leaves a FILE; all but usage errors say one sentence."""
@@ -166,6 +188,29 @@ class TestExitCodes:
         file.write_text("old")
         assert (await invoke("export", "--token", "x")).exit_code == ExitCode.USAGE
         assert file.read_text() == "old"
+        for parent in (tmp_path / "missing", file):
+            nowhere = await invoke("export", "--token", "x", "-o", str(parent / "data"))
+            assert (nowhere.exit_code, nowhere.stderr) == (ExitCode.USAGE, f"carryout: There is no folder {parent}\n")
+
+    async def test_no_tls(self, invoke: Invoke, url: str, file: Path) -> None:
+        host = url.removeprefix("http://")
+        refused = await invoke("export", "--token", "x", "--url", f"https://{host}")
+        assert refused.exit_code == ExitCode.REFUSED
+        assert refused.stderr.startswith(f"carryout: {host} speaks no TLS (")
+        assert refused.stderr.endswith("): is it http:// there?\n")
+        assert not file.exists()
+
+    async def test_nobodys_certificate(self, invoke: Invoke, file: Path, tmp_path: Path) -> None:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(write_certificate(tmp_path / "localhost.pem"))
+        async with await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0, ssl=tls) as server:
+            port = server.sockets[0].getsockname()[1]
+            refused = await invoke("export", "--token", "x", "--url", f"https://127.0.0.1:{port}")
+        assert refused.exit_code == ExitCode.REFUSED
+        assert (
+            refused.stderr == "carryout: The certificate of 127.0.0.1 is not to be trusted: self-signed certificate\n"
+        )
+        assert not file.exists()
 
     async def test_not_authorised(self, invoke: Invoke, file: Path) -> None:
         refused = await invoke("export", CARRYOUT_TOKEN="x")

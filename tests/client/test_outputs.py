@@ -78,6 +78,6 @@ def test_a_link_is_not_followed(path: Path, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
     part_path(path).symlink_to(victim)
-    with pytest.raises(OSError, match=r"data\.csv\.part"):
+    with pytest.raises(OutputError, match=r"data\.csv\.part can't be written"):
         write(path)
     assert victim.read_bytes() == b"precious"
