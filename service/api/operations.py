@@ -78,13 +78,19 @@ OPERATIONS: Mapping[Callable[..., Any], Operation] = {
     health.readyz: Operation(
         tag="Operation",
         summary="Whether requests should come here",
+        description="Asks PostgreSQL, the application's database, Redis and S3, each for two seconds at most. Without "
+        "Redis or S3 most calls still work, so a load balancer's probe does better to leave them out: "
+        "`/readyz?exclude=redis&exclude=s3`, as with Kubernetes' own `/readyz`.",
+        query=health.ReadyQuery,
         answers={
             200: Answer(
                 description="They should.",
-                example=health.Ready("ready", dict.fromkeys(("postgresql", "source", "redis", "s3"), "ok")),
+                example=health.Ready("ready", dict.fromkeys(health.CHECKS, "ok")),
             )
         },
         refusals=(
+            errors.InvalidRequestError(f"Unknown check to exclude; there are {', '.join(health.CHECKS)}"),
+            UNKNOWN_PARAMETER,
             errors.UnavailableError(
                 "Not ready: postgresql",
                 checks={"postgresql": "unavailable", "source": "ok", "redis": "ok", "s3": "ok"},

@@ -42,12 +42,19 @@ def query_params(request: Request, allowed: AbstractSet[str]) -> dict[str, str]:
     """The query parameters, each given once and known. Raises InvalidRequestError."""
     params: dict[str, str] = {}
     for name, value in _parse_query(request.scope["query_string"]):
-        if name not in allowed:
-            raise InvalidRequestError(f"Unknown query parameter: {name[:MAX_QUOTED]}")
+        _require_known(name, allowed)
         if name in params:
             raise InvalidRequestError(f"Query parameter given more than once: {name}")
         params[name] = value
     return params
+
+
+def repeated_param(request: Request, allowed: str) -> list[str]:
+    """The values of the only query parameter, which may be given again and again. Raises InvalidRequestError."""
+    pairs = _parse_query(request.scope["query_string"])
+    for name, _ in pairs:
+        _require_known(name, {allowed})
+    return [value for _, value in pairs]
 
 
 def client_ip(request: Request) -> str | None:
@@ -85,6 +92,11 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
+
+
+def _require_known(name: str, allowed: AbstractSet[str]) -> None:
+    if name not in allowed:
+        raise InvalidRequestError(f"Unknown query parameter: {name[:MAX_QUOTED]}")
 
 
 def _parse_query(raw: bytes) -> list[tuple[str, str]]:

@@ -225,6 +225,8 @@ async def operate(world: World) -> None:
     for path in ("/livez", "/readyz", "/metrics"):
         await world.api.get(path)
     await world.api.get("/metrics", headers={"Accept": "application/openmetrics-text"})
+    await world.api.get("/readyz?exclude=mail")
+    await world.api.get("/readyz?page=2")
     await world.busy.get("/readyz")
 
 

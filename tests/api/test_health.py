@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+import structlog
 
 from devstack.servers import Redis
 from service.bootstrap import Resources
@@ -55,6 +56,35 @@ async def test_without_redis(api: httpx.AsyncClient, redis: Redis) -> None:
     assert (await api.get("/livez")).status_code == 200
     await redis.start()
     assert (await api.get("/readyz")).status_code == 200
+
+
+async def test_excluded_checks(api: httpx.AsyncClient, redis: Redis) -> None:
+    await redis.stop()
+    ready = await api.get("/readyz?exclude=redis&exclude=s3")
+    assert ready.status_code == 200
+    assert ready.json()["checks"] == {"postgresql": "ok", "source": "ok", "redis": "excluded", "s3": "excluded"}
+    problem = read_problem(await api.get("/readyz?exclude=s3"), 503, "checks")
+    assert (problem["detail"], problem["checks"]["s3"]) == ("Not ready: redis", "excluded")
+
+
+@pytest.mark.parametrize(
+    ("query", "named"), [("exclude=mail", "postgresql, source, redis, s3"), ("exclude=", "s3"), ("verbose", "verbose")]
+)
+async def test_what_cannot_be_excluded(idle_api: httpx.AsyncClient, query: str, named: str) -> None:
+    assert named in read_problem(await idle_api.get(f"/readyz?{query}"), 400)["detail"]
+
+
+async def test_changes_are_logged_and_probes_are_not(api: httpx.AsyncClient, redis: Redis) -> None:
+    with structlog.testing.capture_logs() as events:
+        for change in (redis.stop, redis.start, redis.stop):
+            await change()
+            for query in ("", "", "?exclude=redis"):
+                await api.get(f"/readyz{query}")
+    told = [event for event in events if event["event"] != "request"]
+    failure = {"server": "redis", "cause": "can't be reached"}
+    unavailable = {"event": "server_unavailable", "log_level": "warning", **failure}
+    available = {"event": "server_available", "log_level": "info", "server": "redis"}
+    assert told == [unavailable, available, unavailable]
 
 
 async def test_exports_are_accepted_without_redis(create: Create, database: Connection, redis: Redis) -> None:

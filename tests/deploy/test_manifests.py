@@ -1,7 +1,7 @@
 """The manifests fit Kubernetes, the settings, the routes and the code's own times."""
 
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import kubernetes_validate  # type: ignore[import-untyped] # it comes without types
 import msgspec
@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from service.api.app import ROUTES
-from service.api.health import CHECK_TIMEOUT_SECONDS
+from service.api.health import CHECK_TIMEOUT_SECONDS, CHECKS
 from service.settings import PREFIX, Settings, from_env
 from tests.deploy.manifests import DEPLOY, OVERLAY, Manifests, container, pod, secret_names
 from tests.test_settings import SECRET
@@ -95,6 +95,9 @@ def test_probes_are_routes(manifests: Manifests, settings: Settings) -> None:
     api = container(manifests.get("Deployment", "carryout-api"))
     assert _probed(api) == {("startup", "/livez"), ("liveness", "/livez"), ("readiness", "/readyz")}
     assert {path for _, path in _probed(api)} <= paths
+    query = parse_qs(urlsplit(api["readinessProbe"]["httpGet"]["path"]).query, strict_parsing=True)
+    assert query == {"exclude": ["redis", "s3"]}
+    assert set(query["exclude"]) < set(CHECKS)
     assert api["readinessProbe"]["timeoutSeconds"] > CHECK_TIMEOUT_SECONDS
     assert api["args"][-2:] == ["--port", str(_port(api, "http"))]
 
@@ -107,7 +110,7 @@ def _probed(found: dict[str, Any]) -> set[tuple[str, str]]:
     probes = {key.removesuffix("Probe"): found[key]["httpGet"] for key in found if key.endswith("Probe")}
     for probe in probes.values():
         assert probe["port"] in {port["name"] for port in found["ports"]}
-    return {(kind, probe["path"]) for kind, probe in probes.items()}
+    return {(kind, urlsplit(probe["path"]).path) for kind, probe in probes.items()}
 
 
 def _port(found: dict[str, Any], name: str) -> int:
