@@ -1,7 +1,8 @@
 """Log lines: one JSON object an event on stdout, with a static name, and data in fields.
 
 Whatever a library or an exception says in prose may hold rows, addresses or credentials, so prose isn't
-logged: of stdlib records the format string without its arguments, of exceptions their types and frames.
+logged: of stdlib records the format string without its arguments, of exceptions their types and frames. Whole are the
+lines of uvicorn and arq alone, which tell of processes, sockets and job ids.
 Uvicorn would replace this configuration with its own: start it with `log_config=None`.
 """
 
@@ -9,6 +10,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import date
 from uuid import UUID
 
@@ -20,6 +22,7 @@ from service.errors import ServiceError
 REDACTED = "[redacted]"
 SECRET_WORDS = ("token", "authorization", "key", "signature", "secret", "password", "email", "cookie")
 MAX_FRAMES = 30
+TOLD_WHOLE = frozenset({"uvicorn", "arq"})
 
 
 def configure_logging(level: str) -> None:
@@ -35,9 +38,10 @@ def configure_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[_keep_first_line, structlog.stdlib.add_logger_name, *processors],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, _fill_in, _keep_first_line, *processors],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
             use_get_message=False,
+            pass_foreign_args=True,
         )
     )
     logging.basicConfig(handlers=[handler], level=max(threshold, logging.INFO), force=True)
@@ -68,6 +72,14 @@ def _silence_uvicorn() -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers = []
     logging.getLogger("uvicorn.access").propagate = False  # it prints query strings: link signatures
+
+
+def _fill_in(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    arguments = event.pop("positional_args", ())
+    if arguments and event["logger"].partition(".")[0] in TOLD_WHOLE:
+        with suppress(TypeError, ValueError, KeyError):  # a format that doesn't fit stays as it is
+            event["event"] %= arguments
+    return event
 
 
 def _keep_first_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

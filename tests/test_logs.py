@@ -122,6 +122,18 @@ def test_libraries_go_through_the_same_renderer_without_their_arguments() -> Non
     assert line == {"event": "Signature: %s", "level": "info", "logger": "botocore.auth", "request_id": "r1"}
 
 
+@pytest.mark.parametrize("name", ["uvicorn", "uvicorn.error", "arq.worker"])
+def test_uvicorn_and_arq_tell_whole_sentences(name: str) -> None:
+    first, second, third = run(f"""
+        logger = logging.getLogger({name!r})
+        logger.info("Started server process [%d]", 7)
+        logger.warning("%(done)d jobs", {{"done": 3}})
+        logger.info("Finished")
+    """)
+    assert [line["event"] for line in (first, second, third)] == ["Started server process [7]", "3 jobs", "Finished"]
+    assert first.keys() == {"event", "level", "logger", "timestamp"}
+
+
 def test_a_lost_exception_of_asyncio_keeps_its_text_to_itself() -> None:
     (line,) = run("""
         async def fail():

@@ -57,6 +57,7 @@ class _Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http=StreamingProtocol,  # not h11: behind HTTP/1.0 proxies its broken streams look whole
+                ws="none",  # whatever is installed: its log lines hold queries
                 lifespan="off",
                 log_config=None,
                 access_log=False,
