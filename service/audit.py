@@ -93,7 +93,7 @@ class AuditLog:
         outcome: str | None = None,
         subject: str | None = None,
     ) -> None:
-        """`subject` is what an event that isn't about one export is about: a list, a key's prefix, a flag."""
+        """`subject` is what an event that isn't about one export is about: a list, a key (prefix and name), a flag."""
         await connection.execute(
             QUERIES["insert_audit_event"],
             actor.type,

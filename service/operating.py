@@ -1,5 +1,7 @@
 """What operators do: each change commits together with its audit event."""
 
+import os
+import pwd
 from collections.abc import Collection
 
 import msgspec
@@ -21,7 +23,7 @@ async def create_key(
     async with connection.transaction():
         key, text = await keys.create(connection, name=name, scopes=scopes, expires_in_days=expires_in_days)
         await audit.record(
-            connection, SYSTEM, AuditAction.KEY_CREATED, subject=key.prefix, outcome=", ".join(key.scopes)
+            connection, _operator(), AuditAction.KEY_CREATED, subject=_subject(key), outcome=", ".join(key.scopes)
         )
     return key, text
 
@@ -30,16 +32,15 @@ async def revoke_key(connection: Connection, name: str) -> ApiKey:
     """Raises InvalidValueError if no key of this name can be used any more."""
     async with connection.transaction():
         key = await keys.revoke(connection, name)
-        await audit.record(connection, SYSTEM, AuditAction.KEY_REVOKED, subject=key.prefix)
+        await audit.record(connection, _operator(), AuditAction.KEY_REVOKED, subject=_subject(key))
     return key
 
 
 async def switch_flag(connection: Connection, flag: Flag, *, enabled: bool) -> None:
     async with connection.transaction():
         await flags.set(connection, flag, enabled=enabled)
-        await audit.record(
-            connection, SYSTEM, AuditAction.FEATURE_CHANGED, subject=flag, outcome="enabled" if enabled else "disabled"
-        )
+        outcome = "enabled" if enabled else "disabled"
+        await audit.record(connection, _operator(), AuditAction.FEATURE_CHANGED, subject=flag, outcome=outcome)
 
 
 async def authenticate_key(connection: Connection, text: str, origin: Actor) -> tuple[ApiKey, Actor] | None:
@@ -63,3 +64,16 @@ async def record_denial(connection: Connection, key: ApiKey, actor: Actor, *, ou
     """At most once a minute for each key."""
     if await keys.claim_denial(connection, key):
         await audit.record(connection, actor, AuditAction.USERS_DENIED, outcome=outcome)
+
+
+def _operator() -> Actor:
+    """The system; as its user agent, the account of this machine that told it so."""
+    try:
+        account = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's account often has a number alone
+        account = str(os.getuid())
+    return msgspec.structs.replace(SYSTEM, user_agent=f"carryout ({account})")
+
+
+def _subject(key: ApiKey) -> str:
+    return f"{key.prefix} {key.name}"

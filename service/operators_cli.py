@@ -4,7 +4,7 @@ import asyncio
 import datetime as dt
 import re
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -19,13 +19,22 @@ from service.auth import parse_user_id
 from service.command_options import env_file_option, load_settings
 from service.database import Connection, check_schema, connect
 from service.flags import Flag, FlagRepository, default_flags
-from service.keys import KeyRepository, Scope
+from service.keys import ApiKey, KeyRepository, Scope
 from service.settings import Settings
 
 MAX_NAME_CHARACTERS = 100
 MAX_EXPIRY_DAYS = 3_650
 AGE = re.compile(r"(\d{1,6})([smhd])")
 SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+KEY_COLUMNS = {
+    "prefix": "prefix",
+    "name": "name",
+    "state": "state",
+    "scopes": "scopes",
+    "created_at": "created",
+    "expires_at": "expires",
+    "last_used_at": "last used",
+}
 AUDIT_COLUMNS = ("time", "actor", "action", "subject", "user", "job", "records", "outcome", "ip")
 
 
@@ -57,6 +66,7 @@ def _values(names: type[StrEnum]) -> click.Choice[str]:
 
 key_name = click.argument("name", type=KeyName())
 feature_name = click.argument("name", type=_values(Flag))
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 
 
 @click.group()
@@ -90,19 +100,17 @@ def create_key(name: str, scopes: Sequence[str], expires_in_days: int | None, en
 
 
 @keys.command("list")
+@json_option
 @env_file_option
-def list_keys(env_file: Path | None) -> None:
+def list_keys(*, as_json: bool, env_file: Path | None) -> None:
     """Show every key but its secret."""
 
-    async def list_() -> list[Sequence[object]]:
+    async def list_() -> list[ApiKey]:
         async with _open_database(load_settings(env_file)) as connection:
-            found = await KeyRepository().list_all(connection)
-        return [
-            (key.prefix, key.name, key.state, ",".join(key.scopes), key.created_at, key.expires_at, key.last_used_at)
-            for key in found
-        ]
+            return await KeyRepository().list_all(connection)
 
-    _echo_table(("prefix", "name", "state", "scopes", "created", "expires", "last used"), asyncio.run(list_()))
+    rows = [{name: getattr(key, name) for name in KEY_COLUMNS} for key in asyncio.run(list_())]
+    _echo_rows(KEY_COLUMNS.values(), rows, as_json=as_json)
 
 
 @keys.command("revoke")
@@ -124,21 +132,26 @@ def features() -> None:
 
 
 @features.command("list")
+@json_option
 @env_file_option
-def list_features(env_file: Path | None) -> None:
+def list_features(*, as_json: bool, env_file: Path | None) -> None:
     """Show every flag, and whether it was switched or has its default."""
 
-    async def list_() -> list[Sequence[object]]:
+    async def list_() -> list[dict[str, object]]:
         settings = load_settings(env_file)
         defaults = default_flags(settings.features)
         async with _open_database(settings) as connection:
             switched = await FlagRepository().list_switched(connection)
         return [
-            (flag, "on" if switched.get(flag, defaults[flag]) else "off", "switched" if flag in switched else "default")
+            {
+                "name": flag,
+                "state": "on" if switched.get(flag, defaults[flag]) else "off",
+                "source": "switched" if flag in switched else "default",
+            }
             for flag in Flag
         ]
 
-    _echo_table(("name", "state", "source"), asyncio.run(list_()))
+    _echo_rows(("name", "state", "source"), asyncio.run(list_()), as_json=as_json)
 
 
 @features.command("enable")
@@ -163,7 +176,7 @@ def disable_feature(name: str, env_file: Path | None) -> None:
 @click.option("--action", type=_values(AuditAction), help="Only this action.")
 @click.option("--since", type=Age(), help="Only the last so many s, m, h or d, as in 24h.")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="The last so many events.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with every field.")
+@json_option
 @env_file_option
 def audit(  # noqa: PLR0913 (a command's options)
     *,
@@ -175,7 +188,7 @@ def audit(  # noqa: PLR0913 (a command's options)
     as_json: bool,
     env_file: Path | None,
 ) -> None:
-    """Show what happened to anyone's data, the latest last."""
+    """Show what happened to anyone's data, the latest last; as JSON, with every field."""
     settings = load_settings(env_file)
     wanted = AuditFilter(
         user_id=parse_user_id(user, settings.user_id_type) if user is not None else None,
@@ -191,7 +204,7 @@ def audit(  # noqa: PLR0913 (a command's options)
 
     events = asyncio.run(list_())
     if as_json:
-        click.echo(b"".join(msgspec.json.encode(event) + b"\n" for event in events), nl=False)
+        _echo_json(events)
     else:
         _echo_table(AUDIT_COLUMNS, [_audit_row(event) for event in events])
 
@@ -227,6 +240,17 @@ async def _open_database(settings: Settings) -> AsyncIterator[Connection]:
         yield connection
 
 
+def _echo_rows(header: Iterable[str], rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
+    if as_json:
+        _echo_json(rows)
+    else:
+        _echo_table([*header], [[*row.values()] for row in rows])
+
+
+def _echo_json(objects: Iterable[object]) -> None:
+    click.echo(b"".join(msgspec.json.encode(each) + b"\n" for each in objects), nl=False)
+
+
 def _echo_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     lines = [header, *([_cell(value) for value in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -237,4 +261,6 @@ def _echo_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None
 def _cell(value: object) -> str:
     if value is None:
         return "-"
+    if isinstance(value, tuple):
+        return ",".join(value)
     return f"{value:%Y-%m-%d %H:%M:%SZ}" if isinstance(value, dt.datetime) else str(value)

@@ -97,6 +97,28 @@ class TestKeys:
         assert (await run("keys", "list")).table[1][2] == "revoked"
         assert await list_actions(database) == ["keys:created", "keys:revoked"]
 
+    async def test_who_made_which_is_audited(self, run: Run) -> None:
+        created = await run("keys", "create", "nightly job", "--scope", "users:export")
+        event = msgspec.json.decode((await run("audit", "--json")).out)
+        assert (event["actor_type"], event["actor"], event["action"]) == ("system", None, "keys:created")
+        assert event["subject"] == f"{created.out.split('_')[1]} nightly job"
+        assert re.fullmatch(r"carryout \(.+\)", event["user_agent"])
+
+    async def test_json_lines(self, run: Run) -> None:
+        assert (await run("keys", "list", "--json")).out == ""
+        created = await run("keys", "create", "nightly", "--scope", "users:export")
+        (line,) = (await run("keys", "list", "--json")).out.splitlines()
+        key = msgspec.json.decode(line)
+        assert key.pop("created_at").endswith("Z")
+        assert key == {
+            "prefix": created.out.split("_")[1],
+            "name": "nightly",
+            "state": "active",
+            "scopes": ["users:export"],
+            "expires_at": None,
+            "last_used_at": None,
+        }
+
     async def test_both_scopes(self, run: Run) -> None:
         await run("keys", "create", "both", "--scope", "users:export", "--scope", "users:export_full")
         assert (await run("keys", "list")).table[1][3] == "users:export,users:export_full"
@@ -140,6 +162,12 @@ class TestFeatures:
             ["users:export_simple", "on", "default"],
         ]
         assert await list_actions(database) == ["features:changed", "features:changed"]
+
+        lines = (await run("features", "list", "--json")).out.splitlines()
+        assert [msgspec.json.decode(line) for line in lines][1:3] == [
+            {"name": "users:export_full", "state": "off", "source": "switched"},
+            {"name": "users:export_alive", "state": "on", "source": "default"},
+        ]
 
     async def test_unknown_names(self, run: Run, database: Connection) -> None:
         refused = await run("features", "enable", "users:everything")
