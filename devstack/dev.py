@@ -4,8 +4,9 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,8 @@ from service.errors import ConfigurationError, InvalidValueError
 from service.keys import Scope
 from service.settings import PREFIX, Settings, from_env
 
+Restart = Callable[[], Awaitable[None]]
+
 CARRYOUT: Final[Command] = [sys.executable, "-m", "service.cli"]
 TOKEN_TTL_SECONDS: Final = 24 * 3_600
 KEY_NAME: Final = "dev"
@@ -34,10 +37,20 @@ async def run_dev(port: int, data_dir: Path) -> None:
     """Run until Ctrl-C or SIGTERM. Raises ConfigurationError if something can't be started."""
     started = time.monotonic()
     with suppress(asyncio.CancelledError):  # that is how it's meant to end
-        async with open_stack(data_dir, os.environ) as stack, open_service(stack, port) as settings:
+        async with (
+            open_stack(data_dir, os.environ) as stack,
+            _kept_running(*_restarts(stack)),
+            open_service(stack, port) as settings,
+        ):
             key = await _renew_key(settings) if stack.postgres else None
             print(_welcome(stack, settings, port, key, time.monotonic() - started), flush=True)
             await asyncio.Event().wait()
+
+
+def _restarts(stack: Stack) -> list[tuple[ChildProcess, Restart]]:
+    """What brings each embedded server back; the mail sink is part of this process."""
+    servers = (stack.postgres, stack.redis, stack.object_store)
+    return [(server.process, server.start) for server in servers if server is not None]
 
 
 @asynccontextmanager
@@ -65,15 +78,17 @@ async def open_service(stack: Stack, port: int) -> AsyncIterator[Settings]:
     try:
         await worker.spawn(work, child_environ)
         await api.start(serve, child_environ, answers=lambda: _is_ready(port))
-        async with _kept_running((api, serve), (worker, work), environ=child_environ):
+        async with _kept_running(
+            (api, partial(api.spawn, serve, child_environ)), (worker, partial(worker.spawn, work, child_environ))
+        ):
             yield from_env(environ)
     finally:
         await asyncio.gather(api.stop(), worker.stop())
 
 
 @asynccontextmanager
-async def _kept_running(*children: tuple[ChildProcess, Command], environ: dict[str, str]) -> AsyncIterator[None]:
-    keepers = [asyncio.create_task(_keep_running(child, command, environ)) for child, command in children]
+async def _kept_running(*children: tuple[ChildProcess, Restart]) -> AsyncIterator[None]:
+    keepers = [asyncio.create_task(_keep_running(child, restart)) for child, restart in children]
     try:
         yield
     finally:
@@ -86,7 +101,7 @@ async def _is_ready(port: int) -> bool:
     return (await ask(port, b"GET /readyz HTTP/1.0\r\n\r\n")).split()[1:2] == [b"200"]
 
 
-async def _keep_running(child: ChildProcess, command: Command, environ: dict[str, str]) -> None:
+async def _keep_running(child: ChildProcess, restart: Restart) -> None:
     backoff_seconds = FIRST_BACKOFF_SECONDS
     while True:
         began = time.monotonic()
@@ -96,7 +111,8 @@ async def _keep_running(child: ChildProcess, command: Command, environ: dict[str
         print(f"{child.name} ended with status {status}, see {child.log_path}; it is started again", flush=True)
         await asyncio.sleep(backoff_seconds)
         backoff_seconds = min(2 * backoff_seconds, LONGEST_BACKOFF_SECONDS)
-        await child.spawn(command, environ)
+        with suppress(ConfigurationError):  # its reason is in the log; the child has ended again
+            await restart()
 
 
 async def _renew_key(settings: Settings) -> str:

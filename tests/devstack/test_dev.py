@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import asyncpg
@@ -85,12 +86,23 @@ async def test_dev_from_an_empty_folder_to_its_end(data_dir: Path, port: int) ->
             assert "is in use by another process" in read_until(second, "carryout:")
             assert second.wait() == 2
 
-        pid = int((data_dir / "run" / "api.pid").read_text().split()[0])
-        os.kill(pid, signal.SIGKILL)
-        read_until(process, "api ended with status -9")
-        while not await answers(port):
+        ports = {
+            name: urlsplit(url).port or 0
+            for name, url in {
+                "postgres": settings.database_url,
+                "redis": settings.redis_url,
+                "s3": settings.s3_endpoint_url,
+                "api": settings.public_url,
+            }.items()
+        }
+        for name in ports:
+            os.kill(int((data_dir / "run" / f"{name}.pid").read_text().split()[0]), signal.SIGKILL)
+            read_until(process, f"{name} ended with status -9")
+        for restarted in ports.values():
+            while not await answers(restarted):
+                await asyncio.sleep(0.1)
+        while await get_readyz(port) != 200:
             await asyncio.sleep(0.1)
-        assert await get_readyz(port) == 200
     assert process.returncode == 0
     assert not await answers(port)
 
