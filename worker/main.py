@@ -13,6 +13,8 @@ import redis.exceptions
 import structlog
 
 from service.bootstrap import Resources, open_resources
+from service.causes import describe_cause
+from service.errors import UnavailableError
 from service.exports import Export
 from service.jobs import QUEUE_NAME, RUN_EXPORT, deserialize, open_redis, serialize
 from service.notifying import send_due_mails
@@ -22,6 +24,7 @@ from worker.repair import repair_forever, sweep_forever
 from worker.running import run_export
 
 RESTART_SECONDS = 1.0
+REMIND_SECONDS = 30.0
 MAILS_SECONDS = 1.0
 CANCEL_AGAIN_SECONDS = 1.0
 MAX_SILENCE_SECONDS = 60.0
@@ -177,9 +180,29 @@ async def _cancel_stubborn(task: "asyncio.Task[None]") -> None:
 
 async def _restarting(name: str, run: Callable[[], Coroutine[Any, Any, None] | Awaitable[None]]) -> None:
     """Run for ever: a restarted Redis, or rubbish in the queue, ends no worker."""
+    outage = _Outage(name)
     while True:
         try:
             await run()
+        except QUEUE_UNAVAILABLE as error:
+            await outage.warn("queue_unavailable", error)
+        except UnavailableError as error:
+            await outage.warn("server_unavailable", error)
         except Exception as error:  # noqa: BLE001 (whatever it is, the others go on)
             await logger.aerror("worker_loop_failed", loop=name, exc_info=error)
         await asyncio.sleep(RESTART_SECONDS)
+
+
+class _Outage:
+    """Warns of what a loop meets each second while a server is away: now and then, in words, without a stack."""
+
+    def __init__(self, loop: str) -> None:
+        self._loop = loop
+        self._silent_until = 0.0
+
+    async def warn(self, event: str, error: Exception) -> None:
+        now = time.monotonic()
+        if now >= self._silent_until:
+            self._silent_until = now + REMIND_SECONDS
+            cause, error_type = describe_cause(error), type(error.__cause__ or error).__name__
+            await logger.awarning(event, loop=self._loop, cause=cause, error_type=error_type)

@@ -159,9 +159,15 @@ async def test_storage_that_never_heals_fails_the_export(proxied_world: World, s
 async def test_redis_restarted(world: World, fragile_stack: Stack) -> None:
     assert fragile_stack.redis
     users = [await world.create_user(records=1_500) for _ in range(5)]
-    await world.start_worker()
+    worker = await world.start_worker()
     exports = [await world.ask(user_id) for user_id in users]
     fragile_stack.redis.kill()
+
+    async def has_warned() -> bool:
+        return "queue_unavailable" in worker.log
+
+    await world.until(has_warned, "the worker to miss Redis")
+    assert "worker_loop_failed" not in worker.log
     late = await world.ask(await world.create_user(records=1_500))
     ended = [await world.ended(export) for export in [*exports, late]]
     await fragile_stack.redis.stop()
