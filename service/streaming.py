@@ -99,10 +99,9 @@ class _Chunks:
         try:
             while True:
                 with _naming_failures():
-                    records = await fetching
-                if not records:
+                    values = [record[0] for record in await fetching]
+                if not values:
                     return
-                values = [record[0] for record in records]
                 fetching = asyncio.create_task(cursor.fetch(_next_number(values), timeout=QUERY_TIMEOUT_SECONDS))
                 yield values
         finally:
