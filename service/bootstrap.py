@@ -1,6 +1,6 @@
 """The one composition root: everything a process needs, opened in order and closed in reverse."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ import structlog
 from service.audit import AuditLog
 from service.auth import JwtVerifier, open_jwt_verifier
 from service.causes import DENIED, NO_BUCKET, NO_CREDENTIALS, describe_cause
-from service.database import Pool, check_schema, connect, open_pool
+from service.database import NO_ANSWER, Pool, check_schema, connect, open_pool
 from service.datasets import Dataset, list_exposed_columns, load_datasets, load_user_lists
 from service.errors import ConfigurationError, UnavailableError
 from service.exports import ExportRepository
@@ -25,6 +25,7 @@ from service.storage import ObjectStorage, open_storage
 from service.tracing import Tracer
 
 S3_KEY_SETTINGS = "CARRYOUT_S3_ACCESS_KEY_ID, CARRYOUT_S3_SECRET_ACCESS_KEY"
+START_CHECKS = 5
 S3_SETTINGS = {NO_BUCKET: "CARRYOUT_S3_BUCKET", DENIED: S3_KEY_SETTINGS, NO_CREDENTIALS: S3_KEY_SETTINGS}
 
 logger = structlog.get_logger()
@@ -132,12 +133,25 @@ async def _open_tracer(settings: Settings) -> AsyncIterator[Tracer]:
 
 async def _require_servers(resources: Resources) -> None:
     try:
-        await resources.queue.check()
+        await _patiently(resources.queue.check)
     except UnavailableError as error:
         raise ConfigurationError(f"Redis {describe_cause(error)} (CARRYOUT_REDIS_URL)") from error
     try:
-        await resources.storage.check()
+        await _patiently(resources.storage.check)
     except UnavailableError as error:
         cause, bucket = describe_cause(error), resources.settings.s3_bucket
         names = S3_SETTINGS.get(cause, "CARRYOUT_S3_ENDPOINT_URL")
         raise ConfigurationError(f"S3 {cause}, asked for {bucket} ({names})") from error
+
+
+async def _patiently(check: Callable[[], Awaitable[None]]) -> None:
+    """Checks are short, for probes. A server, or a machine, that is only busy has more time while nobody waits."""
+    for _ in range(START_CHECKS - 1):
+        try:
+            await check()
+        except UnavailableError as error:
+            if describe_cause(error) != NO_ANSWER:
+                raise
+        else:
+            return
+    await check()
