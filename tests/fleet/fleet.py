@@ -26,6 +26,8 @@ import jwt
 from devstack.ports import ask, keep_port
 from devstack.process import ChildProcess, Command
 from devstack.stack import Stack
+from service.settings import from_env
+from service.storage import open_storage
 from tests.factories import CANARY, Connection
 from tests.fleet.balancer import Balancer, open_balancer
 from tests.leaks import CELL_CANARY
@@ -203,7 +205,9 @@ async def open_fleet(stack: Stack, database_url: str, run_dir: Path) -> AsyncIte
     ports = {name: keep_port(run_dir / f"{name}.port") for name in ("balancer", *APIS, *WORKERS)}
     url = f"http://127.0.0.1:{ports['balancer']}"
     bucket = stack.data_dir / "objects" / run_dir.name
-    bucket.mkdir()
+    async with open_storage(from_env({**stack.environ, "CARRYOUT_PUBLIC_URL": url})) as storage:
+        # Not by mkdir: the server remembers for minutes which folders it has seen.
+        await storage._client.create_bucket(Bucket=bucket.name)
     environ = {
         **os.environ,
         **stack.environ,
