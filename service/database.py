@@ -113,12 +113,17 @@ async def acquire(pool: Pool, *, timeout_seconds: float) -> AsyncIterator[Connec
     try:
         yield connection
     except CONNECTION_LOST as error:
-        if isinstance(error, asyncpg.PostgresError | asyncpg.InternalClientError) or _is_lost(connection):
+        if _is_servers(error) or _is_lost(connection):
             raise OutageError("PostgreSQL is not available") from error
         raise
     finally:
         with suppress(*CONNECTION_LOST):
             await pool.release(connection)
+
+
+def _is_servers(error: BaseException) -> bool:
+    """Whether only the database can have said it; an OSError may be another server's."""
+    return isinstance(error, asyncpg.PostgresError | asyncpg.InternalClientError)
 
 
 def _is_lost(connection: Connection) -> bool:
@@ -140,7 +145,7 @@ async def connect(
     try:
         yield connection
     except CONNECTION_LOST as error:
-        if connection.is_closed():
+        if _is_servers(error) or connection.is_closed():
             raise ConfigurationError(f"PostgreSQL went away ({name})") from error
         raise
     finally:
