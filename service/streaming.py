@@ -103,6 +103,7 @@ class _Chunks:
                 if not values:
                     return
                 fetching = asyncio.create_task(cursor.fetch(_next_number(values), timeout=QUERY_TIMEOUT_SECONDS))
+                await asyncio.sleep(0)  # so that PostgreSQL has been asked before these are dealt with
                 yield values
         finally:
             await asyncio.wait({fetching}, timeout=LEAVE_SECONDS)
