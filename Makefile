@@ -58,7 +58,7 @@ $(BENCH_STAMP): $(STAMP) requirements/bench.lock
 bench: $(BENCH_STAMP) ## the measurements behind docs/benchmarks.md, against peers
 	@$(BIN)/python -m bench
 
-bench-quick: $(BENCH_STAMP) ## the same in about a minute: fewer rounds, less data, nothing written
+bench-quick: $(BENCH_STAMP) ## the same in a minute or two: fewer rounds, less data, nothing written
 	@$(BIN)/python -m bench --quick
 
 lock: ## resolve the dependencies again (needs uv)

@@ -35,13 +35,6 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _BIGINT = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 
-class Principal(msgspec.Struct, frozen=True):
-    """Who asks: a user, whose `subject` is their id as text, or an API key, whose `subject` is the key's id."""
-
-    kind: Literal["user", "key"]
-    subject: str
-
-
 def parse_user_id(text: str, user_id_type: Literal["uuid", "bigint", "text"]) -> UserId:
     """The one value `text` can mean as a user's id. Raises InvalidValueError for any other spelling of it."""
     if user_id_type == "uuid" and _UUID.fullmatch(text):
