@@ -22,6 +22,7 @@ from tests.smtp import DROP, HANG, LOSE, SmtpServer
 LEASE_SECONDS = 6.0
 MAX_CONNECTIONS = 200
 PATIENCE_SECONDS = 2.0
+LOOK_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ async def _while_idle(member: Member) -> None:
     """A worker is to be struck in the middle of an export, if it begins one soon."""
     with suppress(TimeoutError):
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while member.name in WORKERS and not member.is_making_export():
-                await asyncio.sleep(0.005)
+            while member.name in WORKERS and not member.started_export():
+                await asyncio.sleep(LOOK_SECONDS)
 
 
 @asynccontextmanager
@@ -73,6 +74,35 @@ async def _frozen(scene: Scene, target: str) -> AsyncIterator[None]:
     member.signal(signal.SIGSTOP)
     yield
     member.signal(signal.SIGCONT)
+
+
+@asynccontextmanager
+async def _taken_over(scene: Scene, target: str) -> AsyncIterator[None]:
+    """Two workers in the middle of one export: the frozen one wakes while the one that took over is frozen."""
+    member = scene.fleet.members[target]
+    await _while_idle(member)
+    member.signal(signal.SIGSTOP)
+    successor = await _successor(scene, member)
+    if successor:
+        successor.signal(signal.SIGSTOP)
+    member.signal(signal.SIGCONT)
+    yield
+    if successor:
+        successor.signal(signal.SIGCONT)
+
+
+async def _successor(scene: Scene, member: Member) -> Member | None:
+    """The worker that begins the export of a frozen one, if any does soon after its lease."""
+    job_id = member.started_export()
+    others = [scene.fleet.members[name] for name in WORKERS if name != member.name]
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LEASE_SECONDS + PATIENCE_SECONDS):
+            while job_id:
+                for other in others:
+                    if other.started_export() == job_id:
+                        return other
+                await asyncio.sleep(LOOK_SECONDS)
+    return None
 
 
 @asynccontextmanager
@@ -173,6 +203,7 @@ for _group, _targets in {"api": APIS, "worker": WORKERS}.items():
     _add(f"{_group} frozen", _targets, (0.5, LEASE_SECONDS / 2), _frozen)
     _add(f"{_group} frozen past the lease", _targets, (LEASE_SECONDS + 1, LEASE_SECONDS + 4), _frozen)
 
+_add("worker taken over", WORKERS, (1, LEASE_SECONDS / 2), _taken_over)
 _add("postgres backends terminated", ("postgres",), (0, 0), _backends_terminated)
 _add("postgres connections exhausted", ("postgres",), (2, 5), _connections_exhausted)
 _add("postgres restarted fast", ("postgres",), (0, 3), partial(_restarted, signal.SIGINT))

@@ -21,6 +21,7 @@ RESTART_SECONDS = 0.5
 REFUSED_START = 2  # the service's exit status when a server it needs can't be reached
 READY_SECONDS = 60.0
 LAST_LINE_BYTES = 4_000
+STARTED = re.compile(rb'"event": "export_started".*"job_id": "([0-9a-f-]{36})"')
 USED = re.compile(r'carryout_pool_connections\{pool="(\w+)",state="used"\} ([\d.]+)')
 
 
@@ -58,11 +59,12 @@ class Member:
     def pid(self) -> int:
         return int((self._run_dir / f"{self.name}.pid").read_text().split()[0])
 
-    def is_making_export(self) -> bool:
-        """Whether the last thing a worker logged is that it began one."""
+    def started_export(self) -> str | None:
+        """The id of the export that a worker began, if that is the last thing it logged."""
         with self.log_path.open("rb") as log:
             log.seek(-min(LAST_LINE_BYTES, log.seek(0, os.SEEK_END)), os.SEEK_END)
-            return b'"export_started"' in log.read().rpartition(b"\n{")[2]
+            found = STARTED.search(log.read().rpartition(b"\n{")[2])
+        return found[1].decode() if found else None
 
     def signal(self, number: signal.Signals) -> None:
         signal_child(self._run_dir, self.name, number)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import aiohttp
 
+from service.errors import ServiceError
 from service.exports import ExportStatus
 from service.flags import Flag, FlagRepository
 from tests.chaos.client import STORAGE, Ledger
@@ -209,6 +210,6 @@ async def broken_promises(aftermath: Aftermath) -> list[str]:
     for promise in PROMISES:
         try:
             await promise(aftermath)
-        except AssertionError as error:
+        except (AssertionError, ServiceError) as error:
             broken.append(f"{promise.__name__.replace('_', ' ')}: {error}")
     return broken

@@ -62,6 +62,7 @@ async def files_are_as_recorded(world: World, exports: list[Export]) -> None:
     for export in _live(exports):
         async with world.resources.storage.open_download(key_of(export)) as chunks:
             content = b"".join([chunk async for chunk in chunks])
+        assert export.object_key == key_of(export), f"{key_of(export)} of attempt {export.attempt}"
         assert len(content) == export.size_bytes, f"{export.id}: {len(content)} bytes, not {export.size_bytes}"
         assert hashlib.sha256(content).digest() == export.sha256, f"{export.id}: another SHA-256"
         assert count_records(content, export.format) == export.record_count, f"{export.id}: another number of rows"
