@@ -9,6 +9,8 @@ USERS ?= 300
 SWAGGER_UI ?= 5.35.0
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench-installed
+# Another PostgreSQL than the wheel's, for every target that starts one.
+export POSTGRES_BIN ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo run test browser proxies load check bench bench-quick lock swagger-ui clean
@@ -30,7 +32,7 @@ demo: $(STAMP) ## exports of a sample user, from an empty folder to files on dis
 run: $(STAMP) ## the same stack left running [PORT=8000] [DATA_DIR=.carryout]
 	@exec $(BIN)/carryout dev --port $(PORT) --data-dir $(DATA_DIR)
 
-test: $(STAMP) ## all tests, on the embedded servers
+test: $(STAMP) ## all tests, on the embedded servers [POSTGRES_BIN=/usr/lib/postgresql/15/bin]
 	@$(BIN)/python -m pytest -n 3
 
 browser: $(STAMP) ## the page in a real browser (needs chromium and chromium-driver)

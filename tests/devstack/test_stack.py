@@ -21,6 +21,7 @@ import asyncpg
 import pytest
 import redis.asyncio
 
+from devstack.servers import find_postgres
 from devstack.stack import Stack, open_stack
 from service.errors import ConfigurationError
 from service.settings import from_env
@@ -159,6 +160,19 @@ async def test_a_replaced_server_is_not_started(data_dir: Path) -> None:
         settings = from_env(stack.environ | {"CARRYOUT_PUBLIC_URL": "http://127.0.0.1:8000"})
         assert settings.s3_access_key_id == ""
         assert list((data_dir / "run").iterdir()) == []
+
+
+def test_another_postgresql_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "initdb").touch()
+    monkeypatch.setenv("POSTGRES_BIN", str(tmp_path))
+    assert find_postgres() == tmp_path
+
+
+async def test_a_chosen_postgresql_must_be_there(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTGRES_BIN", "/nowhere")
+    with pytest.raises(ConfigurationError, match=r"^POSTGRES_BIN has no initdb: /nowhere$"):
+        async with open_stack(data_dir, {}):
+            pass
 
 
 async def test_strangers_cannot_read_the_secrets(data_dir: Path) -> None:
