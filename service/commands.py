@@ -17,6 +17,7 @@ MODULES: Final = MappingProxyType(
         "demo": "service.processes_cli",
         "dev": "service.processes_cli",
         "export": "client.cli",
+        "exports": "service.exports_cli",
         "features": "service.operators_cli",
         "init": "onboarding.commands",
         "keys": "service.operators_cli",

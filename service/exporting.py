@@ -11,6 +11,7 @@ from service.audit import SYSTEM, Actor, AuditAction
 from service.bootstrap import Resources
 from service.database import Connection, UserId, acquire
 from service.encoders import create_encoder
+from service.ending import end_export, record_export
 from service.errors import (
     ExportGoneError,
     ExportNotFoundError,
@@ -23,6 +24,7 @@ from service.exports import Export, ExportStatus, FileFacts
 from service.streaming import Document, open_document, require_subject
 from service.tracing import trace_id_of
 
+CANCELLED_MESSAGE = "cancelled by user"
 FAILED_MESSAGE = "The export could not be made. Please ask for it again later."
 
 logger = structlog.get_logger()
@@ -161,15 +163,12 @@ async def complete(resources: Resources, export: Export, file: FileFacts) -> Exp
 async def cancel_or_delete(resources: Resources, export: Export, actor: Actor) -> None:
     """End a running export as failed; delete a completed one's file, whose link is gone from this moment on."""
     async with begin(resources) as connection:
-        if cancelled := await resources.exports.cancel(connection, export.id):
-            await record(resources, connection, actor, AuditAction.CANCELLED, cancelled)
-            await record(resources, connection, actor, AuditAction.FAILED, cancelled, outcome="cancelled by user")
-            resources.metrics.exports.labels("cancelled", export.format).inc()
-            return
-        ended = await resources.exports.end_link(connection, export.id)
-        if ended:
-            await record(resources, connection, actor, AuditAction.DELETED, ended)
-    if ended:
+        ended = await end_export(
+            connection, resources.exports, resources.audit, export.id, actor, message=CANCELLED_MESSAGE
+        )
+    if ended and ended.status is ExportStatus.FAILED:
+        resources.metrics.exports.labels("cancelled", export.format).inc()
+    elif ended:
         with suppress(UnavailableError):  # the link has ended; the worker deletes the file later
             _require_bucket(resources, ended)
             await resources.storage.delete(key_of(ended))
@@ -246,13 +245,4 @@ async def record(  # noqa: PLR0913 (an event's facts)
     *,
     outcome: str | None = None,
 ) -> None:
-    await resources.audit.record(
-        connection,
-        actor,
-        action,
-        user_id=export.user_id,
-        job_id=export.id,
-        format_=export.format,
-        records=export.record_count,
-        outcome=outcome,
-    )
+    await record_export(resources.audit, connection, actor, action, export, outcome=outcome)

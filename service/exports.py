@@ -60,6 +60,33 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
         return object_key(self.id, self.attempt, self.format)
 
 
+class ExportFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """What is None isn't looked at."""
+
+    user_id: UserId | None = None
+    status: ExportStatus | None = None
+    since_seconds: float | None = None
+    limit: int
+
+
+class ExportSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """An export as operators see it. `mail` is the state of its mail, `error_cause` what the user isn't told."""
+
+    id: uuid.UUID
+    user_id: str
+    status: ExportStatus
+    format: str
+    record_count: int | None
+    size_bytes: int | None
+    created_at: dt.datetime
+    completed_at: dt.datetime | None
+    expires_at: dt.datetime | None
+    file_deleted_at: dt.datetime | None
+    mail: str | None
+    error_message: str | None
+    error_cause: str | None
+
+
 class FileFacts(msgspec.Struct, frozen=True):
     """What is known of a finished file."""
 
@@ -141,6 +168,17 @@ class ExportRepository:
         """Newest first, from the one after `after`."""
         return [_export(row) for row in await connection.fetch(QUERIES["list_exports"], user_id, after, limit)]
 
+    async def list_latest(self, connection: Connection, wanted: ExportFilter) -> list[ExportSummary]:
+        """Newest first, of all users unless `wanted` names one."""
+        rows = await connection.fetch(
+            QUERIES["list_latest_exports"], wanted.user_id, wanted.status, wanted.since_seconds, wanted.limit
+        )
+        return [msgspec.convert(dict(row), ExportSummary) for row in rows]
+
+    async def list_unended(self, connection: Connection, user_id: UserId) -> list[Export]:
+        """The user's running export, and the completed ones whose links work."""
+        return [_export(row) for row in await connection.fetch(QUERIES["list_unended_exports"], user_id)]
+
     async def claim(self, connection: Connection, job_id: uuid.UUID) -> Export | None:
         """Take a pending export, or one whose lease is lost; None if there is nothing to take."""
         row = await connection.fetchrow(QUERIES["claim_export"], job_id, self._lease_seconds, MAX_ATTEMPTS)
@@ -188,8 +226,8 @@ class ExportRepository:
         row = await connection.fetchrow(QUERIES["fail_export"], export.id, export.attempt, message, cause)
         return _export(_still_ours(row))
 
-    async def cancel(self, connection: Connection, job_id: uuid.UUID) -> Export | None:
-        return _export_or_none(await connection.fetchrow(QUERIES["cancel_export"], job_id))
+    async def cancel(self, connection: Connection, job_id: uuid.UUID, *, message: str) -> Export | None:
+        return _export_or_none(await connection.fetchrow(QUERIES["cancel_export"], job_id, message))
 
     async def end_link(self, connection: Connection, job_id: uuid.UUID) -> Export | None:
         return _export_or_none(await connection.fetchrow(QUERIES["end_link"], job_id))

@@ -2,14 +2,20 @@
 
 import os
 import pwd
-from collections.abc import Collection
+import uuid
+from collections.abc import Collection, Iterable
 
 import msgspec
 
+from service import ending
 from service.audit import SYSTEM, Actor, AuditAction, AuditLog
-from service.database import Connection
+from service.database import Connection, UserId
+from service.errors import ExportNotFoundError
+from service.exports import Export, ExportRepository
 from service.flags import Flag, FlagRepository
 from service.keys import ApiKey, KeyRepository, Scope
+
+CANCELLED_MESSAGE = "cancelled by an operator"
 
 keys = KeyRepository()
 flags = FlagRepository()
@@ -41,6 +47,31 @@ async def switch_flag(connection: Connection, flag: Flag, *, enabled: bool) -> N
         await flags.set(connection, flag, enabled=enabled)
         outcome = "enabled" if enabled else "disabled"
         await audit.record(connection, _operator(), AuditAction.FEATURE_CHANGED, subject=flag, outcome=outcome)
+
+
+async def end_export(connection: Connection, exports: ExportRepository, job_id: uuid.UUID) -> list[Export]:
+    """The export as it is then; nothing if it had ended before. Raises ExportNotFoundError for an unknown id."""
+    async with connection.transaction():
+        if await exports.find(connection, job_id) is None:
+            raise ExportNotFoundError
+        return await _end(connection, exports, [job_id])
+
+
+async def end_exports_of_user(connection: Connection, exports: ExportRepository, user_id: UserId) -> list[Export]:
+    """Those that were running or had a working link, as they are then: all of them, or none if anything fails."""
+    async with connection.transaction():
+        await exports.lock_user(connection, user_id)  # so that none is being accepted meanwhile
+        unended = await exports.list_unended(connection, user_id)
+        return await _end(connection, exports, [export.id for export in unended])
+
+
+async def _end(connection: Connection, exports: ExportRepository, job_ids: Iterable[uuid.UUID]) -> list[Export]:
+    operator = _operator()
+    ended = [
+        await ending.end_export(connection, exports, audit, job_id, operator, message=CANCELLED_MESSAGE)
+        for job_id in job_ids
+    ]
+    return [export for export in ended if export]
 
 
 async def authenticate_key(connection: Connection, text: str, origin: Actor) -> tuple[ApiKey, Actor] | None:

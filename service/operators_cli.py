@@ -1,31 +1,23 @@
 """Commands for operators: API keys, feature flags, and the audit trail."""
 
 import asyncio
-import datetime as dt
-import re
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from enum import StrEnum
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from service import operating
 from service.audit import AuditAction, AuditEvent, AuditFilter, AuditLog
 from service.auth import parse_user_id
-from service.command_options import env_file_option, load_settings
-from service.database import Connection, check_schema, connect
+from service.command_options import choice_of, env_file_option, load_settings, open_database, since_option
+from service.command_output import echo_json, echo_rows, echo_table, json_option
 from service.flags import Flag, FlagRepository, default_flags
 from service.keys import ApiKey, KeyRepository, Scope
-from service.settings import Settings
 
 MAX_NAME_CHARACTERS = 100
 MAX_EXPIRY_DAYS = 3_650
-AGE = re.compile(r"(\d{1,6})([smhd])")
-SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 KEY_COLUMNS = {
     "prefix": "prefix",
     "name": "name",
@@ -48,25 +40,8 @@ class KeyName(click.ParamType[str]):
         return name
 
 
-class Age(click.ParamType[float]):
-    """Converts to seconds."""
-
-    name = "age"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if not (given := AGE.fullmatch(str(value))):
-            self.fail("give a number and s, m, h or d, as in 24h", param, ctx)
-        return float(int(given[1]) * SECONDS[given[2]])
-
-
-def _values(names: type[StrEnum]) -> click.Choice[str]:
-    """Click itself would take an enum's names instead."""
-    return click.Choice([name.value for name in names])
-
-
 key_name = click.argument("name", type=KeyName())
-feature_name = click.argument("name", type=_values(Flag))
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+feature_name = click.argument("name", type=choice_of(Flag))
 
 
 @click.group()
@@ -81,7 +56,7 @@ def keys() -> None:
     "scopes",
     required=True,
     multiple=True,
-    type=_values(Scope),
+    type=choice_of(Scope),
     help="What the key may fetch; may be given more than once.",
 )
 @click.option("--expires-in-days", type=click.IntRange(1, MAX_EXPIRY_DAYS), help="Without it the key doesn't expire.")
@@ -91,7 +66,7 @@ def create_key(name: str, scopes: Sequence[str], expires_in_days: int | None, en
     wanted = [Scope(scope) for scope in scopes]
 
     async def create() -> str:
-        async with _open_database(load_settings(env_file)) as connection:
+        async with open_database(load_settings(env_file)) as connection:
             _, text = await operating.create_key(connection, name=name, scopes=wanted, expires_in_days=expires_in_days)
             return text
 
@@ -106,11 +81,11 @@ def list_keys(*, as_json: bool, env_file: Path | None) -> None:
     """Show every key but its secret."""
 
     async def list_() -> list[ApiKey]:
-        async with _open_database(load_settings(env_file)) as connection:
+        async with open_database(load_settings(env_file)) as connection:
             return await KeyRepository().list_all(connection)
 
     rows = [{name: getattr(key, name) for name in KEY_COLUMNS} for key in asyncio.run(list_())]
-    _echo_rows(KEY_COLUMNS.values(), rows, as_json=as_json)
+    echo_rows(KEY_COLUMNS.values(), rows, as_json=as_json)
 
 
 @keys.command("revoke")
@@ -120,7 +95,7 @@ def revoke_key(name: str, env_file: Path | None) -> None:
     """Refuse the key called NAME from now on, in every process."""
 
     async def revoke() -> str:
-        async with _open_database(load_settings(env_file)) as connection:
+        async with open_database(load_settings(env_file)) as connection:
             return (await operating.revoke_key(connection, name)).prefix
 
     click.echo(f"revoked {name} ({asyncio.run(revoke())})")
@@ -140,7 +115,7 @@ def list_features(*, as_json: bool, env_file: Path | None) -> None:
     async def list_() -> list[dict[str, object]]:
         settings = load_settings(env_file)
         defaults = default_flags(settings.features)
-        async with _open_database(settings) as connection:
+        async with open_database(settings) as connection:
             switched = await FlagRepository().list_switched(connection)
         return [
             {
@@ -151,7 +126,7 @@ def list_features(*, as_json: bool, env_file: Path | None) -> None:
             for flag in Flag
         ]
 
-    _echo_rows(("name", "state", "source"), asyncio.run(list_()), as_json=as_json)
+    echo_rows(("name", "state", "source"), asyncio.run(list_()), as_json=as_json)
 
 
 @features.command("enable")
@@ -173,8 +148,8 @@ def disable_feature(name: str, env_file: Path | None) -> None:
 @click.command()
 @click.option("--user", help="Only events about this user's data.")
 @click.option("--job", type=click.UUID, help="Only events about this export.")
-@click.option("--action", type=_values(AuditAction), help="Only this action.")
-@click.option("--since", type=Age(), help="Only the last so many s, m, h or d, as in 24h.")
+@click.option("--action", type=choice_of(AuditAction), help="Only this action.")
+@since_option
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="The last so many events.")
 @json_option
 @env_file_option
@@ -199,14 +174,14 @@ def audit(  # noqa: PLR0913 (a command's options)
     )
 
     async def list_() -> list[AuditEvent]:
-        async with _open_database(settings) as connection:
+        async with open_database(settings) as connection:
             return await AuditLog().list_latest(connection, wanted)
 
     events = asyncio.run(list_())
     if as_json:
-        _echo_json(events)
+        echo_json(events)
     else:
-        _echo_table(AUDIT_COLUMNS, [_audit_row(event) for event in events])
+        echo_table(AUDIT_COLUMNS, [_audit_row(event) for event in events])
 
 
 def _audit_row(event: AuditEvent) -> Sequence[object]:
@@ -226,41 +201,8 @@ def _audit_row(event: AuditEvent) -> Sequence[object]:
 
 def _switch(flag: Flag, env_file: Path | None, *, enabled: bool) -> None:
     async def switch() -> None:
-        async with _open_database(load_settings(env_file)) as connection:
+        async with open_database(load_settings(env_file)) as connection:
             await operating.switch_flag(connection, flag, enabled=enabled)
 
     asyncio.run(switch())
     click.echo(f"{'enabled' if enabled else 'disabled'} {flag}")
-
-
-@asynccontextmanager
-async def _open_database(settings: Settings) -> AsyncIterator[Connection]:
-    async with connect(settings.database_url) as connection:
-        await check_schema(connection, user_id_type=settings.user_id_type)
-        yield connection
-
-
-def _echo_rows(header: Iterable[str], rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
-    if as_json:
-        _echo_json(rows)
-    else:
-        _echo_table([*header], [[*row.values()] for row in rows])
-
-
-def _echo_json(objects: Iterable[object]) -> None:
-    click.echo(b"".join(msgspec.json.encode(each) + b"\n" for each in objects), nl=False)
-
-
-def _echo_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    lines = [header, *([_cell(value) for value in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, tuple):
-        return ",".join(value)
-    return f"{value:%Y-%m-%d %H:%M:%SZ}" if isinstance(value, dt.datetime) else str(value)

@@ -1,11 +1,6 @@
 """The operators' commands, run as they run them."""
 
-import asyncio
-import os
 import re
-import sys
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,25 +10,11 @@ import pytest
 from devstack.stack import Stack
 from service.audit import Actor, AuditAction, AuditLog
 from service.keys import KeyRepository
-from service.settings import SQL_DIR
+from tests.commands import Ended, Run, run_command
 from tests.factories import Connection, list_actions
 
 USER = uuid4()
 JOB = uuid4()
-
-
-@dataclass
-class Ended:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def table(self) -> list[list[str]]:
-        return [re.split(r" {2,}", line) for line in self.out.splitlines()]
-
-
-Run = Callable[..., Awaitable[Ended]]
 
 
 @pytest.fixture
@@ -45,19 +26,7 @@ def environ(stack: Stack, database_url: str) -> dict[str, str]:
 @pytest.fixture
 def run(environ: dict[str, str]) -> Run:
     async def ended(*arguments: str, **settings: str) -> Ended:
-        child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "service.cli",
-            *arguments,
-            env={**os.environ, **environ, **settings},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            cwd=SQL_DIR.parent,
-        )
-        out, err = await child.communicate()
-        assert child.returncode is not None
-        return Ended(child.returncode, out.decode(), err.decode())
+        return await run_command(environ | settings, *arguments)
 
     return ended
 

@@ -47,6 +47,29 @@ WHERE user_id = $1
 ORDER BY created_at DESC, id DESC
 LIMIT $3
 
+-- name: list_latest_exports
+-- Without a user it reads the whole table, a third of a second for a million exports: no index is worth its upkeep.
+WITH latest AS (
+  SELECT *
+  FROM carryout.export_jobs
+  WHERE ($1::carryout.user_id IS NULL OR user_id = $1)
+    AND ($2::text IS NULL OR status = $2)
+    AND ($3::float8 IS NULL OR created_at >= now() - make_interval(secs => $3))
+  ORDER BY created_at DESC, id DESC
+  LIMIT $4
+)
+SELECT latest.id, latest.user_id::text, latest.status, latest.format, latest.record_count, latest.size_bytes,
+       latest.created_at, latest.completed_at, latest.expires_at, latest.file_deleted_at,
+       mail.state AS mail, latest.error_message, latest.error_cause
+FROM latest
+LEFT JOIN carryout.export_notifications AS mail ON mail.job_id = latest.id
+ORDER BY latest.created_at DESC, latest.id DESC
+
+-- name: list_unended_exports
+SELECT * FROM carryout.export_jobs
+WHERE user_id = $1
+  AND (status IN ('pending', 'processing') OR (status = 'completed' AND expires_at > now()))
+
 -- name: claim_export
 -- A lost lease counts as a failure, so that an export which kills its worker can't do so for ever.
 UPDATE carryout.export_jobs
@@ -103,7 +126,7 @@ RETURNING *
 
 -- name: cancel_export
 UPDATE carryout.export_jobs
-SET status = 'failed', lease_expires_at = NULL, completed_at = now(), error_message = 'cancelled by user'
+SET status = 'failed', lease_expires_at = NULL, completed_at = now(), error_message = $2
 WHERE id = $1 AND status IN ('pending', 'processing')
 RETURNING *
 
