@@ -15,6 +15,21 @@ CSV = {"format": "csv"}
 JSON = {"format": "json"}
 ASYNC = {"Prefer": "respond-async"}
 UNKNOWN_ID = UUID("01234567-89ab-4def-8123-456789abcdef")
+VIEW = {
+    "job_id",
+    "status",
+    "format",
+    "record_count",
+    "created_at",
+    "completed_at",
+    "expires_at",
+    "size_bytes",
+    "sha256",
+    "error_message",
+    "progress",
+    "estimated_completion",
+}
+"""The members of every export shown, but for `download_url`, which goes with its file."""
 
 
 class Create(Protocol):

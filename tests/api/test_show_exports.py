@@ -7,25 +7,11 @@ import httpx
 import pytest
 
 from service.bootstrap import Resources
-from tests.api.conftest import ASYNC, JSON, UNKNOWN_ID, Create
+from tests.api.conftest import ASYNC, JSON, UNKNOWN_ID, VIEW, Create
 from tests.api.problems import bearer, read_problem, without_request_id
 from tests.conftest import PUBLIC_URL, Token
 from tests.factories import Connection, create_user, create_user_with, list_actions, list_audit
 
-VIEW = {
-    "job_id",
-    "status",
-    "format",
-    "record_count",
-    "created_at",
-    "completed_at",
-    "expires_at",
-    "size_bytes",
-    "sha256",
-    "error_message",
-    "progress",
-    "estimated_completion",
-}
 MALFORMED_IDS = [
     "x",
     "0",

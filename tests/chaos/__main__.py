@@ -26,7 +26,7 @@ from tests.chaos.report import print_report
 from tests.chaos.schedule import draw
 from tests.chaos.storm import Storm
 from tests.chaos.users import Visitor, create_users
-from tests.chaos.wire import Wire, open_wire
+from tests.chaos.wire import Wire
 from tests.faults.world import World, open_world
 from tests.smtp import SmtpServer, open_smtp_server
 
@@ -95,8 +95,8 @@ async def _open_wires(world: World, smtp: SmtpServer) -> AsyncIterator[tuple[dic
     }
     urls = {name: world.environ[setting] for name, setting in servers.items()} | {"smtp": smtp.url}
     async with AsyncExitStack() as opened:
-        wires = {name: await opened.enter_async_context(open_wire(url)) for name, url in urls.items()}
-        yield wires, {servers[name]: wires[name].through(url) for name, url in urls.items()}
+        wires = {name: await opened.enter_async_context(Wire(url).open()) for name, url in urls.items()}
+        yield wires, {servers[name]: wire.url for name, wire in wires.items()}
 
 
 def _visitors(aftermath: Aftermath, users: list[User], over: asyncio.Event, chance: random.Random) -> list[Visitor]:

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import msgspec
 import pytest
@@ -24,7 +23,7 @@ from service.database import UserId, connect
 from service.settings import Settings
 from tests.api.problems import bearer
 from tests.api.serving import Served, serve
-from tests.client.cutting import CuttingProxy, open_cutting_proxy
+from tests.client.cutting import CuttingProxy
 from tests.conftest import OpenDatabase, Token, on_database
 from tests.operators import create_key, create_users
 
@@ -49,8 +48,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 async def opened_doors(common_settings: Settings) -> AsyncIterator[Doors]:
-    async with open_cutting_proxy() as api, open_cutting_proxy() as storage:
-        storage.target = urlsplit(common_settings.s3_endpoint_url).port or 0
+    async with CuttingProxy().open() as api, CuttingProxy(common_settings.s3_endpoint_url).open() as storage:
         yield Doors(api, storage)
 
 

@@ -15,7 +15,7 @@ from service.audit import SYSTEM
 from service.exports import Export, ExportStatus
 from service.jobs import QUEUE_NAME, serialize
 from tests.faults.oracle import assert_healed
-from tests.faults.proxy import FaultProxy, open_proxy
+from tests.faults.proxy import FaultProxy
 from tests.faults.rubbish import enqueue, job, rubbish
 from tests.faults.world import Process, World, open_world
 
@@ -24,7 +24,7 @@ LARGE = 90_000
 
 @pytest.fixture
 async def s3_proxy(fragile_stack: Stack) -> AsyncIterator[FaultProxy]:
-    async with open_proxy(fragile_stack.environ["CARRYOUT_S3_ENDPOINT_URL"]) as proxy:
+    async with FaultProxy(fragile_stack.environ["CARRYOUT_S3_ENDPOINT_URL"]).open() as proxy:
         yield proxy
 
 

@@ -29,7 +29,7 @@ from devstack.stack import Stack
 from service.settings import from_env
 from service.storage import open_storage
 from tests.factories import CANARY, Connection
-from tests.fleet.balancer import Balancer, open_balancer
+from tests.fleet.balancer import Balancer
 from tests.leaks import CELL_CANARY
 
 CARRYOUT: Command = [sys.executable, "-m", "service.cli"]
@@ -225,7 +225,7 @@ async def open_fleet(stack: Stack, database_url: str, run_dir: Path) -> AsyncIte
             opened.push_async_callback(child.stop)
             starts.append(_start(child, environ, ports[name]))
         await asyncio.gather(*starts)
-        balancer = await opened.enter_async_context(open_balancer(ports["balancer"], [ports[name] for name in APIS]))
+        balancer = await opened.enter_async_context(Balancer([ports[name] for name in APIS]).open(ports["balancer"]))
         database = await asyncpg.connect(database_url)
         opened.push_async_callback(database.close)
         yield Fleet(url, environ, run_dir, stack.mail_dir, bucket, balancer, database)

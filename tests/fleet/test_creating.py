@@ -7,12 +7,11 @@ from collections import Counter
 import httpx
 import pytest
 
+from tests.api.conftest import ASYNC, CSV, JSON
 from tests.api.problems import read_problem
 from tests.documents import read_csv
 from tests.fleet.fleet import Fleet, Person, link_in, until_ended
 
-ASYNC = {"Prefer": "respond-async"}
-CSV, JSON = {"format": "csv"}, {"format": "json"}
 WEEK = dt.timedelta(days=7)
 
 

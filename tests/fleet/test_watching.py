@@ -6,24 +6,9 @@ from contextlib import ExitStack
 import httpx
 import pytest
 
+from tests.api.conftest import ASYNC, VIEW
 from tests.api.problems import read_problem, without_request_id
 from tests.fleet.fleet import Fleet, Person, until_deleted, until_ended
-
-MEMBERS = {
-    "job_id",
-    "status",
-    "format",
-    "record_count",
-    "created_at",
-    "completed_at",
-    "expires_at",
-    "size_bytes",
-    "sha256",
-    "error_message",
-    "progress",
-    "estimated_completion",
-}
-ASYNC = {"Prefer": "respond-async"}
 
 
 async def ask(client: httpx.AsyncClient, person: Person, headers: dict[str, str] | None = None) -> str:
@@ -37,7 +22,7 @@ async def ask(client: httpx.AsyncClient, person: Person, headers: dict[str, str]
 async def test_completed(fleet: Fleet, client: httpx.AsyncClient) -> None:
     person = await fleet.create_person(7)
     view = (await client.get(f"/api/export/{await ask(client, person)}", headers=person.headers)).json()
-    assert view.keys() == MEMBERS | {"download_url"}
+    assert view.keys() == VIEW | {"download_url"}
     assert (view["status"], view["format"], view["record_count"]) == ("completed", "csv", 7)
     assert view["progress"] == {"records_done": 7, "records_total": 7}
     assert (len(view["sha256"]), view["error_message"], view["estimated_completion"]) == (64, None, None)
@@ -53,7 +38,7 @@ async def test_pending_and_cancelled(fleet: Fleet, client: httpx.AsyncClient) ->
         early = await client.get(f"{path}/download", headers=person.headers)
         deleted = await client.delete(path, headers=person.headers)
         failed = (await client.get(path, headers=person.headers)).json()
-    assert pending.keys() == failed.keys() == MEMBERS
+    assert pending.keys() == failed.keys() == VIEW
     assert (pending["status"], pending["record_count"], pending["sha256"]) == ("pending", None, None)
     assert pending["progress"] == {"records_done": 0, "records_total": 7}
     assert pending["estimated_completion"]
@@ -97,7 +82,7 @@ async def test_listed_newest_first(fleet: Fleet, client: httpx.AsyncClient) -> N
     assert pages == [newest_first[:2], newest_first[2:4], newest_first[4:]]
     everything = (await client.get("/api/export", headers=person.headers)).json()
     assert [view["job_id"] for view in everything["exports"]] == newest_first
-    assert everything["exports"][0].keys() == MEMBERS | {"download_url"}
+    assert everything["exports"][0].keys() == VIEW | {"download_url"}
     nothing = (await client.get("/api/export", headers=(await fleet.create_person(1)).headers)).json()
     assert nothing == {"exports": [], "next": None}
 
