@@ -18,7 +18,7 @@ from service.api.requests import query_params
 from service.api.responses import ChunkedStream
 from service.bootstrap import Resources
 from service.database import UserId
-from service.errors import RateLimitedError, UnavailableError
+from service.errors import ExportNotFoundError, RateLimitedError, UnavailableError
 from service.exports import ExportStatus
 
 MEDIA_TYPE = "text/event-stream"
@@ -73,11 +73,12 @@ async def _events(request: Request, job_id: uuid.UUID, user_id: UserId) -> Async
     resources, state = resources_of(request), request.app.state
     ends_at = time.monotonic() + MAX_SECONDS
     shown: ExportView | None = None
-    with state.watchers.admit(user_id):
+    # Operators may delete rows; whoever comes back is told so.
+    with state.watchers.admit(user_id), suppress(ExportNotFoundError):
         yield RECONNECT
         sent_at = time.monotonic()
         while not state.draining and time.monotonic() < ends_at:
-            if view := await _find_change(resources, job_id, shown):
+            if view := await _find_change(resources, job_id, user_id, shown):
                 shown, sent_at = view, time.monotonic()
                 yield _progress(view)
                 if view.status in ENDED:
@@ -89,12 +90,16 @@ async def _events(request: Request, job_id: uuid.UUID, user_id: UserId) -> Async
             await asyncio.sleep(POLL_SECONDS)
 
 
-async def _find_change(resources: Resources, job_id: uuid.UUID, shown: ExportView | None) -> ExportView | None:
-    """The export if it isn't as it was `shown`. While PostgreSQL can't be asked nothing changes."""
+async def _find_change(
+    resources: Resources, job_id: uuid.UUID, user_id: UserId, shown: ExportView | None
+) -> ExportView | None:
+    """The export if it isn't as it was `shown`. While PostgreSQL can't be asked nothing changes.
+
+    Raises ExportNotFoundError once there is no such export.
+    """
     with suppress(UnavailableError):
         async with exporting.read(resources) as connection:
-            export = await resources.exports.find(connection, job_id)
-            assert export is not None  # rows stay
+            export = await resources.exports.get_owned(connection, job_id, user_id)
             if shown is None or (export.status, export.records_done) != (shown.status, shown.progress.records_done):
                 return await view_export(resources, connection, export)
     return None

@@ -165,6 +165,15 @@ class TestStream:
             app.state.draining = True
             assert [event async for event in stream] == []
 
+    async def test_ends_when_an_operator_deletes_the_export(
+        self, api: httpx.AsyncClient, pending: Watched, database: Connection
+    ) -> None:
+        async with open_events(api, pending) as stream:
+            await next_progress(stream)
+            await database.execute("DELETE FROM carryout.export_jobs WHERE id = $1", pending.job_id)
+            assert [event async for event in stream] == []
+        read_problem(await api.get(pending.path, headers=pending.headers), 404)
+
     async def test_outlasts_postgresql_s_absence(
         self, api: httpx.AsyncClient, pending: Watched, database: Connection
     ) -> None:
