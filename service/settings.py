@@ -4,7 +4,7 @@ import ipaddress
 import string
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 from urllib.parse import urlsplit
 
 import msgspec
@@ -178,6 +178,10 @@ def from_env(environ: Mapping[str, str]) -> Settings:
     return Settings(**values)  # type: ignore[arg-type]
 
 
+def split_list(text: str) -> CommaSeparated:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def _require_all(given: Collection[str]) -> None:
     required = [field.name for field in msgspec.structs.fields(Settings) if field.required]
     missing = [_variable(name) for name in required if name not in given]
@@ -190,8 +194,7 @@ def _require_all(given: Collection[str]) -> None:
 
 
 def _convert(name: str, text: str, wanted: object) -> object:
-    separated = "str, ..." in str(wanted)
-    value: object = tuple(part.strip() for part in text.split(",") if part.strip()) if separated else text
+    value = split_list(text) if CommaSeparated in get_args(wanted) else text  # of Annotated
     try:
         return msgspec.convert(value, wanted, strict=False)
     except msgspec.ValidationError as error:
