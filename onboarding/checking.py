@@ -9,10 +9,10 @@ import msgspec
 from onboarding.catalog import Catalog, read_catalog
 from onboarding.comments import Comments, read_comments
 from onboarding.paths import Graph
-from onboarding.reading import columns_read, read_sql
+from onboarding.reading import columns_read
 from onboarding.users_table import Users, find_users
 from service.database import Connection
-from service.datasets import PROFILE
+from service.datasets import PROFILE, read_sql
 from service.errors import ConfigurationError
 
 Columns = set[tuple[str, str]]

@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,10 +15,10 @@ from onboarding.checking import check as check_datasets
 from onboarding.grants import ROLE, list_grants
 from onboarding.initializing import Options, initialize
 from onboarding.reports import report_findings, report_outcome
-from service.command_options import read_env_file
+from service import command_options
 from service.database import Connection, connect
 from service.errors import ConfigurationError
-from service.settings import Settings
+from service.settings import Settings, split_list
 
 Answer = TypeVar("Answer")
 EXIT_UNDECIDED = 1
@@ -34,19 +35,12 @@ def _require_dsn(_context: click.Context, _parameter: click.Parameter, dsn: str 
 
 def _read_env_file(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> None:
     """Before the other options look into the environment, which wins."""
-    for name, value in read_env_file(path).items() if path else ():
+    for name, value in command_options.read_env_file(path).items() if path else ():
         os.environ.setdefault(name, value)
 
 
 dsn_argument = click.argument("dsn", required=False, envvar=DSN_SETTINGS, callback=_require_dsn)
-env_file_option = click.option(
-    "--env-file",
-    is_eager=True,
-    expose_value=False,
-    callback=_read_env_file,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Settings as lines CARRYOUT_NAME=value; the environment wins.",
-)
+env_file_option = partial(command_options.env_file_option, is_eager=True, expose_value=False, callback=_read_env_file)
 
 
 def _list_option(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -56,12 +50,9 @@ def _list_option(name: str) -> Callable[[Callable[..., None]], Callable[..., Non
         name,
         envvar=f"CARRYOUT_{name.upper()}",
         default=",".join(DEFAULTS[name]),
+        type=split_list,
         hidden=True,
     )
-
-
-def _split(names: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
 def _run(dsn: str, work: Callable[[Connection], Awaitable[Answer]]) -> Answer:
@@ -102,22 +93,21 @@ def init(  # noqa: PLR0913 (a command's options)
     own: tuple[str, ...],
     trust_names: bool,
     force: bool,
-    forbidden_columns: str,
-    operator_columns: str,
+    forbidden_columns: tuple[str, ...],
+    operator_columns: tuple[str, ...],
 ) -> None:
     """Write dataset files for the application whose database is at DSN.
 
     Only what is sure to be the user's is exported; the rest stands in the files to be decided.
     """
-    forbidden, allowed = _split(forbidden_columns), _split(operator_columns)
     options = Options(
         directory=directory,
         users_table=users_table,
         own=own,
         trust_names=trust_names,
         force=force,
-        forbidden=forbidden,
-        list_forbidden=tuple(name for name in forbidden if name not in allowed),
+        forbidden=forbidden_columns,
+        list_forbidden=tuple(name for name in forbidden_columns if name not in operator_columns),
     )
     try:
         outcome = _run(dsn, lambda connection: initialize(connection, options))

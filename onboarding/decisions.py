@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from enum import StrEnum
-from fnmatch import fnmatchcase
 
 import msgspec
 
@@ -28,12 +27,13 @@ from onboarding.words import (
     snake,
     words,
 )
+from service.datasets import INTEGERS, is_forbidden
 
-PLAIN_TYPES = {"bool", "int2", "int4", "int8", "numeric", "float4", "float8", "money", "date", "time", "timetz",
+PLAIN_TYPES = {*INTEGERS, "bool", "numeric", "float4", "float8", "money", "date", "time", "timetz",
     "timestamp", "timestamptz", "interval"}  # fmt: skip
 TEXT_TYPES = {"text", "varchar", "bpchar", "citext", "name"}
 TIME_TYPES = {"date", "timestamp", "timestamptz"}
-KEY_TYPES = {"int2", "int4", "int8", "uuid"}
+KEY_TYPES = {*INTEGERS, "uuid"}
 
 
 class Verdict(StrEnum):
@@ -101,10 +101,7 @@ class Judge:
 
     def _is_denied(self, quoted: str) -> bool:
         name = self._table.get_column(quoted).name
-        return self._is_forbidden(name) or is_secret(name)
-
-    def _is_forbidden(self, name: str) -> bool:
-        return any(fnmatchcase(name.lower(), pattern.lower()) for pattern in self._forbidden)
+        return is_forbidden(name, self._forbidden) or is_secret(name)
 
     def _decide(self, column: Column) -> Decision:
         verdict, why = next(
@@ -116,7 +113,7 @@ class Judge:
         """The first counts: what mustn't leave, whose it is, then what the column is."""
         if is_secret(column.name):
             yield Verdict.DENY, "a secret, by its name"
-        if self._is_forbidden(column.name):
+        if is_forbidden(column.name, self._forbidden):
             verdict = Verdict.KEY if column.quoted in {*self._way, *self._needed} else Verdict.DENY
             yield verdict, "its name is in CARRYOUT_FORBIDDEN_COLUMNS"
         yield from self._link_reasons(column)

@@ -10,9 +10,7 @@ from onboarding.decisions import Decision, Verdict
 from onboarding.paths import Graph, Link, Path
 from onboarding.users_table import Users
 from onboarding.words import HANDLES, snake
-from service.datasets import NAME, PROFILE, RESERVED_NAMES
-
-MAX_NAME_CHARACTERS = 41
+from service.datasets import MAX_NAME_CHARACTERS, NAME, PROFILE, RESERVED_NAMES
 
 
 class Draft(msgspec.Struct, frozen=True):

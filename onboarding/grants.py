@@ -10,9 +10,8 @@ from pathlib import Path
 
 import asyncpg
 
-from onboarding.reading import read_sql
 from service.database import QUERIES, Connection
-from service.datasets import LISTS_FOLDER, PROFILE
+from service.datasets import LISTS_FOLDER, PROFILE, read_sql
 from service.errors import ConfigurationError
 
 ROLE = "carryout_reader"

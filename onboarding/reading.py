@@ -1,19 +1,13 @@
-"""Dataset files as SQL, and which columns of which tables a query's results are made of, after its plan."""
+"""Which columns of which tables a query's results are made of, after its plan."""
 
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from onboarding.catalog import Catalog
 from service.database import Connection
 from service.plans import LITERAL, Plan, explain, outputs
 
 REFERENCE = re.compile(r'(?:("(?:[^"]|"")+"|[^\W\d][\w$]*)\.)?("(?:[^"]|"")+"|[^\W\d][\w$]*)')
-
-
-def read_sql(path: Path) -> str:
-    """One statement, without its semicolon; it ends in a line break, so that a comment ends there, too."""
-    return path.read_text(encoding="utf-8").strip().removesuffix(";") + "\n"
 
 
 async def columns_read(

@@ -5,9 +5,9 @@ import msgspec
 from onboarding.catalog import Column, Table
 from onboarding.users_table import Users, find_email
 from onboarding.words import NAMES, snake
+from service.datasets import INTEGERS
 
 LIST_NAMES = ("export", "export_full")
-INTEGERS = {"int2", "int4", "int8"}
 # Of each further column of the full list, what applications call it.
 FURTHER = {
     "created_at": ("created_at", "created_on", "date_joined", "joined_at", "inserted_at", "created", "creation_time"),

@@ -36,11 +36,13 @@ def choice_of(names: type[StrEnum]) -> click.Choice[str]:
     return click.Choice([name.value for name in names])
 
 
-def env_file_option(command: Callable[..., None]) -> Callable[..., None]:
+def env_file_option(command: Callable[..., None], **attributes: Any) -> Callable[..., None]:
+    """`attributes` are further ones of click's option."""
     return click.option(
         "--env-file",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="Settings as lines CARRYOUT_NAME=value; the environment wins.",
+        **attributes,
     )(command)
 
 

@@ -33,7 +33,8 @@ PROFILE = "profile"
 LISTS_FOLDER = "users"
 LIST_PARAMETERS = ["text", "bigint"]
 PROFILE_COLUMNS = {"id", "email"}
-NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
+MAX_NAME_CHARACTERS = 41
+NAME = re.compile(rf"[a-z][a-z0-9_]{{0,{MAX_NAME_CHARACTERS - 1}}}")
 RESERVED_NAMES = {"exported_at", "user"}  # members of the JSON document
 COMMENT_OR_QUOTED = re.compile(
     r"""--[^\n]*|/\*.*?\*/|(?P<quoted>\be'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|(\$\w*\$).*?\2)""",
@@ -96,9 +97,17 @@ async def list_exposed_columns(
     rows = await connection.fetch(
         QUERIES["list_readable_columns"], [schema for schema, _ in read], [name for _, name in read]
     )
-    return [
-        f"{row['schema']}.{row['table']}.{row['column']}" for row in rows if _is_forbidden(row["column"], forbidden)
-    ]
+    return [f"{row['schema']}.{row['table']}.{row['column']}" for row in rows if is_forbidden(row["column"], forbidden)]
+
+
+def read_sql(path: Path) -> str:
+    """One statement, without its semicolon; it ends in a line break, so that a comment ends there, too."""
+    return path.read_text(encoding="utf-8").strip().removesuffix(";") + "\n"
+
+
+def is_forbidden(name: str, forbidden: Sequence[str]) -> bool:
+    """Whether one of the globs in `forbidden` matches `name`, in whatever case."""
+    return any(fnmatchcase(name.lower(), pattern.lower()) for pattern in forbidden)
 
 
 def csv_names(datasets: Sequence[Dataset]) -> list[str]:
@@ -142,7 +151,7 @@ def _naming(name: str) -> Iterator[None]:
 
 
 def _read(path: Path) -> str:
-    sql = path.read_text(encoding="utf-8").strip().removesuffix(";") + "\n"  # so that a comment ends there
+    sql = read_sql(path)
     _check_text(path.stem, _code(sql))
     return sql
 
@@ -209,12 +218,8 @@ def _check_profile(columns: Sequence[Column]) -> None:
 
 def _check_names(columns: Sequence[Column], forbidden: Sequence[str]) -> None:
     for column in columns:
-        if _is_forbidden(column.name, forbidden):
+        if is_forbidden(column.name, forbidden):
             raise ConfigurationError(f"column {column.name} is forbidden (CARRYOUT_FORBIDDEN_COLUMNS)")
-
-
-def _is_forbidden(name: str, forbidden: Sequence[str]) -> bool:
-    return any(fnmatchcase(name.lower(), pattern.lower()) for pattern in forbidden)
 
 
 def _check_origins(plan: Plan, columns: Sequence[Column], forbidden: Sequence[str]) -> None:
@@ -222,5 +227,5 @@ def _check_origins(plan: Plan, columns: Sequence[Column], forbidden: Sequence[st
         if reads_whole_row(output):
             raise ConfigurationError("a whole row would let columns leave that nobody chose; list the columns")
         for name in identifiers(output):
-            if _is_forbidden(name, forbidden):
+            if is_forbidden(name, forbidden):
                 raise ConfigurationError(f"it reads {name}, which is forbidden (CARRYOUT_FORBIDDEN_COLUMNS)")
