@@ -7,7 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 from uuid import uuid4
 
 import httpx
@@ -19,6 +19,7 @@ from service import storage as storage_module
 from service.errors import ExportGoneError, UnavailableError
 from service.settings import Settings, from_env
 from service.storage import PART_BYTES, ObjectStorage, OpenUpload, open_storage
+from tests.wires import Connection, Proxy
 
 CSV = "text/csv; charset=utf-8"
 LARGE = random.Random(1).randbytes(20 * 2**20)  # noqa: S311 - content, not a secret: two whole parts and a half
@@ -58,44 +59,40 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(storage_module, name, 0.2)
 
 
+class CutProxy(Proxy):
+    """Asks `cut` about each request and, with the request, each piece of its answer."""
+
+    def __init__(self, url: str, cut: Cut) -> None:
+        super().__init__(url)
+        self._cut = cut
+
+    def connect(self, client: asyncio.StreamWriter) -> Connection:
+        return _CutConnection(client, self._cut)
+
+
+class _CutConnection(Connection):
+    def __init__(self, client: asyncio.StreamWriter, cut: Cut) -> None:
+        super().__init__(client)
+        self._cut = cut
+        self._request = b""
+
+    async def ask(self, chunk: bytes) -> bytes:
+        if not chunk.startswith((b"GET ", b"HEAD ", b"PUT ", b"POST ", b"DELETE ")):
+            return chunk
+        self._request = chunk
+        return b"" if self._cut(chunk, None) else chunk
+
+    async def answer(self, chunk: bytes) -> bytes:
+        return b"" if self._cut(self._request, chunk) else chunk
+
+
 @asynccontextmanager
 async def open_through_proxy(settings: Settings, cut: Cut) -> AsyncIterator[ObjectStorage]:
-    """Storage behind a proxy that asks `cut` about each request and, with the request, each piece of its answer."""
-    target = urlsplit(settings.s3_endpoint_url)
-
-    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        upstream_reader, upstream = await asyncio.open_connection(target.hostname, target.port)
-        request = b""
-
-        async def pass_requests() -> None:
-            nonlocal request
-            while chunk := await reader.read(2**16):
-                if chunk.startswith((b"GET ", b"HEAD ", b"PUT ", b"POST ", b"DELETE ")):
-                    request = chunk
-                    if cut(request, None):
-                        return
-                upstream.write(chunk)
-                await upstream.drain()
-
-        async def pass_answers() -> None:
-            while chunk := await upstream_reader.read(2**16):
-                if cut(request, chunk):
-                    return
-                writer.write(chunk)
-                await writer.drain()
-
-        pumps = [asyncio.create_task(pass_requests()), asyncio.create_task(pass_answers())]
-        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        for pump in pumps:
-            pump.cancel()
-        await asyncio.gather(*pumps, return_exceptions=True)
-        upstream.close()
-        writer.close()
-
-    proxy = await asyncio.start_server(forward, "127.0.0.1", 0)
-    port = proxy.sockets[0].getsockname()[1]
-    async with proxy, open_storage(msgspec.structs.replace(settings, s3_endpoint_url=f"http://127.0.0.1:{port}")) as it:
-        yield it
+    async with (
+        CutProxy(settings.s3_endpoint_url, cut).open() as proxy,
+        open_storage(msgspec.structs.replace(settings, s3_endpoint_url=proxy.url)) as storage,
+    ):
+        yield storage
 
 
 async def chunks_of(content: bytes, size: int = 100_003) -> AsyncIterator[bytes]:

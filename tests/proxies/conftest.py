@@ -3,10 +3,11 @@
 import asyncio
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from devstack.ports import keep_port
+from tests.wires import Connection, Proxy
 
 CONFIGURATION = """
 daemon off;
@@ -24,7 +25,7 @@ http {{
     server {{
         listen 127.0.0.1:{port};
         location / {{
-            proxy_pass http://127.0.0.1:{upstream};
+            proxy_pass {upstream};
             proxy_http_version {version};
         }}
     }}
@@ -32,53 +33,34 @@ http {{
 """
 
 
-class Wire:
+class Wire(Proxy):
     """Passes everything on to the API; of an answer only `limit` bytes, if there is one, and then it breaks."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self.limit: int | None = None
+    limit: int | None = None
+    answered = 0
+
+    def connect(self, client: asyncio.StreamWriter) -> Connection:
         self.answered = 0
-        self._target = (host, port)
-
-    async def join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        upstream_reader, upstream = await asyncio.open_connection(*self._target)
-        asking = asyncio.create_task(_pass_on(reader, upstream))
-        try:
-            self.answered = 0
-            while chunk := await upstream_reader.read(2**16):
-                left = len(chunk) if self.limit is None else self.limit - self.answered
-                writer.write(chunk[:left])
-                await writer.drain()
-                self.answered += len(chunk)
-                if left < len(chunk):
-                    break
-        finally:
-            asking.cancel()
-            upstream.transport.abort()
-            writer.close()
+        return _Connection(client, self)
 
 
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while chunk := await reader.read(2**16):
-        writer.write(chunk)
-        await writer.drain()
+class _Connection(Connection):
+    def __init__(self, client: asyncio.StreamWriter, wire: Wire) -> None:
+        super().__init__(client)
+        self._wire = wire
+
+    async def answer(self, chunk: bytes) -> bytes:
+        wire = self._wire
+        left = len(chunk) if wire.limit is None else wire.limit - wire.answered
+        wire.answered += len(chunk)
+        if left >= len(chunk):
+            return chunk
+        self._client.write(chunk[:left])
+        return b""
 
 
 @asynccontextmanager
-async def open_wire(host: str, port: int) -> AsyncIterator[tuple[Wire, int]]:
-    wire = Wire(host, port)
-
-    async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            await wire.join(reader, writer)
-
-    server = await asyncio.start_server(join, "127.0.0.1", 0)
-    async with server:
-        yield wire, server.sockets[0].getsockname()[1]
-
-
-@asynccontextmanager
-async def open_nginx(folder: Path, upstream: int, version: str) -> AsyncIterator[str]:
+async def open_nginx(folder: Path, upstream: str, version: str) -> AsyncIterator[str]:
     binary = shutil.which("nginx") or "/usr/sbin/nginx"
     port = keep_port(folder / "nginx.port")
     configuration = folder / "nginx.conf"
