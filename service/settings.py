@@ -112,7 +112,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     acquire_timeout_seconds: Annotated[
         PositiveFloat, Meta(description="How long a request waits for a connection before it gets 503")
     ] = 5.0
-    worker_jobs: Annotated[int, Meta(ge=1, le=1_000, description="Exports a worker makes at once")] = 4
+    worker_jobs: Annotated[
+        int, Meta(ge=1, le=1_000, description="Exports a worker makes at once, at most `CARRYOUT_POOL_SIZE`")
+    ] = 4
     lease_seconds: Annotated[
         float, Meta(ge=2, le=3_600, description="After so long without a heartbeat an export goes to another worker")
     ] = 15.0
@@ -164,6 +166,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _require_networks(self.trusted_proxies)
         if self.small_export_records > self.max_export_records:
             raise ConfigurationError(_named("SMALL_EXPORT_RECORDS", "must not exceed CARRYOUT_MAX_EXPORT_RECORDS"))
+        if self.worker_jobs > self.pool_size:  # each needs a connection for as long as it lasts
+            fault = f"({self.worker_jobs}) must not exceed CARRYOUT_POOL_SIZE ({self.pool_size})"
+            raise ConfigurationError(_named("WORKER_JOBS", fault))
 
 
 def from_env(environ: Mapping[str, str]) -> Settings:

@@ -109,6 +109,14 @@ def test_a_wrong_one_is_named(name: str, text: str) -> None:
         from_env(REQUIRED | {name: text})
 
 
+@pytest.mark.parametrize(("jobs", "pool"), [("9", ""), ("", "3")])
+def test_every_export_of_a_worker_has_a_connection(jobs: str, pool: str) -> None:
+    sentence = rf"^CARRYOUT_WORKER_JOBS \({jobs or 4}\) must not exceed CARRYOUT_POOL_SIZE \({pool or 8}\)$"
+    with pytest.raises(ConfigurationError, match=sentence):
+        from_env(REQUIRED | {"CARRYOUT_WORKER_JOBS": jobs, "CARRYOUT_POOL_SIZE": pool})
+    assert from_env(REQUIRED | {"CARRYOUT_WORKER_JOBS": pool or "8", "CARRYOUT_POOL_SIZE": pool})
+
+
 def test_a_secret_is_never_shown() -> None:
     with pytest.raises(ConfigurationError) as caught:
         from_env(REQUIRED | {"CARRYOUT_LINK_SECRETS": "hunter2"})
