@@ -22,6 +22,7 @@ from service.errors import AuthenticationError, ConfigurationError, InvalidValue
 from service.jwks import PublicKey, VerificationKey, fitting_algorithms, open_jwks
 from service.settings import Settings
 
+NOT_AUTHENTICATED = "Missing or invalid token"
 LEEWAY_SECONDS = 30
 MAX_TOKEN_CHARACTERS = 8_192
 MAX_USER_ID_CHARACTERS = 255
@@ -159,7 +160,7 @@ def _refusing() -> Iterator[None]:
     try:
         yield
     except (jwt.PyJWTError, InvalidValueError, ValueError, RecursionError) as error:
-        raise AuthenticationError("Missing or invalid token") from error
+        raise AuthenticationError(NOT_AUTHENTICATED) from error
 
 
 class _SingleKey:

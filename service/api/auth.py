@@ -2,13 +2,10 @@
 
 from starlette.requests import Request
 
-from service.api.requests import client_ip
+from service.api.requests import bearer_token, client_ip
 from service.audit import Actor
 from service.bootstrap import Resources
 from service.database import UserId
-from service.errors import AuthenticationError
-
-NOT_AUTHENTICATED = "Missing or invalid token"
 
 
 def resources_of(request: Request) -> Resources:
@@ -18,10 +15,7 @@ def resources_of(request: Request) -> Resources:
 
 async def require_user(request: Request) -> UserId:
     """The user whose JWT the request carries. Raises AuthenticationError."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
-        raise AuthenticationError(NOT_AUTHENTICATED)
-    return await resources_of(request).verifier.verify(token)
+    return await resources_of(request).verifier.verify(bearer_token(request))
 
 
 def user_actor(request: Request, user_id: UserId) -> Actor:

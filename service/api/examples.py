@@ -8,9 +8,9 @@ import msgspec
 
 from service import errors
 from service.api import downloads, exports, users
-from service.api.auth import NOT_AUTHENTICATED
 from service.api.errors import UNEXPECTED
 from service.api.openapi import Json
+from service.auth import NOT_AUTHENTICATED
 from service.exports import ExportStatus
 from service.streaming import TOO_LARGE_DETAIL, TOO_LARGE_SUGGESTION
 

@@ -57,6 +57,12 @@ def repeated_param(request: Request, allowed: str) -> list[str]:
     return [value for _, value in pairs]
 
 
+def bearer_token(request: Request) -> str:
+    """The credentials of `Authorization: Bearer …` (RFC 6750); empty without."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.rstrip(" \t") if scheme.lower() == "bearer" else ""  # httptools leaves a field's whitespace on
+
+
 def client_ip(request: Request) -> str | None:
     """The client's as far as it can be believed (see ProxyMiddleware); None if unknown."""
     return request.client.host if request.client else None

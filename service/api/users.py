@@ -14,7 +14,7 @@ from starlette.responses import Response
 from service import exporting, operating
 from service.api.auth import key_actor, resources_of
 from service.api.exports import json_response
-from service.api.requests import query_params
+from service.api.requests import bearer_token, query_params
 from service.api.responses import StreamEnd, compressible_stream
 from service.audit import Actor, AuditAction
 from service.bootstrap import Resources
@@ -100,7 +100,7 @@ async def _export(request: Request, name: str, scope: Scope, flag: Flag, filenam
 
 
 async def _require_key(request: Request) -> tuple[ApiKey, Actor]:
-    text = _presented_key(request)
+    text = request.headers.get("X-API-Key") or bearer_token(request)
     if not text:
         raise AuthenticationError(INVALID_KEY)
     async with exporting.begin(resources_of(request)) as connection:
@@ -109,13 +109,6 @@ async def _require_key(request: Request) -> tuple[ApiKey, Actor]:
         await _delay_wrong_key(request)
         raise AuthenticationError(INVALID_KEY)
     return authenticated
-
-
-def _presented_key(request: Request) -> str:
-    if key := request.headers.get("x-api-key"):
-        return key
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 async def _delay_wrong_key(request: Request) -> None:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from service.api.requests import client_ip, query_params, read_json
+from service.api.requests import bearer_token, client_ip, query_params, read_json
 from tests.api.serving import Served, create_edge, serve
 
 JSON = "application/json"
@@ -145,6 +145,25 @@ async def test_other_parameters_are_refused(served: Served, query: str, named: s
     assert problem["status"] == 400
     assert named in problem["detail"]
     assert len(problem["detail"]) < 200
+
+
+@pytest.mark.parametrize(
+    ("authorization", "token"),
+    [
+        (None, ""),
+        ("Bearer", ""),
+        ("Bearer ", ""),
+        ("Bearer x.y.z", "x.y.z"),
+        ("bEARER x.y.z", "x.y.z"),
+        ("Bearer x.y.z \t", "x.y.z"),
+        ("Bearer  x.y.z", " x.y.z"),
+        ("Basic x.y.z", ""),
+        ("x.y.z", ""),
+    ],
+)
+def test_a_token_is_what_follows_bearer(authorization: str | None, token: str) -> None:
+    headers = [] if authorization is None else [(b"authorization", authorization.encode())]
+    assert bearer_token(Request({"type": "http", "headers": headers})) == token
 
 
 async def test_a_proxy_header_is_not_believed(served: Served) -> None:
