@@ -26,10 +26,10 @@ class LinkSigner:
         expires = (expires_at - _EPOCH) // timedelta(seconds=1)  # timestamp() is a float, which may round up
         return f"expires={expires}&signature={_signature(self._keys[0], job_id, expires)}"
 
-    def verify(self, job_id: UUID, expires: str, signature: str) -> datetime:
-        """Return when the link ends, be it past or future: the caller judges by the database's clock.
+    def verify(self, job_id: UUID, expires: str, signature: str) -> None:
+        """Raises ExportNotFoundError for anything but the very text that `sign` returned for this job.
 
-        Raises ExportNotFoundError for anything but the very text that `sign` returned for this job.
+        Whether the link has ended is not judged here, but from the export's row, by the database's clock.
         """
         if not (_EXPIRES.fullmatch(expires) and _SIGNATURE.fullmatch(signature)):
             raise ExportNotFoundError
@@ -39,7 +39,6 @@ class LinkSigner:
         matches = [hmac.compare_digest(signature, _signature(key, job_id, seconds)) for key in self._keys]
         if not any(matches):
             raise ExportNotFoundError
-        return datetime.fromtimestamp(seconds, UTC)
 
 
 def _signature(key: bytes, job_id: UUID, expires: int) -> str:

@@ -20,10 +20,10 @@ EXPIRES_AT = datetime(2026, 1, 1, tzinfo=UTC)
 QUERY = LinkSigner([NEW]).sign(JOB, EXPIRES_AT)
 
 
-def verify(query: str, *, job_id: UUID = JOB, secrets: tuple[str, ...] = (NEW,)) -> datetime:
+def verify(query: str, *, job_id: UUID = JOB, secrets: tuple[str, ...] = (NEW,)) -> None:
     parameters = parse_qs(query, keep_blank_values=True)
     (expires,), (signature,) = parameters.get("expires", [""]), parameters.get("signature", [""])
-    return LinkSigner(secrets).verify(job_id, expires, signature)
+    LinkSigner(secrets).verify(job_id, expires, signature)
 
 
 def test_layout_is_stable() -> None:
@@ -43,7 +43,8 @@ def test_layout_is_stable() -> None:
 )
 def test_round_trip(job_id: UUID, expires_at: datetime) -> None:
     query = LinkSigner([NEW]).sign(job_id, expires_at)
-    assert verify(query, job_id=job_id) == expires_at.replace(microsecond=0)
+    verify(query, job_id=job_id)
+    assert query.startswith(f"expires={int(expires_at.replace(microsecond=0).timestamp())}&")
 
 
 def test_every_other_byte_at_every_place_fails() -> None:
@@ -91,7 +92,7 @@ def test_rotation() -> None:
     old_link = LinkSigner([OLD]).sign(JOB, EXPIRES_AT)
     rotated = LinkSigner([NEW, OLD])
     assert rotated.sign(JOB, EXPIRES_AT) == QUERY
-    assert verify(old_link, secrets=(NEW, OLD)) == EXPIRES_AT
+    verify(old_link, secrets=(NEW, OLD))
     with pytest.raises(ExportNotFoundError):
         verify(old_link, secrets=(NEW,))
 
