@@ -118,7 +118,8 @@ class Jwks:
         try:
             self._keys = parse_key_set(await self._download(), self._algorithms)
         except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
-            logger.warning("jwks_fetch_failed", error=repr(error))
+            status = error.status if isinstance(error, aiohttp.ClientResponseError) else None
+            logger.warning("jwks_fetch_failed", error_type=type(error).__name__, status=status)
             return False
         return True
 
@@ -126,11 +127,11 @@ class Jwks:
         body = bytearray()
         async with self._session.get(self._url, allow_redirects=False) as response:
             if response.status != HTTPStatus.OK:
-                raise aiohttp.ClientError(f"answered {response.status}")
+                raise aiohttp.ClientResponseError(response.request_info, response.history, status=response.status)
             async for chunk in response.content.iter_any():
                 body += chunk
                 if len(body) > MAX_BODY_BYTES:
-                    raise aiohttp.ClientError(f"answered more than {MAX_BODY_BYTES} bytes")
+                    raise aiohttp.ClientPayloadError(f"answered more than {MAX_BODY_BYTES} bytes")
         return body
 
 

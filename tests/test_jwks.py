@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
+from structlog.testing import capture_logs
 
 from service import jwks
 from service.auth import JwtVerifier, open_jwt_verifier
@@ -230,6 +231,15 @@ class TestOutage:
                 await verifier.verify(make_token())
             with pytest.raises(AuthenticationError):
                 await verifier.verify("not.a.token")
+
+    async def test_the_log_tells_how_a_fetch_failed_and_not_where(self, provider: IdentityProvider) -> None:
+        provider.answer(status=404)
+        with capture_logs() as events:
+            async with opened(provider) as verifier:
+                with pytest.raises(UnavailableError):
+                    await verifier.verify(make_token())
+        failure = {"error_type": "ClientResponseError", "status": 404}
+        assert events[0] == {"event": "jwks_fetch_failed", "log_level": "warning", **failure}
 
     async def test_keys_outlive_the_provider(self, provider: IdentityProvider, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(jwks, "REFRESH_SECONDS", 0.01)
