@@ -8,6 +8,8 @@ from typing import Literal, Protocol, TypeAlias
 
 from starlette.requests import Request
 
+from service.api.requests import weights
+
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
@@ -33,23 +35,10 @@ def negotiate(request: Request) -> Encoding | None:
 
     These are never refused, not even to whom they aren't acceptable (`identity;q=0`): the RFC leaves that open.
     """
-    weights = dict(_weights(",".join(request.headers.getlist("Accept-Encoding"))))
-    weighed = [(weights.get(encoding, weights.get("*", 0.0)), encoding) for encoding in PREFERRED]
+    accepted = weights(request, "Accept-Encoding")
+    weighed = [(accepted.get(encoding, accepted.get("*", 0.0)), encoding) for encoding in PREFERRED]
     best, encoding = max(weighed, key=lambda pair: pair[0])
-    return encoding if best > 0 and best >= weights.get("identity", 0.0) else None
-
-
-def _weights(accept_encoding: str) -> list[tuple[str, float]]:
-    weights = []
-    for item in accept_encoding.lower().split(","):
-        coding, _, parameters = item.partition(";")
-        name, _, value = parameters.partition("=")
-        try:
-            weight = float(value) if name.strip() == "q" else 1.0
-        except ValueError:
-            weight = 0.0
-        weights.append((coding.strip(), weight if 0 <= weight <= 1 else 0.0))
-    return weights
+    return encoding if best > 0 and best >= accepted.get("identity", 0.0) else None
 
 
 class Compressor:

@@ -1,6 +1,5 @@
 """Errors for people: what a browser shows that opened a link which leads to no file."""
 
-import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
@@ -8,10 +7,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.page import CONTENT_SECURITY_POLICY, templates
+from service.api.requests import weights
 
 WILDCARD: Final = "*/*"
 MACHINE_TYPES: Final = ("application/problem+json", "application/json")
-QUALITY: Final = re.compile(r"q=([01](?:\.[0-9]{0,3})?)")
 
 
 class Words(NamedTuple):
@@ -38,7 +37,7 @@ def prefers_html(request: Request) -> bool:
     """Whether this is a browser that opens an address: it ranks HTML above JSON. `*/*` alone asks for no page."""
     if request.method not in {"GET", "HEAD"}:
         return False
-    accepted = _accepted(request)
+    accepted = weights(request, "Accept")
     html = accepted.get("text/html", 0.0)
     return html >= accepted.get(WILDCARD, 0.0) and html > max(accepted.get(type_, 0.0) for type_ in MACHINE_TYPES)
 
@@ -55,18 +54,6 @@ def error_page(request: Request, status: int, detail: str, headers: Mapping[str,
     )
     policy = {"Content-Security-Policy": CONTENT_SECURITY_POLICY}
     return Response(body, status, headers={**headers, **policy}, media_type="text/html")
-
-
-def _accepted(request: Request) -> dict[str, float]:
-    """Media types and the quality the request gives them (RFC 9110, 12.5.1)."""
-    ranges = ",".join(request.headers.getlist("accept")).lower().replace(" ", "").split(",")
-    parts = [range_.partition(";") for range_ in ranges]
-    return {media_type: _quality(parameters) for media_type, _, parameters in parts}
-
-
-def _quality(parameters: str) -> float:
-    match = QUALITY.search(parameters)
-    return float(match[1]) if match else 1.0
 
 
 def _root(request: Request) -> str:

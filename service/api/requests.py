@@ -63,9 +63,28 @@ def bearer_token(request: Request) -> str:
     return token.rstrip(" \t") if scheme.lower() == "bearer" else ""  # httptools leaves a field's whitespace on
 
 
+def weights(request: Request, header: str) -> dict[str, float]:
+    """What an Accept header lists, in lower case, and how much each is wanted (RFC 9110, 12.4.2): 0 to 1.
+
+    A weight that is none counts as 0.
+    """
+    items = ",".join(request.headers.getlist(header)).lower().split(",")
+    return dict(_weighed(item) for item in items)
+
+
 def client_ip(request: Request) -> str | None:
     """The client's as far as it can be believed (see ProxyMiddleware); None if unknown."""
     return request.client.host if request.client else None
+
+
+def _weighed(item: str) -> tuple[str, float]:
+    name, *parameters = (part.strip() for part in item.split(";"))
+    given = dict(parameter.partition("=")[::2] for parameter in parameters)
+    try:
+        weight = float(given.get("q", "1"))
+    except ValueError:
+        return name, 0.0
+    return name, weight if 0 <= weight <= 1 else 0.0
 
 
 def _require_json(request: Request) -> None:

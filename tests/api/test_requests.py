@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from service.api.requests import bearer_token, client_ip, query_params, read_json
+from service.api.requests import bearer_token, client_ip, query_params, read_json, weights
 from tests.api.serving import Served, create_edge, serve
 
 JSON = "application/json"
@@ -164,6 +164,27 @@ async def test_other_parameters_are_refused(served: Served, query: str, named: s
 def test_a_token_is_what_follows_bearer(authorization: str | None, token: str) -> None:
     headers = [] if authorization is None else [(b"authorization", authorization.encode())]
     assert bearer_token(Request({"type": "http", "headers": headers})) == token
+
+
+@pytest.mark.parametrize(
+    ("accepted", "weighed"),
+    [
+        ("text/html", {"text/html": 1}),
+        ("text/html, */*;q=0.8", {"text/html": 1, "*/*": 0.8}),
+        ("Text/HTML ; Level=1 ; Q=0.5", {"text/html": 0.5}),
+        ("text/html; q=.2", {"text/html": 0.2}),  # as Java's HttpURLConnection has it
+        ("text/html;q=0.4;q=0.2", {"text/html": 0.2}),
+        ("text/html;seq=0.5", {"text/html": 1}),
+        ("text/html;q=1.001", {"text/html": 0}),
+        ("text/html;q=-1", {"text/html": 0}),
+        ("text/html;q=nan", {"text/html": 0}),
+        ("text/html;q=", {"text/html": 0}),
+        ("text/html;q", {"text/html": 0}),
+    ],
+)
+def test_what_is_accepted_has_weights(accepted: str, weighed: dict[str, float]) -> None:
+    request = Request({"type": "http", "headers": [(b"accept", accepted.encode())]})
+    assert weights(request, "Accept") == weighed
 
 
 async def test_a_proxy_header_is_not_believed(served: Served) -> None:
