@@ -17,6 +17,7 @@ from service.api.exports import json_response
 from service.api.requests import bearer_token, query_params
 from service.api.responses import StreamEnd, compressible_stream
 from service.audit import Actor, AuditAction
+from service.auth import BIGINT, parse_bigint
 from service.bootstrap import Resources
 from service.datasets import Dataset
 from service.encoders import CsvEncoder
@@ -31,14 +32,14 @@ NOT_SET_UP = "This user list is not set up: there is no users/{}.sql"
 UNSUPPORTED_FORMAT = "Unsupported format. Only 'csv' is supported."
 WRONG_KEY_DELAY_SECONDS = 0.3
 MAX_DELAYED_KEYS = 100
-INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
+CSV = re.compile("[Cc][Ss][Vv]")
 
 
 class ListQuery(msgspec.Struct, frozen=True):
-    format: Annotated[str, Meta(pattern="^[Cc][Ss][Vv]$", description="Only `csv`, in any case.")] = "csv"
+    format: Annotated[str, Meta(pattern=f"^{CSV.pattern}$", description="Only `csv`, in any case.")] = "csv"
     email: Annotated[str | None, Meta(description="Only users with exactly this e-mail address.")] = None
     after: Annotated[
-        Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None,
+        Annotated[int, Meta(ge=BIGINT.start, le=BIGINT.stop - 1)] | None,
         Meta(description="Only users after this id: how a broken list is continued."),
     ] = None
 
@@ -133,13 +134,17 @@ async def _require_scope(request: Request, key: ApiKey, actor: Actor, scope: Sco
 
 
 def _query(request: Request) -> ListQuery:
-    given = query_params(request, {"format", "email", "after"})
-    if given.get("format", "csv").lower() != "csv":
+    given = query_params(request, set(ListQuery.__struct_fields__))
+    if not CSV.fullmatch(given.get("format", "csv")):
         raise InvalidRequestError(UNSUPPORTED_FORMAT)
-    after = given.get("after")
-    if after is not None and not (INTEGER.fullmatch(after) and -(2**63) <= int(after) < 2**63):
+    return ListQuery(email=given.get("email"), after=_after(given["after"]) if "after" in given else None)
+
+
+def _after(text: str) -> int:
+    id_ = parse_bigint(text)
+    if id_ is None:
         raise InvalidRequestError("after must be the id of the last row received")
-    return ListQuery(email=given.get("email"), after=None if after is None else int(after))
+    return id_
 
 
 class _ListStream:
