@@ -20,6 +20,7 @@ ROLE = "carryout_reader"
 async def list_grants(connection: Connection, directory: Path, *, role: str = ROLE) -> list[str]:
     """Statements that make the role, unless it is there, and grant it what the files in `directory` read.
 
+    What it may do because everybody may is said in a comment: an application of the operator's may need it.
     Raises ConfigurationError if there is no profile, a file doesn't work, or this connection may not make temporary
     objects.
     """
@@ -34,12 +35,18 @@ async def list_grants(connection: Connection, directory: Path, *, role: str = RO
     found = await connection.fetchrow(QUERIES["find_role"], role)
     assert found is not None
     quoted = found["quoted"]
+    open_to_all = await connection.fetch(QUERIES["list_schemas_open_to_all"])
     return [
         *([] if found["exists"] else [f"CREATE ROLE {quoted} LOGIN PASSWORD '…';"]),
         *(f"GRANT USAGE ON SCHEMA {schema} TO {quoted};" for schema in sorted(schemas)),
         *(
             f"GRANT SELECT ({', '.join(sorted(columns))}) ON {relation} TO {quoted};"
             for relation, columns in sorted(granted.items())
+        ),
+        *(
+            f"-- Everybody may make objects in {schema}, so this role, too. "
+            f"If nobody needs it: REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC;"
+            for (schema,) in open_to_all
         ),
     ]
 

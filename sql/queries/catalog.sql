@@ -48,3 +48,8 @@ WHERE p.pronamespace = pg_my_temp_schema() AND p.proname = 'carryout_dataset'
 
 -- name: find_role
 SELECT quote_ident($1::text) AS quoted, EXISTS (SELECT FROM pg_roles WHERE rolname = $1::text) AS exists
+
+-- name: list_schemas_open_to_all
+-- Where PUBLIC may make tables and functions: by default `public` up to PostgreSQL 14, and whatever came from there.
+SELECT quote_ident(nspname) AS schema FROM pg_namespace WHERE has_schema_privilege('public', oid, 'CREATE')
+ORDER BY nspname

@@ -16,6 +16,8 @@ $$;
 
 ALTER ROLE carryout_reader SET default_transaction_read_only = on;
 
+-- Up to PostgreSQL 14 everybody may make tables and functions there, which others then run.
+REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 GRANT USAGE ON SCHEMA public TO carryout_reader;
 GRANT SELECT (internal_id, id, email, name, created_at, updated_at, is_active, is_admin)
     ON public.users TO carryout_reader;

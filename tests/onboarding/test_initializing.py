@@ -22,8 +22,8 @@ from tests.onboarding.conftest import FORBIDDEN, Application, committed, of
 async def least_privileged(application: Application) -> AsyncIterator[Connection]:
     """Connected as the role that `init` and `check --grants` print."""
     role = f"reader_{uuid4().hex}"
-    for statement in await list_grants(application.connection, application.directory, role=role):
-        await application.connection.execute(statement.replace("…", "sesame"))
+    grants = await list_grants(application.connection, application.directory, role=role)
+    await application.connection.execute("\n".join(grants).replace("…", "sesame"))
     location = urlsplit(application.url)
     url = location._replace(netloc=f"{role}:sesame@{location.hostname}:{location.port}").geturl()
     connection = await asyncpg.connect(url)
@@ -119,6 +119,19 @@ async def test_the_role_reads_a_view_and_not_what_is_behind_it(application: Appl
     grants = await list_grants(application.connection, application.directory, role="The reader")
     assert 'GRANT SELECT (level, user_id) ON public.risks TO "The reader";' in grants
     assert "risk_score" not in str(grants)
+
+
+@of("shop")
+async def test_what_everybody_may_is_said(application: Application) -> None:
+    application.given()
+    await application.connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    closed = await list_grants(application.connection, application.directory)
+    await application.connection.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
+    opened = await list_grants(application.connection, application.directory)
+    (comment,) = opened[len(closed) :]
+    assert opened[: len(closed)] == closed
+    assert comment.startswith("-- Everybody may make objects in public")
+    assert comment.endswith(": REVOKE CREATE ON SCHEMA public FROM PUBLIC;")
 
 
 @of("shop")
