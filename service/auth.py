@@ -1,6 +1,5 @@
 """Who is asking: users by the token of their identity provider (a JWT)."""
 
-import json
 import re
 import time
 import uuid
@@ -21,6 +20,7 @@ from service.database import UserId
 from service.errors import AuthenticationError, ConfigurationError, InvalidValueError
 from service.jwks import PublicKey, VerificationKey, fitting_algorithms, open_jwks
 from service.settings import Settings
+from service.strict_json import parse_strictly
 
 NOT_AUTHENTICATED = "Missing or invalid token"
 LEEWAY_SECONDS = 30
@@ -148,18 +148,10 @@ def _read_header(token: str) -> _Header:
 
 
 def _parse_object(text: bytes) -> dict[str, Any]:
-    """A JSON object in UTF-8 with unique names: two readers must not see two different tokens in one."""
-    value = json.loads(text.decode(), object_pairs_hook=_unique)
+    value = parse_strictly(text)
     if not isinstance(value, dict):
         raise jwt.DecodeError("Not a JSON object")
     return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique = dict(pairs)
-    if len(unique) < len(pairs):
-        raise jwt.DecodeError("Duplicate names")
-    return unique
 
 
 @contextmanager

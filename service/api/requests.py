@@ -1,15 +1,15 @@
 """What a request says, read strictly."""
 
-import json
 import re
 from collections.abc import Set as AbstractSet
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
 from starlette.requests import Request
 
 from service.errors import InvalidRequestError, InvalidValueError, UnsupportedMediaTypeError
+from service.strict_json import DuplicateNameError, parse_strictly
 
 T = TypeVar("T")
 
@@ -99,24 +99,13 @@ def _check_syntax(body: bytes) -> None:
     A fault of syntax goes before one of a value: msgspec stops at the first of either.
     """
     try:
-        json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        parse_strictly(body)
+    except DuplicateNameError as error:
+        raise InvalidRequestError(f"The body has a key twice: {error.name[:MAX_QUOTED]}") from None
     except (ValueError, RecursionError):
         raise InvalidRequestError(NOT_JSON) from None
     if b"\\u0000" in body:
         raise InvalidValueError("The body contains a NUL character")
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    members: dict[str, object] = {}
-    for key, value in pairs:
-        if key in members:
-            raise InvalidRequestError(f"The body has a key twice: {key[:MAX_QUOTED]}")
-        members[key] = value
-    return members
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(name)
 
 
 def _require_known(name: str, allowed: AbstractSet[str]) -> None:
