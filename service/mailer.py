@@ -34,6 +34,8 @@ MAX_ADDRESS_BYTES = 254
 MAX_LOCAL_BYTES = 64
 START_INPUT = 354
 ENHANCED_CODE = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\b")  # RFC 3463
+LOGIN_CODES = {530, 535, 538}  # RFC 4954: there must be a login, a right one, or an encrypted one
+SENDER_CODE = re.compile(r"5\.(?:1\.[78]|7\.\d+)")  # RFC 3463: a bad sender's address; security and policy
 DOT_FIRST = re.compile(rb"^\.", re.MULTILINE)
 
 
@@ -180,12 +182,17 @@ class _Conversation:
         return self.judge(response.code, response.message)
 
     def judge(self, code: int, text: str) -> Delivery:
-        """What a reply means here. A refused greeting or login is about us, not about the mail, and can be mended."""
-        enhanced = ENHANCED_CODE.match(text)
-        cause = f"{self._step} answered {code}" + (f" {enhanced[0]}" if enhanced else "")
+        """What a reply means here. A refused greeting, login or sender is about us, not about the mail, and can be
+        mended.
+        """
+        found = ENHANCED_CODE.match(text)
+        enhanced = found[0] if found else ""
+        cause = f"{self._step} answered {code} {enhanced}".rstrip()
         match code // 100, self._step:
             case 2, _Step.MESSAGE:
                 return Delivery(Outcome.SENT)
+            case 5, _Step.MAIL if code in LOGIN_CODES or SENDER_CODE.fullmatch(enhanced):
+                return Delivery(Outcome.RETRY, cause)
             case 5, _Step.MAIL | _Step.RCPT | _Step.DATA | _Step.MESSAGE:
                 return Delivery(Outcome.FAILED, cause)
             case 4, _:

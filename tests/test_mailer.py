@@ -113,6 +113,32 @@ async def test_a_refusal_of_us_can_be_mended(step: str) -> None:
     assert delivery == Delivery(Outcome.RETRY, "connecting answered 535 5.7.8")
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "530 5.7.0 authentication required",
+        "530 log in first",
+        "535 5.7.8 who are you?",
+        "538 5.7.11 not in the clear",
+        "550 5.7.1 not your sender",
+        "550-5.7.26 not your sender,\r\n550 5.7.26 says its domain",
+        "553 5.7.1 not your sender",
+        "553 5.1.8 no such domain",
+    ],
+)
+async def test_a_refusal_of_the_sender_can_be_mended(server: SmtpServer, answer: str) -> None:
+    server.replies["MAIL"] = answer
+
+    assert (await send(server.url)).outcome is Outcome.RETRY
+
+
+@pytest.mark.parametrize("step", ["RCPT", "DATA", "MESSAGE"])
+async def test_a_policy_against_the_mail_is_final(server: SmtpServer, step: str) -> None:
+    server.replies[step] = "550 5.7.1 no"
+
+    assert (await send(server.url)).outcome is Outcome.FAILED
+
+
 async def test_causes_keep_codes_and_no_words(server: SmtpServer) -> None:
     server.replies["RCPT"] = f"550 5.1.1 <{ADA}>: unknown"
 
