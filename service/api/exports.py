@@ -5,6 +5,7 @@ import math
 import re
 import uuid
 from typing import Annotated
+from urllib.request import parse_http_list
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -206,8 +207,8 @@ async def view_export(resources: Resources, connection: Connection, export: Expo
 
 def _prefers_async(request: Request) -> bool:
     """RFC 7240; preferences we don't know are to be ignored."""
-    preferences = ",".join(request.headers.getlist("prefer")).lower().split(",")
-    return any(preference.partition(";")[0].strip() == "respond-async" for preference in preferences)
+    preferences = [preference for line in request.headers.getlist("prefer") for preference in parse_http_list(line)]
+    return any(preference.partition(";")[0].strip().lower() == "respond-async" for preference in preferences)
 
 
 def _idempotency_key(request: Request) -> str | None:

@@ -109,14 +109,27 @@ class TestQueued:
         queued = await resources.queue._redis.zscore(QUEUE_NAME, f"export:{body['job_id']}:0")
         assert queued is not None
 
-    @pytest.mark.parametrize("prefer", ["respond-async", "Respond-Async", "handling=lenient, respond-async; wait=10"])
+    @pytest.mark.parametrize(
+        "prefer",
+        ["respond-async", "Respond-Async", "handling=lenient, respond-async; wait=10", 'x="\\", y", respond-async;z="'],
+    )
     async def test_small_one_on_request(self, create: Create, database: Connection, prefer: str) -> None:
         response = await create(await create_user(database), headers={"Prefer": prefer})
         assert (response.status_code, response.json()["status"]) == (202, "pending")
         assert response.headers["preference-applied"] == "respond-async"
 
-    async def test_other_preferences_are_ignored(self, create: Create, database: Connection) -> None:
-        response = await create(await create_user(database), headers={"Prefer": "return=minimal, respond-asynchronous"})
+    @pytest.mark.parametrize(
+        "prefer",
+        [
+            "return=minimal, respond-asynchronous",
+            "wait=10;respond-async",
+            'x="a, respond-async, b"',
+            'x="\\", respond-async, "',
+            'x="a, respond-async',
+        ],
+    )
+    async def test_other_preferences_are_ignored(self, create: Create, database: Connection, prefer: str) -> None:
+        response = await create(await create_user(database), headers={"Prefer": prefer})
         assert response.status_code == 201
         assert "preference-applied" not in response.headers
 

@@ -197,7 +197,7 @@ async def _nowhere(*_asgi: object) -> None:
 
 @FUZZ
 @given(
-    prefer=like("respond-async", "wait=10", "return=minimal"),
+    prefer=like("respond-async", "wait=10", "return=minimal", '"', "\\"),
     key=like("a-key", "\x7f", "x" * 200),
 )
 def test_preferences_and_idempotency_keys(prefer: str, key: str) -> None:
