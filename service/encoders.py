@@ -4,6 +4,7 @@ PostgreSQL's own output functions are exact for every type (infinities, BC, inte
 A session that evaluates these expressions needs the settings of the query `use_portable_formats`.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Literal, Protocol, TypeAlias
 
@@ -19,6 +20,10 @@ BOM = b"\xef\xbb\xbf"
 # them is text to a spreadsheet, and none can hold a formula.
 UNGUARDED_CATEGORIES = frozenset("ABDGINRTV")
 UNGUARDED_TYPES = frozenset({"uuid", "bytea", "json", "jsonb"})
+# In the text of records: the last semicolon of a cell that isn't quoted, and seldom one of a cell that is.
+SEMICOLON = re.compile(rb';[^;\s",()\\]*[,)]')
+# In what of it is outside of quotes: a cell that has a semicolon.
+CELL_WITH_SEMICOLON = re.compile(rb"(?<![^,()\\])[^,()\\;]*;[^,()\\]*")
 
 
 class Encoder(Protocol):
@@ -45,6 +50,8 @@ class Encoder(Protocol):
 class CsvEncoder:
     """RFC 4180 with NULL empty and '' quoted. Every row repeats the profile's cells; other datasets' cells are empty.
 
+    Cells with semicolons are quoted, because spreadsheets may split lines there as well, and would run `x;=1+1`.
+
     Text cells that a spreadsheet would run get a leading apostrophe, and so do cells that begin with apostrophes
     before such a character: taking one apostrophe off `'…=` gives back the original, always.
     """
@@ -62,10 +69,11 @@ class CsvEncoder:
 
     def begin(self, datasets: Sequence[Dataset], exported_at: str, profile: bytes) -> bytes:  # noqa: ARG002 (CSV has no place for it)
         widths = [len(dataset.columns) for dataset in datasets]
+        cells = _with_semicolons_quoted(profile)[1:-1]
         for position in range(len(datasets)):
-            self._prefixes.append(profile[1:-1] + b"," * (sum(widths[1:position]) + 1))
+            self._prefixes.append(cells + b"," * (sum(widths[1:position]) + 1))
             self._suffixes.append(b"," * sum(widths[position + 1 :]) + CRLF)
-        return self._bom + _csv_header(csv_names(datasets)) + _single_backslashes(profile[1:-1]) + self._suffixes[0]
+        return self._bom + _csv_header(csv_names(datasets)) + _single_backslashes(cells) + self._suffixes[0]
 
     def begin_list(self, dataset: Dataset) -> bytes:
         """Instead of `begin`, for a document of one dataset without a profile: its position is 0."""
@@ -79,7 +87,7 @@ class CsvEncoder:
         can only be one that was put there.
         """
         prefix, suffix = self._prefixes[position], self._suffixes[position]
-        lines = b"\\".join(rows)[1:-1].replace(b")\\(", suffix + prefix)
+        lines = _with_semicolons_quoted(b"\\".join(rows))[1:-1].replace(b")\\(", suffix + prefix)
         return _single_backslashes(prefix + lines + suffix)
 
     def end_dataset(self, position: int, *, empty: bool) -> bytes:  # noqa: ARG002 (nothing to close)
@@ -131,12 +139,22 @@ def _single_backslashes(text: bytes) -> bytes:
     return text.replace(b"\\\\", b"\\")
 
 
+def _with_semicolons_quoted(records: bytes) -> bytes:
+    """The text of records, with every cell quoted that has a semicolon; PostgreSQL sees no need to."""
+    if not SEMICOLON.search(records):
+        return records
+    # PostgreSQL's text holds no NUL. With pairs of quotes out of the way, a cell is few parts, whatever is in it.
+    parts = records.replace(b'""', b"\0\0").split(b'"')
+    parts[::2] = [CELL_WITH_SEMICOLON.sub(rb'"\g<0>"', part) if b";" in part else part for part in parts[::2]]
+    return b'"'.join(parts).replace(b"\0\0", b'""')
+
+
 def _csv_header(names: Sequence[str]) -> bytes:
     return ",".join(map(_csv_quoted, names)).encode() + CRLF
 
 
 def _csv_quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"' if any(c in name for c in '",\r\n') else name
+    return '"' + name.replace('"', '""') + '"' if any(c in name for c in '",;\r\n') else name
 
 
 def _csv_cell(column: Column) -> str:

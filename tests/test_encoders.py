@@ -138,6 +138,29 @@ async def test_csv_guards_exactly_what_a_spreadsheet_would_run(
     ]
 
 
+async def test_csv_quotes_what_has_a_semicolon(pool: Pool, database: Connection, tmp_path: Path) -> None:
+    """For spreadsheets that split lines there too, and would run what follows."""
+    cells = {
+        "'x;=1'": b'"x;=1"',
+        "';;'": b'";;"',
+        "'=1;=1'": b'"\'=1;=1"',
+        "'{x;y}'::text[]": b'"{x;y}"',
+        "'x'": b"x",
+        "NULL": b"",
+        "''": b'""',
+        """'a;b,"'""": b'"a;b,"""',
+        """'";=1'""": b'""";=1"',
+        r"'\;'": b'"\\;"',
+    }
+    values = ", ".join(f'{value} AS "{position};"' for position, value in enumerate(cells))
+
+    document = await export_values(pool, database, tmp_path, values, CsvEncoder())
+
+    header, _, line = document.splitlines()
+    assert header.startswith(b'user_id,email,"value_0;","value_1;"')
+    assert line.endswith(b"," + b",".join(cells.values()))
+
+
 async def test_csv_guards_text_of_other_types(pool: Pool, database: Connection, tmp_path: Path) -> None:
     await database.execute("CREATE TYPE sum AS ENUM ('=1'); CREATE DOMAIN label AS varchar(9)")
     values = "'=1'::sum AS e, '=1'::label AS d, '=1'::char(4) AS c, '=1'::varchar AS v, '=1'::name AS n"
