@@ -1,22 +1,22 @@
 """The numbers without a database, and those of a real worker process."""
 
+import asyncio
 import math
+import os
 import socket
+import sys
 from pathlib import Path
 
 import asyncpg
 import httpx
-import msgspec
 import pytest
 
 from devstack.stack import Stack
-from service.bootstrap import open_resources
 from service.metrics import Metrics
-from service.settings import Settings
-from tests.faults.world import open_world
+from service.settings import SQL_DIR
+from tests.faults.world import Process, World, open_world
 from tests.scraping import Scrape, scrape
-from worker.main import MAX_SILENCE_SECONDS, _Worker
-from worker.probes import serve_probes
+from tests.smtp import HANG, open_smtp_server
 
 
 @pytest.fixture
@@ -73,15 +73,41 @@ async def test_a_taken_port_is_named(stack: Stack, tmp_path: Path) -> None:
             assert "CARRYOUT_WORKER_METRICS_PORT" in worker.log
 
 
-async def test_a_silent_loop_is_told(settings: Settings, unused_port: int) -> None:
-    async with open_resources(msgspec.structs.replace(settings, worker_metrics_port=unused_port)) as resources:
-        worker = _Worker(resources)
+async def test_a_loop_that_hangs_is_told(stack: Stack, tmp_path: Path, unused_port: int) -> None:
+    async with open_smtp_server() as mail_server:
+        environ = {"CARRYOUT_SMTP_URL": mail_server.url, "CARRYOUT_WORKER_METRICS_PORT": str(unused_port)}
         async with (
-            serve_probes(resources, worker.is_alive),
+            open_world(stack, tmp_path, **environ) as world,
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{unused_port}", trust_env=False) as client,
         ):
-            assert (await client.get("/livez")).status_code == 200
-            worker._beaten_at["mails"] -= MAX_SILENCE_SECONDS
-            silent = await client.get("/livez")
 
-    assert (silent.status_code, silent.json()) == (503, {"status": "stuck"})
+            async def answers(status: int, text: str) -> bool:
+                try:
+                    answer = await client.get("/livez")
+                except httpx.TransportError:  # not listening yet
+                    return False
+                return (answer.status_code, answer.json()) == (status, {"status": text})
+
+            await _start_impatient_worker(world)
+            await world.until(lambda: answers(200, "alive"), "every loop to come round")
+            mail_server.replies["MESSAGE"] = HANG
+            await world.ask(await world.create_user(records=4))
+            await mail_server.hanging.wait()
+            await world.until(lambda: answers(503, "stuck"), "the loop to be missed")
+            mail_server.go_on.set()
+            await world.until(lambda: answers(200, "alive"), "the loop to be back")
+
+
+async def _start_impatient_worker(world: World) -> None:
+    """One that misses a loop after 3 seconds instead of a minute."""
+    code = "import service.cli, worker.main; worker.main.MAX_SILENCE_SECONDS = 3.0; service.cli.main()"
+    log_path = world.folder / "impatient.log"
+    with log_path.open("wb") as log:
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", code, "worker"),
+            env=dict(os.environ) | world.environ,
+            stdout=log,
+            stderr=log,
+            cwd=SQL_DIR.parent,
+        )
+    world.processes.append(Process(child, log_path))
