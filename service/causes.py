@@ -1,4 +1,4 @@
-"""Why a server can't be used, in words for the start's last sentence and for the log: no address, no credentials."""
+"""Why something failed, in words for the start's last sentence and for the log: no address, no credentials."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -7,6 +7,7 @@ import botocore.exceptions
 import redis.exceptions
 
 from service.database import NO_ANSWER, REFUSED_PASSWORD, UNREACHABLE, describe_failure
+from service.errors import ServiceError, find_cause
 
 NO_BUCKET: Final = "has no such bucket"
 DENIED: Final = "denies access to the bucket"
@@ -19,16 +20,21 @@ KINDS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (redis.exceptions.BusyLoadingError, "is still loading its data"),
     (redis.exceptions.ConnectionError, UNREACHABLE),
     (redis.exceptions.TimeoutError, NO_ANSWER),
+    (redis.exceptions.OutOfMemoryError, "has no memory left"),
+    (redis.exceptions.ReadOnlyError, "is a read-only replica"),
     (botocore.exceptions.NoCredentialsError, NO_CREDENTIALS),
     (botocore.exceptions.ConnectTimeoutError, NO_ANSWER),
     (botocore.exceptions.ReadTimeoutError, NO_ANSWER),
+    (botocore.exceptions.ConnectionError, UNREACHABLE),
     (botocore.exceptions.HTTPClientError, UNREACHABLE),
 )
 
 
 def describe_cause(error: BaseException) -> str:
     """What follows the server's name, for what one of ours was raised from: `refused the password`."""
-    cause = error.__cause__ or error
+    cause = find_cause(error)
+    if isinstance(cause, ServiceError):
+        return cause.detail
     if isinstance(cause, botocore.exceptions.ClientError):
         code = cause.response["Error"]["Code"]
         return S3_STATUSES.get(code, f"answers with the error {code}")

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import re
 import socket
+import traceback
 import uuid
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -39,6 +40,7 @@ CONNECTION_LOST = (
 
 UNREACHABLE = "can't be reached"
 NO_ANSWER = "didn't answer in time"
+ENDED_CONNECTION = "ended the connection"
 REFUSED_PASSWORD = "refused the password"  # noqa: S105 (words)
 # The first that fits.
 FAILURES: tuple[tuple[type[Exception], str], ...] = (
@@ -48,6 +50,12 @@ FAILURES: tuple[tuple[type[Exception], str], ...] = (
     (asyncpg.InsufficientPrivilegeError, "denies the user access to the database"),
     (asyncpg.TooManyConnectionsError, "has no connection left"),
     (asyncpg.CannotConnectNowError, "is starting or stopping"),
+    (asyncpg.AdminShutdownError, ENDED_CONNECTION),
+    (asyncpg.CrashShutdownError, ENDED_CONNECTION),
+    (asyncpg.PostgresConnectionError, ENDED_CONNECTION),
+    (asyncpg.InternalClientError, ENDED_CONNECTION),
+    (asyncpg.exceptions.ClientConfigurationError, "can't be asked: the URL is wrong"),
+    (asyncpg.InterfaceError, ENDED_CONNECTION),
     (TimeoutError, NO_ANSWER),
     (socket.gaierror, f"{UNREACHABLE}: its host is unknown"),
     (ConnectionRefusedError, f"{UNREACHABLE}: nothing listens there"),
@@ -101,20 +109,20 @@ async def _leave_session(_connection: Connection) -> None:
 
 
 @asynccontextmanager
-async def acquire(pool: Pool, *, timeout_seconds: float) -> AsyncIterator[Connection]:
-    """A connection of `pool`. Raises OutageError if none is free in time or PostgreSQL goes away.
+async def acquire(pool: Pool, *, timeout_seconds: float, server: str = "postgresql") -> AsyncIterator[Connection]:
+    """A connection of `pool`. Raises OutageError, of `server`, if none is free in time or PostgreSQL goes away.
 
     What else the caller's block raises stays as it is, an OSError of another server, say.
     """
     try:
         connection = await pool.acquire(timeout=timeout_seconds)
-    except CONNECTION_LOST as error:
-        raise OutageError("PostgreSQL is not available") from error
+    except (*CONNECTION_LOST, asyncpg.PostgresError) as error:  # the latter: it refused to connect
+        raise OutageError("PostgreSQL is not available", server=server) from error
     try:
         yield connection
     except CONNECTION_LOST as error:
         if _is_servers(error) or _is_lost(connection):
-            raise OutageError("PostgreSQL is not available") from error
+            raise OutageError("PostgreSQL is not available", server=server) from error
         raise
     finally:
         with suppress(*CONNECTION_LOST):
@@ -123,7 +131,17 @@ async def acquire(pool: Pool, *, timeout_seconds: float) -> AsyncIterator[Connec
 
 def _is_servers(error: BaseException) -> bool:
     """Whether only the database can have said it; an OSError may be another server's."""
-    return isinstance(error, asyncpg.PostgresError | asyncpg.InternalClientError)
+    return isinstance(error, asyncpg.PostgresError | asyncpg.InternalClientError) or (
+        isinstance(error, TimeoutError) and _is_asyncpgs(error)
+    )
+
+
+def _is_asyncpgs(error: BaseException) -> bool:
+    """Whether asyncpg itself raised it: a query that took too long ends in a plain TimeoutError, and leaves the
+    connection open.
+    """
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(modules) and modules[-1].startswith("asyncpg.")
 
 
 def _is_lost(connection: Connection) -> bool:

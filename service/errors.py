@@ -13,6 +13,14 @@ class ServiceError(Exception):
         self.fields = fields
 
 
+def find_cause(error: BaseException) -> BaseException:
+    """What one of ours was raised from, however often it was wrapped; `error` itself if nobody else failed."""
+    cause: BaseException | None = error
+    while isinstance(cause, ServiceError):
+        cause = cause.__cause__
+    return cause or error
+
+
 class ConfigurationError(ServiceError):
     """The process can't start as configured: a setting, a dataset, or the database's schema is wrong."""
 
@@ -89,7 +97,14 @@ class UnavailableError(ServiceError):
 
 
 class OutageError(UnavailableError):
-    """A server we depend on answers nobody: that is no fault of what we asked it."""
+    """A server we depend on answers nobody: that is no fault of what we asked it.
+
+    `server` is its name in the log, and in `/readyz` if that asks it: `postgresql`, `source`, `redis`, `s3`.
+    """
+
+    def __init__(self, detail: str, *, server: str) -> None:
+        super().__init__(detail)
+        self.server = server
 
 
 class SubjectNotFoundError(ServiceError):

@@ -6,15 +6,13 @@ from contextlib import asynccontextmanager, suppress
 from enum import StrEnum
 
 import asyncpg
-import structlog
 
 from service.database import CONNECTION_LOST, QUERIES, Connection, connect
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, OutageError
+from service.troubles import Trouble
 
 READ_SECONDS = 1.0
 TIMEOUT_SECONDS = 5.0
-
-logger = structlog.get_logger()
 
 
 class Flag(StrEnum):
@@ -85,13 +83,20 @@ async def _follow(flags: Flags, database_url: str) -> None:
 
     Nor can it wait for the pool: flags are switched off when the service is in trouble.
     """
+    trouble = Trouble("flags_not_read", "flags_read_again")
     while True:
-        try:
-            async with connect(database_url) as connection:
-                while True:
-                    async with asyncio.timeout(TIMEOUT_SECONDS):
-                        await flags.read(connection)
-                    await asyncio.sleep(READ_SECONDS)
-        except (ConfigurationError, asyncpg.PostgresError, *CONNECTION_LOST) as error:
-            await logger.awarning("flags_not_read", error_type=type(error).__name__)
-            await asyncio.sleep(READ_SECONDS)
+        async with trouble.noting(OutageError, asyncpg.PostgresError):
+            await _read_while_connected(flags, database_url, trouble)
+        await asyncio.sleep(READ_SECONDS)
+
+
+async def _read_while_connected(flags: Flags, database_url: str, trouble: Trouble) -> None:
+    try:
+        async with connect(database_url) as connection:
+            while True:
+                async with asyncio.timeout(TIMEOUT_SECONDS):
+                    await flags.read(connection)
+                await trouble.end()
+                await asyncio.sleep(READ_SECONDS)
+    except (ConfigurationError, *CONNECTION_LOST) as error:
+        raise OutageError("The flags can't be read", server="postgresql") from error

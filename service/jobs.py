@@ -16,7 +16,7 @@ import redis.exceptions
 import structlog
 from arq.constants import in_progress_key_prefix
 
-from service.errors import UnavailableError
+from service.errors import OutageError
 
 QUEUE_NAME: Final = "carryout:exports"
 RUN_EXPORT: Final = "run_export"
@@ -47,28 +47,35 @@ class JobQueue:
         """
         entry = f"export:{job_id}:{attempt}"
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
+            async with _answer_in_time():
                 job = await self._redis.enqueue_job(RUN_EXPORT, str(job_id), _job_id=entry, _queue_name=QUEUE_NAME)
                 if job is None:  # known already: but lost from the queue, perhaps, or held by a worker that is gone
                     await self._redis.delete(in_progress_key_prefix + entry)
                     await self._redis.zadd(QUEUE_NAME, {entry: time.time_ns() // 1_000_000}, nx=True)
-        except FAILURES as error:
-            await logger.awarning("enqueue_failed", job_id=str(job_id), error_type=type(error).__name__)
+        except OutageError as error:
+            await logger.awarning("enqueue_failed", job_id=str(job_id), exc_info=error)
             return False
         return True
 
     async def discard(self) -> None:
         """Empty the queue. Nothing is lost with it: the repair fills it again."""
-        async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
+        async with _answer_in_time():
             await self._redis.delete(QUEUE_NAME)
 
     async def check(self) -> None:
-        """Raise UnavailableError unless Redis answers in time."""
-        try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
-                await self._redis.ping()
-        except FAILURES as error:
-            raise UnavailableError("Redis is not available") from error
+        """Raise OutageError unless Redis answers in time."""
+        async with _answer_in_time():
+            await self._redis.ping()
+
+
+@asynccontextmanager
+async def _answer_in_time() -> AsyncIterator[None]:
+    """Turn every failure of Redis, and its silence, into OutageError."""
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
+            yield
+    except FAILURES as error:
+        raise OutageError("Redis is not available", server="redis") from error
 
 
 @asynccontextmanager

@@ -3,6 +3,8 @@
 Whatever a library or an exception says in prose may hold rows, addresses or credentials, so prose isn't
 logged: of stdlib records the format string without its arguments, of exceptions their types and frames. Whole are the
 lines of uvicorn and arq alone, which tell of processes, sockets and job ids.
+What was foreseen has a class in `service.errors`, and needs no frames: who logs it with `exc_info` gets what failed, in
+words, and a warning where an error would blame us.
 Uvicorn would replace this configuration with its own: start it with `log_config=None`.
 """
 
@@ -17,12 +19,15 @@ from uuid import UUID
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from service.errors import ServiceError
+from service.causes import describe_cause
+from service.errors import ConfigurationError, DocumentError, OutageError, ServiceError, find_cause
 
 REDACTED = "[redacted]"
 SECRET_WORDS = ("token", "authorization", "key", "signature", "secret", "password", "email", "cookie")
 MAX_FRAMES = 30
 TOLD_WHOLE = frozenset({"uvicorn", "arq"})
+# Foreseen, and yet something is wrong with the service or its data.
+MEND = (ConfigurationError, DocumentError)
 
 
 def configure_logging(level: str) -> None:
@@ -56,6 +61,14 @@ def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
 def describe_exception(error: BaseException) -> list[dict[str, object]]:
     """`error` and what led to it, outermost first: types and frames, and the message only where it may be shown."""
     return [_describe(link) for link in _chain(error, set())]
+
+
+def describe_foreseen(error: ServiceError) -> dict[str, object]:
+    """What an operator needs to know of it: which server, and why; or what else is the matter."""
+    error_type = type(find_cause(error)).__name__
+    if isinstance(error, OutageError):
+        return {"server": error.server, "cause": describe_cause(error), "error_type": error_type}
+    return {"detail": error.detail, "error_type": error_type}
 
 
 def _processors() -> list[Processor]:
@@ -104,7 +117,11 @@ def _render_exception(_logger: WrappedLogger, _method: str, event: EventDict) ->
     error = sys.exc_info()[1] if given is True else given
     if isinstance(error, tuple):  # as stdlib records have it
         error = error[1]
-    if isinstance(error, BaseException):
+    if isinstance(error, ServiceError):
+        event = {**describe_foreseen(error), **event}
+        if event["level"] == "error" and not isinstance(error, MEND):
+            event["level"] = "warning"
+    elif isinstance(error, BaseException):
         event["exception"] = describe_exception(error)
     return event
 

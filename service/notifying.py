@@ -61,11 +61,15 @@ async def _deliver(resources: Resources, notification: Notification) -> None:
                 ended = await _conclude(resources, connection, notification, delivery)
     except NotificationSupersededError:
         await logger.awarning("mail_superseded")
+    except TimeoutError:
+        await logger.awarning("mail_attempt_failed", cause="its lease ran out")
     except Exception as error:  # noqa: BLE001 (one mail's failure is none of the others')
         await logger.aerror("mail_attempt_failed", exc_info=error)
     else:
         resources.metrics.mails.labels(ended.state).inc()
-        await logger.ainfo("mail_attempted", outcome=delivery.outcome, state=ended.state, cause=delivery.cause)
+        fine = delivery.outcome in {Outcome.SENT, Outcome.SKIPPED}
+        log = logger.ainfo if fine else logger.awarning
+        await log("mail_attempted", outcome=delivery.outcome, state=ended.state, cause=delivery.cause)
 
 
 async def _traced_attempt(resources: Resources, notification: Notification, export: Export) -> Delivery:
@@ -132,7 +136,9 @@ async def _find_address(resources: Resources, export: Export) -> str | None:
     if all(column.name != "email" for column in profile.columns):
         return None
     query = f'SELECT "row".email::text FROM ({profile.sql}) AS "row"'  # noqa: S608 (an operator's file, checked at start)
-    async with acquire(resources.source, timeout_seconds=resources.settings.acquire_timeout_seconds) as connection:
+    async with acquire(
+        resources.source, timeout_seconds=resources.settings.acquire_timeout_seconds, server="source"
+    ) as connection:
         address: str | None = await connection.fetchval(query, export.user_id)
     return address
 

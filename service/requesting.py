@@ -108,11 +108,19 @@ async def _accept(resources: Resources, request: ExportRequest, records: int, *,
 async def _store_at_once(resources: Resources, export: Export, document: Document) -> FileFacts | None:
     """A small export's file, from the snapshot that counted it; None if the worker has to try again."""
     try:
-        async with asyncio.timeout(resources.settings.lease_seconds / 2):  # nobody else may take it for lost meanwhile
-            return await store_file(resources, export, document)
-    except (ServiceError, asyncpg.PostgresError, TimeoutError) as error:
+        return await _store_in_time(resources, export, document)
+    except (ServiceError, asyncpg.PostgresError) as error:
         await _postpone(resources, export, error)
         return None
+
+
+async def _store_in_time(resources: Resources, export: Export, document: Document) -> FileFacts:
+    """Before anybody else may take the export for lost."""
+    try:
+        async with asyncio.timeout(resources.settings.lease_seconds / 2):
+            return await store_file(resources, export, document)
+    except TimeoutError as error:
+        raise UnavailableError("The file could not be stored in time") from error
 
 
 async def _complete_at_once(resources: Resources, export: Export, file: FileFacts) -> Export:
@@ -128,7 +136,7 @@ async def _complete_at_once(resources: Resources, export: Export, file: FileFact
 
 async def _postpone(resources: Resources, export: Export, error: Exception) -> None:
     """The worker goes on: at once, or, if even that can't be recorded, when the lease has run out."""
-    await logger.awarning("export_postponed", job_id=str(export.id), error_type=type(error).__name__)
+    await logger.aerror("export_postponed", job_id=str(export.id), exc_info=error)
     with suppress(UnavailableError, ExportSupersededError):
         await retry_later(
             resources,

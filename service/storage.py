@@ -276,7 +276,7 @@ async def _answer_within(seconds: float) -> AsyncIterator[None]:
         async with asyncio.timeout(seconds):
             yield
     except _FAILURES as error:
-        raise OutageError("The file storage is unavailable") from error
+        raise OutageError("The file storage is unavailable", server="s3") from error
 
 
 async def _cut_parts(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:

@@ -235,7 +235,7 @@ async def open_user_list(
 @asynccontextmanager
 async def _open_snapshot(pool: Pool, acquire_timeout_seconds: float) -> AsyncIterator[Connection]:
     async with (
-        acquire(pool, timeout_seconds=acquire_timeout_seconds) as connection,
+        acquire(pool, timeout_seconds=acquire_timeout_seconds, server="source") as connection,
         connection.transaction(isolation="repeatable_read", readonly=True),
     ):
         await connection.execute(QUERIES["use_portable_formats"])
@@ -245,7 +245,7 @@ async def _open_snapshot(pool: Pool, acquire_timeout_seconds: float) -> AsyncIte
 async def require_subject(pool: Pool, profile: Dataset, user_id: UserId, *, acquire_timeout_seconds: float) -> None:
     """Raise SubjectNotFoundError unless the user exists now, outside of any document's snapshot."""
     query = f'SELECT EXISTS (SELECT FROM ({profile.sql}) AS "row")'  # noqa: S608 (checked at start-up)
-    async with acquire(pool, timeout_seconds=acquire_timeout_seconds) as connection:
+    async with acquire(pool, timeout_seconds=acquire_timeout_seconds, server="source") as connection:
         if not await connection.fetchval(query, user_id):
             raise SubjectNotFoundError("No such user")
 

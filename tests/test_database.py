@@ -9,11 +9,21 @@ import asyncpg
 import pytest
 
 from devstack.stack import Stack
-from service.database import Pool, acquire, check_schema, connect, load_queries, migrate, open_pool
-from service.errors import ConfigurationError, UnavailableError
+from service.database import (
+    NO_ANSWER,
+    Pool,
+    acquire,
+    check_schema,
+    connect,
+    describe_failure,
+    load_queries,
+    migrate,
+    open_pool,
+)
+from service.errors import ConfigurationError, OutageError, UnavailableError, find_cause
 from service.settings import SQL_DIR
 
-from .factories import Connection, create_user
+from .factories import Connection, create_user, with_database
 from .sql.databases import open_database
 
 MIGRATIONS = [path.stem for path in sorted((SQL_DIR / "migrations").glob("*.sql"))]
@@ -211,6 +221,22 @@ class TestPool:
                     await acquire(pool, timeout_seconds=0.01).__aenter__()
             async with acquire(pool, timeout_seconds=5) as connection:
                 assert await connection.fetchval("SELECT 1") == 1
+
+    async def test_a_server_that_refuses_to_connect_is_unavailable(self, database_url: str) -> None:
+        async with open_pool(with_database(database_url, "no_such"), size=1, application_name="test") as pool:
+            with pytest.raises(OutageError) as raised:
+                await acquire(pool, timeout_seconds=5, server="source").__aenter__()
+        assert (raised.value.server, describe_failure(find_cause(raised.value))) == ("source", "has no such database")
+
+    async def test_a_query_that_gets_no_answer_in_time_means_an_outage(self, database_url: str) -> None:
+        async def query(pool: Pool) -> None:
+            async with acquire(pool, timeout_seconds=5) as connection:
+                await connection.fetchval("SELECT pg_sleep(600)", timeout=0.1)
+
+        async with open_pool(database_url, size=1, application_name="test") as pool:
+            with pytest.raises(OutageError) as raised:
+                await query(pool)
+        assert describe_failure(find_cause(raised.value)) == NO_ANSWER
 
     async def test_a_lost_session_is_unavailable_and_replaced(self, database_url: str, database: Connection) -> None:
         async def lose(pool: Pool) -> None:

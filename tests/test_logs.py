@@ -11,7 +11,7 @@ import pytest
 PREAMBLE = """
 import asyncio, datetime, logging, uuid
 import structlog
-from service.errors import UnavailableError
+from service.errors import ConfigurationError, DocumentError, OutageError, SubjectNotFoundError, UnavailableError
 from service.logs import configure_logging
 
 configure_logging(LEVEL)
@@ -89,14 +89,148 @@ def test_an_exception_shows_its_types_and_frames() -> None:
             try:
                 connect()
             except ConnectionError:
-                raise UnavailableError("The database doesn't answer") from None
-        except UnavailableError:
+                raise KeyError("canary") from None
+        except KeyError:
             log.exception("request_failed")
     """)
     outer, inner = line["exception"]
-    assert (outer["type"], outer["detail"]) == ("service.errors.UnavailableError", "The database doesn't answer")
-    assert (inner["type"], set(inner)) == ("builtins.ConnectionError", {"type", "frames"})
+    assert line["level"] == "error"
+    assert (outer["type"], inner["type"]) == ("builtins.KeyError", "builtins.ConnectionError")
+    assert set(outer) == set(inner) == {"type", "frames"}
     assert [frame.rpartition(" ")[2] for frame in inner["frames"]] == ["<module>", "connect"]
+
+
+@pytest.mark.parametrize(
+    ("cause", "words", "name"),
+    [
+        ("ConnectionRefusedError('canary')", "can't be reached: nothing listens there", "ConnectionRefusedError"),
+        ("TimeoutError('canary')", "didn't answer in time", "TimeoutError"),
+        ("asyncpg.InvalidPasswordError('canary')", "refused the password", "InvalidPasswordError"),
+        ("asyncpg.ConnectionDoesNotExistError('canary')", "ended the connection", "ConnectionDoesNotExistError"),
+        ("redis.ConnectionError('redis://:canary@host')", "can't be reached", "ConnectionError"),
+        ("redis.OutOfMemoryError('canary')", "has no memory left", "OutOfMemoryError"),
+        (
+            "botocore.EndpointConnectionError(endpoint_url='http://canary')",
+            "can't be reached",
+            "EndpointConnectionError",
+        ),
+        (
+            "botocore.ClientError({'Error': {'Code': 'SlowDown', 'Message': 'canary'}}, 'PutObject')",
+            "answers with the error SlowDown",
+            "ClientError",
+        ),
+        ("LookupError('canary')", "can't be used: LookupError", "LookupError"),
+    ],
+)
+def test_an_outage_is_one_short_warning_that_names_the_server(cause: str, words: str, name: str) -> None:
+    """However often it was wrapped, and whoever logs it: uvicorn does, where a response breaks off."""
+    lines = run(f"""
+        import asyncpg, botocore.exceptions as botocore, redis.exceptions as redis
+
+        try:
+            try:
+                raise {cause}
+            except Exception as error:
+                raise ConfigurationError("PostgreSQL went away") from error
+        except ConfigurationError as error:
+            outage = OutageError("It is not available", server="s3")
+            outage.__cause__ = error
+        log.error("request_failed", exc_info=outage)
+        logging.getLogger("uvicorn.error").error("Exception in ASGI application", exc_info=outage)
+    """)
+    assert [line["event"] for line in lines] == ["request_failed", "Exception in ASGI application"]
+    for line in lines:
+        assert "exception" not in line
+        assert {field: line[field] for field in ("level", "server", "cause", "error_type")} == {
+            "level": "warning",
+            "server": "s3",
+            "cause": words,
+            "error_type": name,
+        }
+
+
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [
+        ("UnavailableError('All streams are taken')", "warning"),
+        ("SubjectNotFoundError('All streams are taken')", "warning"),
+        ("DocumentError('All streams are taken')", "error"),
+        ("ConfigurationError('All streams are taken')", "error"),
+    ],
+)
+def test_what_was_foreseen_says_what_it_is_without_frames(error: str, level: str) -> None:
+    first, second = run(f"""
+        log.error("request_failed", exc_info={error})
+        log.info("noted", exc_info={error})
+    """)
+    assert (first["level"], first["detail"]) == (level, "All streams are taken")
+    assert first["error_type"] == error.partition("(")[0]
+    assert second["level"] == "info"
+    assert "exception" not in first | second
+
+
+def test_trouble_is_told_when_it_begins_changes_and_ends() -> None:
+    refused, starting, again, over, anew = run("""
+        from service.troubles import Trouble
+
+        async def main():
+            trouble = Trouble("queue_unavailable", "queue_available", loop="queue")
+            await trouble.end()
+            for cause in [ConnectionRefusedError()] * 3 + [TimeoutError()] * 3 + [ConnectionRefusedError()] * 3:
+                async with trouble.noting(OutageError):
+                    raise OutageError("Redis is not available", server="redis") from cause
+            for _ in range(3):
+                async with trouble.noting(OutageError):
+                    pass
+            async with trouble.noting(OutageError, KeyError):
+                raise KeyError("canary")
+
+        asyncio.run(main())
+    """)
+    assert [line["event"] for line in (refused, starting, again, anew)] == ["queue_unavailable"] * 4
+    assert [line["server"] for line in (refused, starting, again, over)] == ["redis"] * 4
+    assert [line["error_type"] for line in (refused, starting, again)] == [
+        "ConnectionRefusedError",
+        "TimeoutError",
+        "ConnectionRefusedError",
+    ]
+    assert refused["since"] == starting["since"] == again["since"] == over["since"] < anew["since"]
+    assert (over["event"], over["level"], over["loop"]) == ("queue_available", "info", "queue")
+    assert over["seconds"] >= 0
+    assert (anew["level"], anew["exception"][0]["type"]) == ("error", "builtins.KeyError")
+
+
+def test_lasting_trouble_is_told_again_now_and_then() -> None:
+    lines = run("""
+        import service.troubles
+
+        async def main(reminds):
+            service.troubles.REMIND_SECONDS = reminds
+            trouble = service.troubles.Trouble("repair_postponed", "repair_resumed")
+            for _ in range(3):
+                await trouble.note(OutageError("Redis is not available", server="redis"))
+
+        asyncio.run(main(0.0))
+        asyncio.run(main(600.0))
+    """)
+    assert len(lines) == 3 + 1
+
+
+def test_what_is_not_noted_goes_further() -> None:
+    (line,) = run("""
+        from service.troubles import Trouble
+
+        async def main():
+            trouble = Trouble("repair_postponed", "repair_resumed")
+            async with trouble.noting(OutageError):
+                raise KeyError
+
+        try:
+            asyncio.run(main())
+        except KeyError:
+            log.info("raised")
+    """)
+    assert line["event"] == "raised"
 
 
 def test_members_of_a_group_are_shown() -> None:

@@ -13,18 +13,18 @@ import redis.exceptions
 import structlog
 
 from service.bootstrap import Resources, open_resources
-from service.causes import describe_cause
-from service.errors import UnavailableError
+from service.errors import OutageError, UnavailableError
 from service.exports import Export
 from service.jobs import QUEUE_NAME, RUN_EXPORT, deserialize, open_redis, serialize
 from service.notifying import send_due_mails
+from service.servers import watch_servers
 from service.settings import Settings
+from service.troubles import Trouble
 from worker.probes import serve_probes
 from worker.repair import repair_forever, sweep_forever
 from worker.running import run_export
 
 RESTART_SECONDS = 1.0
-REMIND_SECONDS = 30.0
 MAILS_SECONDS = 1.0
 CANCEL_AGAIN_SECONDS = 1.0
 MAX_SILENCE_SECONDS = 60.0
@@ -48,7 +48,7 @@ async def work(settings: Settings) -> None:
         loop.add_signal_handler(number, stopping.set)
     async with open_resources(settings) as resources:
         worker = _Worker(resources)
-        async with serve_probes(resources, worker.is_alive):
+        async with serve_probes(resources, worker.is_alive), watch_servers(resources):
             await worker.run(stopping)
 
 
@@ -61,6 +61,7 @@ class _Worker:
         self._running: dict[uuid.UUID, asyncio.Task[None]] = {}
         self._stopping = False
         self._beaten_at = dict.fromkeys(("queue", "repair", "mails"), time.monotonic())
+        self._queue_trouble = Trouble("queue_unavailable", "queue_available")
 
     async def run(self, stopping: asyncio.Event) -> None:
         queue = asyncio.create_task(_restarting("queue", self._consume))
@@ -115,10 +116,14 @@ class _Worker:
         await repair_forever(self._resources, self.start, beat=lambda: self._beat("repair"))
 
     async def _consume(self) -> None:
+        async with self._queue_trouble.noting(OutageError):
+            await self._run_consumer()
+
+    async def _run_consumer(self) -> None:
         self._beat("queue")
         settings = self._resources.settings
         consumer = _Consumer(
-            lambda: self._beat("queue"),
+            self._has_looked,
             [arq.worker.func(self._run_export, name=RUN_EXPORT, keep_result=0)],  # type: ignore[arg-type] # no keywords come
             queue_name=QUEUE_NAME,
             redis_pool=open_redis(settings.redis_url),
@@ -134,8 +139,8 @@ class _Worker:
         )
         try:
             await consumer.async_run()
-        except QUEUE_UNAVAILABLE:
-            raise
+        except QUEUE_UNAVAILABLE as error:
+            raise OutageError("Redis is not available", server="redis") from error
         except Exception:
             # Rubbish that arq can't even pass over; it would end every consumer, again and again.
             await self._resources.queue.discard()
@@ -144,22 +149,30 @@ class _Worker:
             # It cancels what arq awaits, and would raise that; the exports themselves go on, see `_run_export`.
             await asyncio.gather(consumer.close(), return_exceptions=True)
 
+    async def _has_looked(self) -> None:
+        self._beat("queue")
+        await self._queue_trouble.end()
+
     async def _mail_forever(self) -> None:
+        trouble = Trouble("mails_postponed", "mails_resumed")
         while True:
             self._beat("mails")
-            if await send_due_mails(self._resources, limit=MAILS_AT_ONCE) < MAILS_AT_ONCE:
+            tried = 0
+            async with trouble.noting(UnavailableError):
+                tried = await send_due_mails(self._resources, limit=MAILS_AT_ONCE)
+            if tried < MAILS_AT_ONCE:
                 await asyncio.sleep(MAILS_SECONDS)
 
 
 class _Consumer(arq.worker.Worker):
-    """Calls `beat` each time it has looked into the queue."""
+    """Calls `has_looked` each time it has looked into the queue."""
 
-    def __init__(self, beat: Callable[[], None], *arguments: Any, **options: Any) -> None:
+    def __init__(self, has_looked: Callable[[], Awaitable[None]], *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._beat = beat
+        self._has_looked = has_looked
 
     async def heart_beat(self) -> None:
-        self._beat()
+        await self._has_looked()
         await super().heart_beat()
 
 
@@ -179,30 +192,10 @@ async def _cancel_stubborn(task: "asyncio.Task[None]") -> None:
 
 
 async def _restarting(name: str, run: Callable[[], Coroutine[Any, Any, None] | Awaitable[None]]) -> None:
-    """Run for ever: a restarted Redis, or rubbish in the queue, ends no worker."""
-    outage = _Outage(name)
+    """Run for ever: a lost Redis, or rubbish in the queue, ends no worker."""
     while True:
         try:
             await run()
-        except QUEUE_UNAVAILABLE as error:
-            await outage.warn("queue_unavailable", error)
-        except UnavailableError as error:
-            await outage.warn("server_unavailable", error)
         except Exception as error:  # noqa: BLE001 (whatever it is, the others go on)
             await logger.aerror("worker_loop_failed", loop=name, exc_info=error)
         await asyncio.sleep(RESTART_SECONDS)
-
-
-class _Outage:
-    """Warns of what a loop meets each second while a server is away: now and then, in words, without a stack."""
-
-    def __init__(self, loop: str) -> None:
-        self._loop = loop
-        self._silent_until = 0.0
-
-    async def warn(self, event: str, error: Exception) -> None:
-        now = time.monotonic()
-        if now >= self._silent_until:
-            self._silent_until = now + REMIND_SECONDS
-            cause, error_type = describe_cause(error), type(error.__cause__ or error).__name__
-            await logger.awarning(event, loop=self._loop, cause=cause, error_type=error_type)

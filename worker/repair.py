@@ -1,7 +1,7 @@
 """What puts right what was left half done. It reads PostgreSQL and S3 alone, and any number of workers may run it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import asyncpg
 import structlog
@@ -12,43 +12,49 @@ from service.bootstrap import Resources
 from service.database import CONNECTION_LOST
 from service.errors import ServiceError
 from service.exports import Export
+from service.troubles import Trouble
 from worker.orphans import clean_up, remove_orphans
 
 REPAIR_SECONDS = 1.0
 BATCH = 100
+FAILURES = (ServiceError, asyncpg.PostgresError, *CONNECTION_LOST)
 
 logger = structlog.get_logger()
 
 
 async def repair_forever(resources: Resources, run_here: Callable[[Export], None], beat: Callable[[], None]) -> None:
     """`run_here` is given the exports that Redis can't carry; `beat` is called again and again."""
+    enqueueing, failing, expiring = _trouble("enqueue forgotten"), _trouble("fail lost"), _trouble("expire files")
     while True:
         beat()
-        await _try(enqueue_forgotten(resources, run_here))
-        await _try(fail_lost(resources))
-        await _try(expire_files(resources))
+        async with enqueueing.noting(*FAILURES):
+            await enqueue_forgotten(resources, run_here)
+        async with failing.noting(*FAILURES):
+            await fail_lost(resources)
+        async with expiring.noting(*FAILURES):
+            await expire_files(resources)
         await asyncio.sleep(REPAIR_SECONDS)
 
 
 async def sweep_forever(resources: Resources) -> None:
     """Apart from the rest of the repair, which must not wait until a large bucket is listed."""
+    forgetting, sweeping = _trouble("forget idempotency keys"), _trouble("sweep")
     while True:
-        await _try(forget_idempotency_keys(resources))
-        await _try(_sweep(resources))
+        async with forgetting.noting(*FAILURES):
+            await forget_idempotency_keys(resources)
+        async with sweeping.noting(*FAILURES):
+            await _sweep(resources)
         await asyncio.sleep(resources.settings.sweep_seconds)
+
+
+def _trouble(step: str) -> Trouble:
+    """One step's trouble keeps no other from being done, and all are done again soon."""
+    return Trouble("repair_postponed", "repair_resumed", step=step)
 
 
 async def _sweep(resources: Resources) -> None:
     await remove_orphans(resources)
     resources.metrics.swept.set_to_current_time()
-
-
-async def _try(step: Awaitable[None]) -> None:
-    """One step's trouble keeps no other from being done, and all are done again soon."""
-    try:
-        await step
-    except (ServiceError, asyncpg.PostgresError, *CONNECTION_LOST) as error:
-        await logger.awarning("repair_postponed", exc_info=error)
 
 
 async def enqueue_forgotten(resources: Resources, run_here: Callable[[Export], None]) -> None:
@@ -78,13 +84,22 @@ async def fail_lost(resources: Resources) -> None:
 
 
 async def expire_files(resources: Resources) -> None:
-    """Delete the files whose time is over. Whoever marks one first audits it."""
+    """Delete the files whose time is over. Whoever marks one first audits it.
+
+    Raises what kept the last one that couldn't be deleted, after all have been tried.
+    """
     async with exporting.read(resources) as connection:
         ended = await resources.exports.list_ended_files(
             connection, bucket_url=exporting.bucket_url(resources), limit=BATCH
         )
+    kept: Exception | None = None
     for export in ended:
-        await _try(_expire_file(resources, export))
+        try:
+            await _expire_file(resources, export)
+        except FAILURES as error:
+            kept = error
+    if kept:
+        raise kept
 
 
 async def _expire_file(resources: Resources, export: Export) -> None:

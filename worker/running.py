@@ -122,7 +122,7 @@ async def _keep_lease(resources: Resources, export: Export, records_done: Callab
             lost_at = renewing_at + lease_seconds
         except (UnavailableError, *CONNECTION_LOST) as error:
             if loop.time() >= lost_at:
-                raise OutageError("The lease could not be renewed in time") from error
+                raise OutageError("The lease could not be renewed in time", server="postgresql") from error
 
 
 async def _hand_back(resources: Resources, export: Export) -> None:
@@ -152,7 +152,7 @@ async def _retry_or_fail(resources: Resources, export: Export, error: Exception)
             delay_seconds = BACKOFF_SECONDS * BACKOFF_FACTOR**export.failures
             await exporting.retry_later(resources, export, after_seconds=delay_seconds, cause=cause)
         await clean_up(resources, export)
-        await logger.awarning("export_attempt_failed", failures=export.failures + 1, exc_info=error)
+        await logger.aerror("export_attempt_failed", failures=export.failures + 1, exc_info=error)
     except ExportSupersededError:
         await logger.ainfo("export_superseded")
 

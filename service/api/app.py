@@ -58,6 +58,5 @@ def create_app(resources: Resources) -> Starlette:
     app.state.watchers = events.Watchers()
     app.state.document = docs.fix_document(create_document(ROUTES, REFERENCE, public_url=resources.settings.public_url))
     app.state.draining = False
-    app.state.readiness = health.Readiness()
     app.state.wrong_keys = asyncio.Semaphore(users.MAX_DELAYED_KEYS)
     return app

@@ -12,6 +12,7 @@ from service.api.errors import UNEXPECTED
 from service.api.examples import NO_KEY, NOT_ENABLED, SERVERS_FAIL, UNKNOWN_PARAMETER
 from service.api.export_operations import EXPORT_OPERATIONS
 from service.api.openapi import Answer, Operation
+from service.servers import SERVERS
 
 
 def _user_list(summary: str, *, name: str, columns: str, example: str, scope: str) -> Operation:
@@ -85,11 +86,11 @@ OPERATIONS: Mapping[Callable[..., Any], Operation] = {
         answers={
             200: Answer(
                 description="They should.",
-                example=health.Ready("ready", dict.fromkeys(health.CHECKS, "ok")),
+                example=health.Ready("ready", dict.fromkeys(SERVERS, "ok")),
             )
         },
         refusals=(
-            errors.InvalidRequestError(f"Unknown check to exclude; there are {', '.join(health.CHECKS)}"),
+            errors.InvalidRequestError(f"Unknown check to exclude; there are {', '.join(SERVERS)}"),
             UNKNOWN_PARAMETER,
             errors.UnavailableError(
                 "Not ready: postgresql",

@@ -14,6 +14,7 @@ from service.api.app import create_app
 from service.api.protocol import StreamingProtocol
 from service.bootstrap import open_resources
 from service.errors import ConfigurationError
+from service.servers import watch_servers
 from service.settings import Settings
 
 BACKLOG = 2_048
@@ -35,7 +36,8 @@ async def serve(settings: Settings, *, host: str, port: int) -> None:
                 datasets=[dataset.name for dataset in resources.datasets],
                 user_lists=sorted(resources.user_lists),
             )
-            await _Server(app, settings).serve([listener])
+            async with watch_servers(resources):
+                await _Server(app, settings).serve([listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:

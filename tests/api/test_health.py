@@ -1,5 +1,8 @@
 """What Kubernetes asks, with a Redis that these tests may stop."""
 
+import dataclasses
+import itertools
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -8,15 +11,23 @@ import httpx
 import msgspec
 import pytest
 import structlog
+from structlog.typing import EventDict
 
 from devstack.servers import Redis
+from service import servers
 from service.bootstrap import Resources
+from service.causes import describe_cause
+from service.database import NO_ANSWER
+from service.jobs import open_queue
+from service.servers import watch_servers
 from service.settings import Settings
 from tests.api.conftest import ASYNC, Create
 from tests.api.problems import read_problem
+from tests.api.serving import until
 from tests.factories import Connection, create_user
 
 SERVERS = {"postgresql", "source", "redis", "s3"}
+AWAY, BACK = "server_unavailable", "server_available"
 
 
 @pytest.fixture
@@ -74,17 +85,36 @@ async def test_what_cannot_be_excluded(idle_api: httpx.AsyncClient, query: str, 
     assert named in read_problem(await idle_api.get(f"/readyz?{query}"), 400)["detail"]
 
 
-async def test_changes_are_logged_and_probes_are_not(api: httpx.AsyncClient, redis: Redis) -> None:
+async def test_changes_are_logged_and_probes_are_not(
+    api: httpx.AsyncClient, resources: Resources, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "WATCH_SECONDS", 0.02)
+    expected = []
     with structlog.testing.capture_logs() as events:
-        for change in (redis.stop, redis.start, redis.stop):
-            await change()
-            for query in ("", "", "?exclude=redis"):
-                await api.get(f"/readyz{query}")
-    told = [event for event in events if event["event"] != "request"]
-    failure = {"server": "redis", "cause": "can't be reached"}
-    unavailable = {"event": "server_unavailable", "log_level": "warning", **failure}
-    available = {"event": "server_available", "log_level": "info", "server": "redis"}
-    assert told == [unavailable, available, unavailable]
+        async with watch_servers(resources):
+            for change, event in ((redis.stop, AWAY), (redis.start, BACK), (redis.stop, AWAY)):
+                expected.append(event)
+                await change()
+                await api.get("/readyz")
+                await until(lambda: _told_of_redis(events) == expected)
+
+
+async def test_a_server_that_hangs_is_logged_as_such(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "CHECK_TIMEOUT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent, structlog.testing.capture_logs() as events:
+        async with (
+            open_queue(f"redis://127.0.0.1:{silent.getsockname()[1]}") as queue,
+            watch_servers(dataclasses.replace(resources, queue=queue)),
+        ):
+            await until(lambda: _told_of_redis(events) == [AWAY])
+    told = next(event for event in events if event.get("server") == "redis")
+    assert describe_cause(told["exc_info"]) == NO_ANSWER
+
+
+def _told_of_redis(events: list[EventDict]) -> list[str]:
+    """In turn: on a busy machine a server that is away may be told of twice, by another cause."""
+    told = (event["event"] for event in events if event.get("server") == "redis")
+    return [event for event, _ in itertools.groupby(told)]
 
 
 async def test_exports_are_accepted_without_redis(create: Create, database: Connection, redis: Redis) -> None:

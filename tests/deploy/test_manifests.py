@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from service.api.app import ROUTES
-from service.api.health import CHECK_TIMEOUT_SECONDS, CHECKS
+from service.servers import CHECK_TIMEOUT_SECONDS, SERVERS
 from service.settings import PREFIX, Settings, from_env
 from tests.deploy.manifests import DEPLOY, OVERLAY, Manifests, container, pod, secret_names
 from tests.test_settings import SECRET
@@ -97,7 +97,7 @@ def test_probes_are_routes(manifests: Manifests, settings: Settings) -> None:
     assert {path for _, path in _probed(api)} <= paths
     query = parse_qs(urlsplit(api["readinessProbe"]["httpGet"]["path"]).query, strict_parsing=True)
     assert query == {"exclude": ["redis", "s3"]}
-    assert set(query["exclude"]) < set(CHECKS)
+    assert set(query["exclude"]) < set(SERVERS)
     assert api["readinessProbe"]["timeoutSeconds"] > CHECK_TIMEOUT_SECONDS
     assert api["args"][-2:] == ["--port", str(_port(api, "http"))]
 
