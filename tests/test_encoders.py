@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 
+from devstack.stack import Stack
 from service.database import Connection, Pool, open_pool
 from service.datasets import Dataset, load_datasets
 from service.encoders import BOM, CsvEncoder, Encoder, JsonEncoder, create_encoder
 from service.settings import SQL_DIR
 
 from .documents import make_document, read_csv, unguard
+from .sql.databases import open_database
 from .sql.sources import load
 
 USER_ID = UUID("ada00000-0000-4000-8000-000000000000")
@@ -168,6 +171,27 @@ async def test_csv_guards_text_of_other_types(pool: Pool, database: Connection, 
     document = await export_values(pool, database, tmp_path, values, CsvEncoder())
 
     assert parse(document)[-1][2:] == ["'=1"] * 5
+
+
+@pytest.mark.parametrize(
+    ("encoding", "word"), [("EUC_JP", "\u65e5\u672c"), ("EUC_KR", "\ud55c\uad6d"), ("LATIN1", "\u00e9t\u00e9")]
+)
+async def test_every_encoding_of_a_database_is_served(stack: Stack, tmp_path: Path, encoding: str, word: str) -> None:
+    texts = [word, f"={word}", "=1", ""]
+    values = ", ".join(f"'{text}' AS c{position}" for position, text in enumerate(texts))
+    async with open_database(
+        stack.environ["CARRYOUT_DATABASE_URL"], f"ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
+    ) as url:
+        connection = await asyncpg.connect(url)
+        try:
+            async with open_pool(url, size=1, application_name="encodings") as pool:
+                document = await export_values(pool, connection, tmp_path, values, CsvEncoder())
+                json_document = await export_values(pool, connection, tmp_path, values, JsonEncoder())
+        finally:
+            await connection.close()
+
+    assert parse(document)[-1][2:] == [word, f"'={word}", "'=1", ""]
+    assert list(json.loads(json_document)["value"][0].values()) == texts
 
 
 async def test_csv_never_guards_what_is_not_text(pool: Pool, database: Connection, tmp_path: Path) -> None:

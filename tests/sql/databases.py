@@ -9,12 +9,12 @@ from service.database import Connection
 
 
 @asynccontextmanager
-async def open_database(server_url: str) -> AsyncIterator[str]:
-    """The URL of a new, empty database that is dropped at the end."""
+async def open_database(server_url: str, options: str = "") -> AsyncIterator[str]:
+    """The URL of a new, empty database that is dropped at the end; `options` are those of CREATE DATABASE."""
     name = f"sample_{uuid4().hex}"
     server = await asyncpg.connect(server_url)
     try:
-        await server.execute(f"CREATE DATABASE {name}")
+        await server.execute(f"CREATE DATABASE {name} {options}")
         yield urlsplit(server_url)._replace(path=f"/{name}").geturl()
     finally:
         await server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
