@@ -165,7 +165,7 @@ def _csv_cell(column: Column) -> str:
         return f"btrim({cell}::text, E' \\t\\r\\n')"
     if column.type_name in {"timestamptz", "timestamp"}:
         return _iso_timestamp(cell)
-    if column.category in UNGUARDED_CATEGORIES or column.type_name in UNGUARDED_TYPES:
+    if _never_holds_a_formula(column):
         return cell
     text = f"{cell}::text"
     # "char", the first byte, is cheap and lets nearly every cell pass without the regular expression.
@@ -173,6 +173,12 @@ def _csv_cell(column: Column) -> str:
         rf"""CASE WHEN {text}::"char" IN (E'\t', E'\r', '''', '+', '-', '=', '@') AND {text} ~ '^''*[-+=@\t\r]' """
         rf"THEN '''' || {text} ELSE {text} END"
     )
+
+
+def _never_holds_a_formula(column: Column) -> bool:
+    if column.category == "N" and column.type_name.startswith("reg"):
+        return False  # regoperator and the like: numbers to PostgreSQL, but they are read as names
+    return column.category in UNGUARDED_CATEGORIES or column.type_name in UNGUARDED_TYPES
 
 
 def _json_value(column: Column) -> str:

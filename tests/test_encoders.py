@@ -173,6 +173,14 @@ async def test_csv_guards_text_of_other_types(pool: Pool, database: Connection, 
     assert parse(document)[-1][2:] == ["'=1"] * 5
 
 
+async def test_csv_guards_the_names_of_operators(pool: Pool, database: Connection, tmp_path: Path) -> None:
+    values = "'=(integer,integer)'::regoperator AS a, '||/'::regoper AS b, 0::regclass AS c, 'int4'::regtype AS d"
+
+    document = await export_values(pool, database, tmp_path, values, CsvEncoder())
+
+    assert parse(document)[-1][2:] == ["'=(integer,integer)", "||/", "'-", "integer"]
+
+
 @pytest.mark.parametrize(
     ("encoding", "word"), [("EUC_JP", "\u65e5\u672c"), ("EUC_KR", "\ud55c\uad6d"), ("LATIN1", "\u00e9t\u00e9")]
 )
