@@ -10,8 +10,10 @@ import msgspec
 from yarl import URL
 
 from client.errors import IncompleteError, RefusedError
-from client.http import REDIRECTS, decode, open_answer, require_framing, retry_after_seconds
+from client.http import REDIRECTS, decode, open_answer, read_body, require_framing, retry_after_seconds
 from client.retries import Backoff, Retry
+
+MAX_JSON_BYTES = 1024 * 1024
 
 T = TypeVar("T")
 
@@ -92,7 +94,7 @@ class Api:
         while True:
             try:
                 async with self._open(method, self.url / path, headers or {}, body) as response:
-                    return Answer(await response.read(), retry_after_seconds(response))
+                    return Answer(await read_body(response, max_bytes=MAX_JSON_BYTES), retry_after_seconds(response))
             except IncompleteError as error:
                 await retry.pause(error)
 

@@ -69,11 +69,17 @@ class Download:
         async with follow(self._session, self._file.link, self._headers()) as response:
             self._place(response)
             async for chunk in response.content.iter_any():
-                self._output.write(chunk)
-                self._sha256.update(chunk)
-                self._advance(self._output.size_bytes)
+                self._take(chunk)
         if self._output.size_bytes < self._file.size_bytes:
             raise IncompleteError(f"The server ended the file after {self._output.size_bytes} bytes")
+
+    def _take(self, chunk: bytes) -> None:
+        if self._output.size_bytes + len(chunk) > self._file.size_bytes:
+            self._output.discard()
+            raise ChecksumError(f"What arrives is not the export: it is longer than {self._file.size_bytes} bytes")
+        self._output.write(chunk)
+        self._sha256.update(chunk)
+        self._advance(self._output.size_bytes)
 
     def _headers(self) -> dict[str, str]:
         """Bytes count: those of the file, not of a compressed form."""

@@ -106,6 +106,6 @@ class IncompleteError(ClientError):
 
 
 class ChecksumError(ClientError):
-    """Every byte arrived, and they aren't those of the export."""
+    """The bytes that arrived aren't those of the export, or are more."""
 
     exit_code = ExitCode.CHECKSUM

@@ -17,6 +17,7 @@ from client.retries import MAX_RETRY_AFTER_SECONDS
 CONNECT_SECONDS = 10
 SILENCE_SECONDS = 60
 MAX_REDIRECTS = 5
+MAX_ERROR_BYTES = 64 * 1024
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 UNAVAILABLE = frozenset({429, 502, 503, 504})
 IN_PROGRESS = "urn:carryout:problem:export-in-progress"
@@ -64,7 +65,7 @@ async def open_answer(
             method, url, headers=headers, json=body, allow_redirects=False, proxy=_find_proxy(url)
         ) as response:
             if response.status >= HTTPStatus.BAD_REQUEST:
-                raise _refusal(response, await response.read())
+                raise _refusal(response, await read_body(response, max_bytes=MAX_ERROR_BYTES))
             yield response
 
 
@@ -97,6 +98,14 @@ def require_framing(response: aiohttp.ClientResponse) -> None:
     """Refuse an answer that ends with its connection: its end would look like a break, and the other way round."""
     if not response.headers.keys() & {"Content-Length", "Transfer-Encoding"}:
         raise RefusedError("A proxy took the length off the answer: nobody could tell whether it is complete")
+
+
+async def read_body(response: aiohttp.ClientResponse, *, max_bytes: int) -> bytes:
+    """The first `max_bytes` of it at most: Carryout's are shorter, and another server's may have no end."""
+    body = bytearray()
+    while len(body) < max_bytes and (chunk := await response.content.read(max_bytes - len(body))):
+        body += chunk
+    return bytes(body)
 
 
 def decode(body: bytes, type_: type[T]) -> T:
