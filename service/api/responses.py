@@ -98,7 +98,7 @@ class ChunkedStream(Response):
             watch.cancel()
             if not self._closing:
                 pump.cancel()
-            await _finish(self._end(scope, pump, watch))
+            await finish(self._end(scope, pump, watch))
         for task in (pump, watch):
             if not task.cancelled():
                 task.result()
@@ -164,6 +164,20 @@ def compressible_stream(
     return ChunkedStream(chunks, media_type=media_type, headers=headers, on_end=on_end, encoding=negotiate(request))
 
 
+async def finish(work: Coroutine[Any, Any, None]) -> None:
+    """Await `work` to its end, however often that is cancelled meanwhile; then raise the cancellation."""
+    task = asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled:
+        raise cancelled
+
+
 def _body(chunk: bytes, *, more: bool = True) -> Message:
     return {"type": "http.response.body", "body": chunk, "more_body": more}
 
@@ -180,20 +194,6 @@ def _how_it_ended(pump: asyncio.Task[None], watch: asyncio.Task[None]) -> Stream
     if (error := pump.exception()) is None:
         return StreamEnd.COMPLETE
     return StreamEnd.TOO_SLOW if isinstance(error, SlowClientError) else StreamEnd.FAILED
-
-
-async def _finish(work: Coroutine[Any, Any, None]) -> None:
-    """Await `work` to its end, however often that is cancelled meanwhile; then raise the cancellation."""
-    task = asyncio.create_task(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    task.result()
-    if cancelled:
-        raise cancelled
 
 
 def _abort(scope: Scope) -> None:

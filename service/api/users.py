@@ -2,8 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Literal
 
 import msgspec
@@ -12,10 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import exporting, operating
+from service.api.audited import AuditedStream, Opened
 from service.api.auth import key_actor, resources_of
 from service.api.exports import json_response
 from service.api.requests import bearer_token, query_params
-from service.api.responses import StreamEnd, compressible_stream
 from service.audit import Actor, AuditAction
 from service.auth import BIGINT, parse_bigint
 from service.bootstrap import Resources
@@ -90,13 +90,19 @@ async def _export(request: Request, name: str, scope: Scope, flag: Flag, filenam
     resources = resources_of(request)
     if name not in resources.user_lists:
         raise PermissionDeniedError(NOT_SET_UP.format(name))
-    stream = _ListStream(resources, resources.user_lists[name], query, actor)
-    return compressible_stream(
-        request,
-        stream.chunks(),
-        filename=filename,
-        media_type=stream.encoder.media_type,
-        on_end=stream.record_end,
+    dataset = resources.user_lists[name]
+    encoder = CsvEncoder()
+    stream = AuditedStream(
+        resources=resources,
+        actor=actor,
+        kind="list",
+        format="csv",
+        started=AuditAction.USERS_EXPORT_STARTED,
+        ended=AuditAction.USERS_EXPORTED,
+        subject=f"users/{dataset.name}",
+    )
+    return stream.response(
+        request, _open(resources, dataset, query, encoder), filename=filename, media_type=encoder.media_type
     )
 
 
@@ -147,55 +153,16 @@ def _after(text: str) -> int:
     return id_
 
 
-class _ListStream:
-    """One list's stream and its two audit events: that it began, and how it ended."""
-
-    def __init__(self, resources: Resources, dataset: Dataset, query: ListQuery, actor: Actor) -> None:
-        self.encoder = CsvEncoder()
-        self._resources = resources
-        self._metrics = resources.metrics
-        self._dataset = dataset
-        self._query = query
-        self._actor = actor
-        self._began = False
-        self._records = 0
-
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        async with open_user_list(
-            self._resources.streams,
-            self._dataset,
-            email=self._query.email,
-            after=self._query.after,
-            acquire_timeout_seconds=self._resources.settings.acquire_timeout_seconds,
-        ) as document:
-            await self._record(AuditAction.USERS_EXPORT_STARTED, outcome=_extent(self._query))
-            self._began = True
-            self._metrics.streams_open.labels("list").inc()
-            async with aclosing(document.chunks(self.encoder)) as chunks:
-                async for chunk in chunks:
-                    made = document.records_done
-                    yield chunk
-                    self._metrics.streamed_bytes.labels("list", "csv").inc(len(chunk))
-                    self._metrics.streamed_records.labels("list", "csv").inc(made - self._records)
-                    self._records = made  # not before it has left
-
-    async def record_end(self, end: StreamEnd) -> None:
-        if self._began:
-            self._metrics.streams_open.labels("list").dec()
-            self._metrics.streams.labels("list", "csv", end).inc()
-            await self._record(AuditAction.USERS_EXPORTED, records=self._records, outcome=end)
-
-    async def _record(self, action: AuditAction, *, outcome: str, records: int | None = None) -> None:
-        async with exporting.begin(self._resources) as connection:
-            await self._resources.audit.record(
-                connection,
-                self._actor,
-                action,
-                subject=f"users/{self._dataset.name}",
-                format_="csv",
-                records=records,
-                outcome=outcome,
-            )
+@asynccontextmanager
+async def _open(resources: Resources, dataset: Dataset, query: ListQuery, encoder: CsvEncoder) -> AsyncIterator[Opened]:
+    async with open_user_list(
+        resources.streams,
+        dataset,
+        email=query.email,
+        after=query.after,
+        acquire_timeout_seconds=resources.settings.acquire_timeout_seconds,
+    ) as document:
+        yield Opened(document, document.chunks(encoder), outcome=_extent(query))
 
 
 def _extent(query: ListQuery) -> str:

@@ -1,0 +1,92 @@
+"""Documents on their way to a client, each between two audit events."""
+
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import dataclass, field
+from typing import Literal
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import exporting
+from service.api.responses import StreamEnd, compressible_stream, finish
+from service.audit import Actor, AuditAction
+from service.bootstrap import Resources
+from service.database import UserId
+from service.encoders import Format
+from service.streaming import Document, UserList
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A document in its snapshot, its chunks, and what the event of their beginning says."""
+
+    document: Document | UserList
+    chunks: AsyncGenerator[bytes, None]
+    records: int | None = None
+    outcome: str | None = None
+
+
+@dataclass(kw_only=True)
+class AuditedStream:
+    """One stream and its events: `started`, without which nothing leaves, and `ended`: how, and with how many records.
+
+    Records count once they were handed to the network; of a compressed stream, to the compressor (see there for
+    how long it keeps them). Those of a chunk that was cut off on its way don't.
+    """
+
+    resources: Resources
+    actor: Actor
+    kind: Literal["user", "list"]
+    format: Format
+    started: AuditAction
+    ended: AuditAction
+    user_id: UserId | None = None
+    subject: str | None = None
+    _began: bool = field(default=False, init=False)
+    _records: int = field(default=0, init=False)
+
+    def response(
+        self, request: Request, opening: AbstractAsyncContextManager[Opened], *, filename: str, media_type: str
+    ) -> Response:
+        return compressible_stream(
+            request, self._chunks(opening), filename=filename, media_type=media_type, on_end=self._end
+        )
+
+    async def _chunks(self, opening: AbstractAsyncContextManager[Opened]) -> AsyncGenerator[bytes, None]:
+        async with opening as opened:
+            await finish(self._begin(opened))  # a client that leaves now leaves no event without its end
+            async with aclosing(opened.chunks) as chunks:
+                async for chunk in chunks:
+                    made = opened.document.records_done
+                    yield chunk
+                    self._count(made, len(chunk))  # not before it has left
+
+    async def _begin(self, opened: Opened) -> None:
+        await self._record(self.started, opened.records, opened.outcome)
+        self._began = True
+        self.resources.metrics.streams_open.labels(self.kind).inc()
+
+    def _count(self, records: int, size_bytes: int) -> None:
+        self.resources.metrics.streamed_records.labels(self.kind, self.format).inc(records - self._records)
+        self.resources.metrics.streamed_bytes.labels(self.kind, self.format).inc(size_bytes)
+        self._records = records
+
+    async def _end(self, end: StreamEnd) -> None:
+        if self._began:
+            self.resources.metrics.streams_open.labels(self.kind).dec()
+            self.resources.metrics.streams.labels(self.kind, self.format, end).inc()
+            await self._record(self.ended, self._records, end)
+
+    async def _record(self, action: AuditAction, records: int | None, outcome: str | None) -> None:
+        async with exporting.begin(self.resources) as connection:
+            await self.resources.audit.record(
+                connection,
+                self.actor,
+                action,
+                user_id=self.user_id,
+                subject=self.subject,
+                format_=self.format,
+                records=records,
+                outcome=outcome,
+            )
