@@ -15,6 +15,8 @@ from service.api.errors import MEDIA_TYPE, plain_problem
 # Without it the kernel buffers megabytes and reports progress in steps of one: a client at 20 kB/s then looks stalled
 # for more than a minute, with it for 7 seconds.
 UNSENT_BYTES = 64 * 1024
+# Longer than any stream's patience, which tells a slow client from one that reads in bursts.
+STALLED_SECONDS = 150.0
 MAX_HEAD_BYTES = 32 * 1024
 REQUEST_SECONDS = 30.0
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # socket(7)
@@ -43,6 +45,8 @@ class StreamingProtocol(HttpToolsProtocol):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
             # asyncio sets it only for listeners it made itself; without it the first chunk waits 40 ms for an ACK.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # A client that takes nothing would keep its connection, and what waits for it, for ever: tcp(7).
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(STALLED_SECONDS * 1000))
         self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -42,9 +42,11 @@ class Served:
         return httpx.AsyncClient(base_url=self.url, trust_env=False)
 
     async def exchange(self, *lines: str | bytes, body: bytes = b"") -> bytes:
-        """What comes back, until the server closes, for a request written byte by byte."""
+        """What comes back, until the server closes, for a request written byte by byte; with a Host if it has none."""
         reader, writer = await asyncio.open_connection(self.host, self.port)
-        raw = [line.encode() if isinstance(line, str) else line for line in (*lines, "Host: x", "Connection: close")]
+        raw = [line.encode() if isinstance(line, str) else line for line in (*lines, "Connection: close")]
+        if not any(line.lower().startswith(b"host:") for line in raw):
+            raw.append(b"Host: x")
         writer.write(b"\r\n".join(raw) + b"\r\n\r\n" + body)
         try:
             return await reader.read()

@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 import structlog
 from starlette.requests import Request
@@ -212,3 +213,38 @@ async def test_a_stopping_server_says_so_to_whom_it_keeps_waiting() -> None:
         response = await waiting
     assert (response.status_code, response.json()["detail"]) == (503, "Shutting down")
     assert response.headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("head", "detail"),
+    [
+        (("GET /show HTTP/1.1", "Host: x", "Host: x"), "A request has exactly one Host"),
+        (("GET /show HTTP/1.1", "Host: x", "host: y"), "A request has exactly one Host"),
+        (
+            ("GET /show HTTP/1.1", "Authorization: Bearer a", "Authorization: Bearer b"),
+            "A request has at most one Authorization",
+        ),
+    ],
+)
+async def test_what_two_readers_may_understand_differently_is_refused(head: tuple[str, ...], detail: str) -> None:
+    async with serve(create_edge(ROUTES)) as served:
+        answer = await served.exchange(*head)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert msgspec.json.decode(answer.partition(b"\r\n\r\n")[2])["detail"] == detail
+
+
+@pytest.mark.parametrize(("version", "status"), [("1.1", 400), ("1.0", 200)])
+async def test_only_old_clients_may_leave_out_the_host(version: str, status: int) -> None:
+    async with serve(create_edge(ROUTES)) as served:
+        reader, writer = await asyncio.open_connection(served.host, served.port)
+        writer.write(f"GET /show HTTP/{version}\r\nConnection: close\r\n\r\n".encode())
+        answer = await reader.read()
+        writer.close()
+    assert int(answer.split()[1]) == status
+
+
+@pytest.mark.parametrize("ending", ["%0a", "%0A", "%0d", "%00", "%7f"])
+async def test_a_path_with_a_control_character_is_no_route(ending: str) -> None:
+    async with serve(create_edge(ROUTES)) as served:
+        answer = await served.exchange(f"GET /show{ending} HTTP/1.1")
+    assert answer.startswith(b"HTTP/1.1 404 ")

@@ -1,6 +1,7 @@
 """What arrives on a socket and never becomes a request: refused in words, bounded in bytes and time."""
 
 import asyncio
+import socket
 from contextlib import suppress
 
 import msgspec
@@ -10,7 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from service.api import protocol
-from tests.api.serving import create_edge, serve
+from tests.api.serving import create_edge, serve, until
 
 MEGABYTE = 1024 * 1024
 
@@ -121,3 +122,22 @@ async def test_rubbish_behind_a_running_request_breaks_it_off() -> None:
         with suppress(ConnectionResetError):
             assert not await reader.read()
         writer.close()
+
+
+@pytest.mark.parametrize("requests", [1, 200])
+async def test_a_client_that_takes_nothing_is_cut(requests: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def large(_request: Request) -> Response:
+        return PlainTextResponse(b"x" * MEGABYTE)
+
+    monkeypatch.setattr(protocol, "STALLED_SECONDS", 1.0)
+    async with serve(create_edge([Route("/", large)])) as served:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(client, (served.host, served.port))
+            await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * requests)
+            connections = served.server.server_state.connections
+            async with asyncio.timeout(60):
+                await until(lambda: connections)
+                await until(lambda: not connections)
