@@ -9,6 +9,7 @@ from client.errors import IncompleteError, RefusedError
 from client.outputs import Output
 
 CRLF = b"\r\n"
+MAX_RECORD_BYTES = 16 * 1024 * 1024
 ID = re.compile(rb"-?[0-9]+(?=,|\r\n)")
 
 
@@ -25,7 +26,7 @@ class RecordSplitter:
         return not self._record and not self._line
 
     def split(self, chunk: bytes) -> list[bytes]:
-        """The records that `chunk` completes, each with its CRLF."""
+        """The records that `chunk` completes, each with its CRLF. Raises RefusedError for one without an end."""
         records = []
         *lines, self._line = (self._line + chunk).split(CRLF)
         for line in lines:
@@ -34,6 +35,8 @@ class RecordSplitter:
             if not self._quoted:
                 records.append(bytes(self._record))
                 self._record.clear()
+        if len(self._record) + len(self._line) > MAX_RECORD_BYTES:
+            raise RefusedError("The list has a row that doesn't end")
         return records
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from client.api import Api
 from client.errors import RefusedError
-from client.lists import RecordSplitter, UserList
+from client.lists import MAX_RECORD_BYTES, RecordSplitter, UserList
 from client.outputs import open_output, part_path
 from tests.api.serving import Served
 from tests.client.conftest import Doors, OpenApi
@@ -28,6 +28,13 @@ class TestRecordSplitter:
                 pieces = (text[:first], text[first:second], text[second:])
                 assert [record for piece in pieces for record in splitter.split(piece)] == RECORDS
                 assert splitter.between_records
+
+    @pytest.mark.parametrize("start", [b"1,", b'1,"\r\n'])
+    def test_a_record_without_an_end(self, start: bytes) -> None:
+        splitter = RecordSplitter()
+        assert splitter.split(start + b"x" * (MAX_RECORD_BYTES - len(start))) == []
+        with pytest.raises(RefusedError, match="doesn't end"):
+            splitter.split(b"x")
 
     def test_what_is_not_whole_stays_inside(self) -> None:
         text = b"".join(RECORDS)
