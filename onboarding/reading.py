@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from onboarding.catalog import Catalog
 from service.database import Connection
-from service.plans import LITERAL, Plan, explain, outputs
+from service.plans import Plan, explain, outputs, without_literals
 
 REFERENCE = re.compile(r'(?:("(?:[^"]|"")+"|[^\W\d][\w$]*)\.)?("(?:[^"]|"")+"|[^\W\d][\w$]*)')
 
@@ -20,7 +20,7 @@ async def columns_read(
     scanned = dict(_scans(plan, catalog))
     found = set()
     for expression in outputs(plan, len(statement.get_attributes())):
-        for alias, column in REFERENCE.findall(LITERAL.sub("", expression)):
+        for alias, column in REFERENCE.findall(without_literals(expression)):
             # Of a single table's columns, PostgreSQL leaves out the table's name.
             table = scanned.get(alias.strip('"')) if alias else next(iter(scanned.values()), None)
             if table and catalog.tables[table].find_column(column):

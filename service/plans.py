@@ -19,9 +19,10 @@ from service.errors import ConfigurationError
 Plan: TypeAlias = dict[str, Any]
 Key: TypeAlias = frozenset[str]
 
-LITERAL = re.compile(r"'(?:[^']|'')*'")
+# A name may hold apostrophes, a literal quotes. PostgreSQL doubles each in its own, and writes neither E'…' nor U&"…".
+NAME_OR_LITERAL = re.compile(r"""("(?:[^"]|"")+")|'(?:[^']|'')*'""")
 IDENTIFIER = re.compile(r'("(?:[^"]|"")+"|[^\W\d][\w$]*)(\.)?')
-WHOLE_ROW = re.compile(r'(?:"[^"]+"|\w)\.\*')
+WHOLE_ROW = re.compile(r'["\w]\.\*')
 SORT_OPTIONS = re.compile(r" (?:DESC|NULLS (?:FIRST|LAST)|COLLATE \S+|USING \S+)")
 SUBPLAN = re.compile(r"(?:Init|Sub)Plan \d+|\$\d+")  # $n before PostgreSQL 17
 CONSTANT = re.compile(r"'(?:[^']|'')*'|\(InitPlan \d+\)\.col\d+|\$\d+")
@@ -85,12 +86,20 @@ def _compared_subplans(nodes: list[Plan]) -> set[str]:
 
 def identifiers(expression: str) -> list[str]:
     """The names in it but those that only say where another one belongs: tables, schemas."""
-    found = IDENTIFIER.findall(LITERAL.sub("", expression))
-    return [name.strip('"') for name, qualifies in found if not qualifies]
+    found = IDENTIFIER.findall(without_literals(expression))
+    return [_unquoted(name) for name, qualifies in found if not qualifies]
 
 
 def reads_whole_row(expression: str) -> bool:
-    return WHOLE_ROW.search(LITERAL.sub("", expression)) is not None
+    return WHOLE_ROW.search(without_literals(expression)) is not None
+
+
+def without_literals(expression: str) -> str:
+    return NAME_OR_LITERAL.sub(r"\1", expression)
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 
 async def check_unique_order(connection: Connection, plan: Plan, *, has_order_by: bool) -> None:

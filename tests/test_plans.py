@@ -64,6 +64,9 @@ UNIQUE_ORDER = {
     "union": ("SELECT title FROM posts WHERE user_id = $1 UNION SELECT name FROM users WHERE id = $1 ORDER BY title"),
     "forbidden words as keys": "SELECT settings ->> 'password_rules' AS rules FROM users WHERE id = $1 ORDER BY id",
     "allowed column of a view": "SELECT called FROM people WHERE id = $1 ORDER BY id",
+    "forbidden words between apostrophes": (
+        """SELECT id, 'the "password_hash" isn''t here, nor u.*' AS hint FROM users WHERE id = $1 ORDER BY id"""
+    ),
     "table with a forbidden name": (
         "SELECT device_tokens.platform FROM device_tokens JOIN users u ON u.id = device_tokens.user_id "
         "WHERE u.id = $1 ORDER BY device_tokens.id"
@@ -241,6 +244,31 @@ SECRET = {
     "forbidden in a function in FROM": (
         "SELECT letter FROM users u, regexp_split_to_table(u.password_hash, '') AS letter WHERE u.id = $1 ORDER BY 1",
         READS_PASSWORD,
+    ),
+    "forbidden between apostrophes in names": (
+        (
+            """SELECT id, (SELECT "a'a".password_hash || "a'a".name FROM users "a'a" WHERE "a'a".id = p.user_id) """
+            "AS memo FROM posts p WHERE user_id = $1 ORDER BY id"
+        ),
+        READS_PASSWORD,
+    ),
+    "forbidden between quotes in literals": (
+        """SELECT concat('"', password_hash, '"', E'\\'', U&'\\0027') AS memo FROM users WHERE id = $1 ORDER BY id""",
+        READS_PASSWORD,
+    ),
+    "whole row between apostrophes in names": (
+        (
+            """SELECT id, (SELECT "a'a"::text || "a'a".name FROM users "a'a" WHERE "a'a".id = p.user_id) AS memo """
+            "FROM posts p WHERE user_id = $1 ORDER BY id"
+        ),
+        WHOLE_ROW,
+    ),
+    "whole row of a name that ends with a quote": (
+        (
+            'SELECT id, (SELECT "a"""::text FROM users "a""" WHERE "a""".id = p.user_id) AS memo '
+            "FROM posts p WHERE user_id = $1 ORDER BY id"
+        ),
+        WHOLE_ROW,
     ),
     "forbidden in a list of values": (
         "SELECT v.memo FROM (VALUES ('a'), ((SELECT password_hash FROM users WHERE id = $1))) AS v (memo) ORDER BY 1",
