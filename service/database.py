@@ -117,7 +117,8 @@ async def acquire(pool: Pool, *, timeout_seconds: float, server: str = "postgres
     try:
         connection = await pool.acquire(timeout=timeout_seconds)
     except (*CONNECTION_LOST, asyncpg.PostgresError) as error:  # the latter: it refused to connect
-        raise OutageError("PostgreSQL is not available", server=server) from error
+        detail = "All connections are in use" if is_busy(pool) else "PostgreSQL is not available"
+        raise OutageError(detail, server=server) from error
     try:
         yield connection
     except CONNECTION_LOST as error:
@@ -127,6 +128,10 @@ async def acquire(pool: Pool, *, timeout_seconds: float, server: str = "postgres
     finally:
         with suppress(*CONNECTION_LOST):
             await pool.release(connection)
+
+
+def is_busy(pool: Pool) -> bool:
+    return pool.get_size() == pool.get_max_size() and not pool.get_idle_size()
 
 
 def _is_servers(error: BaseException) -> bool:

@@ -9,13 +9,12 @@ import structlog
 
 from service.audit import SYSTEM, Actor, AuditAction
 from service.bootstrap import Resources
-from service.database import Connection, UserId
+from service.database import CONNECTION_LOST, Connection, UserId
 from service.encoders import Format
 from service.errors import (
     ExportInProgressError,
     ExportSupersededError,
     IdempotencyConflictError,
-    OutageError,
     ServiceError,
     SubjectNotFoundError,
     UnavailableError,
@@ -51,11 +50,19 @@ async def request_export(resources: Resources, request: ExportRequest) -> tuple[
             return earlier, False
         await _refuse_second(resources, connection, request.user_id)
         await resources.exports.check_rate(connection, request.user_id, per_hour=resources.settings.exports_per_hour)
-    async with open_user_document(resources, request.user_id) as document:
-        small = document.records_total < resources.settings.small_export_records
-        queued = request.respond_async or not small
-        export, fresh = await _accept(resources, request, document.records_total, queued=queued)
-        file = await _store_at_once(resources, export, document) if fresh and not queued else None
+    fresh, file = False, None
+    try:
+        async with open_user_document(resources, request.user_id) as document:
+            small = document.records_total < resources.settings.small_export_records
+            queued = request.respond_async or not small
+            export, fresh = await _accept(resources, request, document.records_total, queued=queued)
+            if fresh and not queued:
+                file = await _store_in_time(resources, export, document)
+    except (ServiceError, asyncpg.PostgresError, *CONNECTION_LOST) as error:
+        if not fresh:
+            raise
+        if not queued and not file:
+            await _postpone(resources, export, error)
     if file:
         export = await _complete_at_once(resources, export, file)
     elif fresh:
@@ -105,17 +112,8 @@ async def _accept(resources: Resources, request: ExportRequest, records: int, *,
     return export, True
 
 
-async def _store_at_once(resources: Resources, export: Export, document: Document) -> FileFacts | None:
-    """A small export's file, from the snapshot that counted it; None if the worker has to try again."""
-    try:
-        return await _store_in_time(resources, export, document)
-    except (ServiceError, asyncpg.PostgresError) as error:
-        await _postpone(resources, export, error)
-        return None
-
-
 async def _store_in_time(resources: Resources, export: Export, document: Document) -> FileFacts:
-    """Before anybody else may take the export for lost."""
+    """A small export's file, from the snapshot that counted it, before anybody else may take the export for lost."""
     try:
         async with asyncio.timeout(resources.settings.lease_seconds / 2):
             return await store_file(resources, export, document)
@@ -135,7 +133,7 @@ async def _complete_at_once(resources: Resources, export: Export, file: FileFact
 
 
 async def _postpone(resources: Resources, export: Export, error: Exception) -> None:
-    """The worker goes on: at once, or, if even that can't be recorded, when the lease has run out."""
+    """The worker goes on: at once, or, if even that can't be recorded, when the lease has run out, with all its tries."""
     await logger.aerror("export_postponed", job_id=str(export.id), exc_info=error)
     with suppress(UnavailableError, ExportSupersededError):
         await retry_later(
@@ -143,7 +141,7 @@ async def _postpone(resources: Resources, export: Export, error: Exception) -> N
             export,
             after_seconds=RETRY_AFTER_FAILURE_SECONDS,
             cause=type(error).__name__,
-            failures=0 if isinstance(error, OutageError) else 1,
+            failures=0,
         )
 
 

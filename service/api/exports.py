@@ -18,11 +18,12 @@ from service.api.requests import query_params, read_json
 from service.bootstrap import Resources
 from service.database import Connection
 from service.encoders import Format
-from service.errors import ExportNotFoundError, InvalidRequestError
+from service.errors import ExportNotFoundError, InvalidRequestError, UnavailableError
 from service.exports import Export, ExportStatus
 
 PAGE_SIZE = 20
 MAX_PAGE_SIZE = 100
+UNKNOWN_WAIT = dt.timedelta(minutes=1)
 WANTED_BODY = """send {"format":"csv"} or {"format":"json"}"""
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -178,11 +179,19 @@ async def _accepted(resources: Resources, export: Export) -> Response:
         url = exporting.download_url(resources, export)
         body = CompletedExport(export.id, export.status, url, export.record_count, export.expires_at)
         return json_response(body, 201, location)
-    async with exporting.read(resources) as connection:
-        estimate = await resources.exports.estimate_completion(connection, export)
+    estimate = await _estimate(resources, export)
     wait_seconds = math.ceil((estimate - dt.datetime.now(dt.UTC)).total_seconds())
     headers = location | {"Retry-After": str(max(1, wait_seconds))}
     return json_response(PendingExport(export.id, export.status, export.estimated_records, estimate), 202, headers)
+
+
+async def _estimate(resources: Resources, export: Export) -> dt.datetime:
+    """A guess where PostgreSQL can't be asked: the export is accepted, and its answer is owed."""
+    try:
+        async with exporting.read(resources) as connection:
+            return await resources.exports.estimate_completion(connection, export)
+    except UnavailableError:
+        return dt.datetime.now(dt.UTC) + UNKNOWN_WAIT
 
 
 async def view_export(resources: Resources, connection: Connection, export: Export) -> ExportView:

@@ -156,6 +156,37 @@ async def test_storage_that_never_heals_fails_the_export(proxied_world: World, s
     assert sum("could not be made" in mail for mail in world.mails()) == 1
 
 
+@pytest.mark.parametrize("source_lost", [False, True])
+async def test_what_was_accepted_stays_so(
+    proxied_world: World,
+    s3_proxy: FaultProxy,
+    source_lost: bool,  # noqa: FBT001
+) -> None:
+    """A small export is answered as pending when its file can't be stored now, or its snapshot is gone."""
+    world = proxied_world
+    user_id = await world.create_user(records=10)
+    s3_proxy.mode = "hang"
+    asking = asyncio.create_task(world.ask(user_id, at_once=True))
+    await world.until(lambda: _is_accepted(world), "the export to be accepted")
+    if source_lost:
+        async with world.database() as connection:
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'carryout-source'"
+            )
+    export = await asking
+    assert (export.status, export.failures) == (ExportStatus.PENDING, 0)
+    s3_proxy.mode = "pass"
+    await world.start_worker()
+    assert (await world.ended(export)).status is ExportStatus.COMPLETED
+    await assert_healed(world)
+
+
+async def _is_accepted(world: World) -> bool:
+    async with world.database() as connection:
+        accepted: bool = await connection.fetchval("SELECT count(*) > 0 FROM carryout.export_jobs")
+    return accepted
+
+
 async def test_redis_restarted(world: World, fragile_stack: Stack) -> None:
     assert fragile_stack.redis
     users = [await world.create_user(records=1_500) for _ in range(5)]

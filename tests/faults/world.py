@@ -110,13 +110,13 @@ class World:
             )
             return user_id
 
-    async def ask(self, user_id: uuid.UUID, format_: str = "csv") -> Export:
-        """What POST /api/export does, queued."""
+    async def ask(self, user_id: uuid.UUID, format_: str = "csv", *, at_once: bool = False) -> Export:
+        """What POST /api/export does; queued, unless it is to be made `at_once`."""
         request = requesting.ExportRequest(
             user_id,
             format_,  # type: ignore[arg-type]
             Actor("user", str(user_id), request_id="test"),
-            respond_async=True,
+            respond_async=not at_once,
         )
         export, _ = await requesting.request_export(self.resources, request)
         return export
