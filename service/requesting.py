@@ -133,7 +133,7 @@ async def _complete_at_once(resources: Resources, export: Export, file: FileFact
 
 
 async def _postpone(resources: Resources, export: Export, error: Exception) -> None:
-    """The worker goes on: at once, or, if even that can't be recorded, when the lease has run out, with all its tries."""
+    """The worker goes on, with all its tries: at once or, if that can't be recorded, when the lease has run out."""
     await logger.aerror("export_postponed", job_id=str(export.id), exc_info=error)
     with suppress(UnavailableError, ExportSupersededError):
         await retry_later(
