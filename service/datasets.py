@@ -22,6 +22,7 @@ from service.plans import (
     Plan,
     check_unique_order,
     explain,
+    hides_expressions,
     identifiers,
     is_ordered_by_first_output,
     outputs,
@@ -229,3 +230,5 @@ def _check_origins(plan: Plan, columns: Sequence[Column], forbidden: Sequence[st
         for name in identifiers(output):
             if is_forbidden(name, forbidden):
                 raise ConfigurationError(f"it reads {name}, which is forbidden (CARRYOUT_FORBIDDEN_COLUMNS)")
+    if hides_expressions(plan):
+        raise ConfigurationError("a plan doesn't show what a list of VALUES holds: use CASE, or SELECTs and UNION ALL")

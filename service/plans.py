@@ -2,7 +2,7 @@
 whether its order is unique.
 
 The text of a query can hide both; the planner has already resolved them. (What a function, a materialized view or a
-list of VALUES contains, it doesn't show.) Reference: PostgreSQL's manual, EXPLAIN. With the settings of the query
+foreign table contains, it doesn't show.) Reference: PostgreSQL's manual, EXPLAIN. With the settings of the query
 `reveal_plans` orders are made by sorts alone, and joins are nested loops: the outer side gives the order, and in an
 outer join it is the one whose rows are all kept.
 """
@@ -60,11 +60,16 @@ def outputs(plan: Plan, column_count: int) -> Iterator[str]:
     yield from (node[call] for node in nodes for call in FUNCTION_CALLS if call in node)
     compared = _compared_subplans(nodes)
     for node in nodes:
-        if node.get("Subplan Name", "") not in {"", *compared}:
+        if node.get("Subplan Name", "") not in {"", *compared} or node["Node Type"] == "ProjectSet":
             yield from node.get("Output", [])
         if node["Node Type"] in RENAMING_NODES:
             for child in node.get("Plans", []):
                 yield from child.get("Output", [])
+
+
+def hides_expressions(plan: Plan) -> bool:
+    """Whether results may be made of what no plan shows."""
+    return any(node["Node Type"] == "Values Scan" for node in _nodes(plan))
 
 
 def tables(plan: Plan) -> tuple[tuple[str, str], ...]:

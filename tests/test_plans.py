@@ -15,6 +15,7 @@ UNKNOWN_ORDER = (
 )
 NO_ORDER = "it has no ORDER BY: rows need a unique order, so end it with the primary key of what it lists"
 WHOLE_ROW = "a whole row would let columns leave that nobody chose; list the columns"
+HIDDEN = "a plan doesn't show what a list of VALUES holds: use CASE, or SELECTs and UNION ALL"
 READS_PASSWORD = "it reads password_hash, which is forbidden (CARRYOUT_FORBIDDEN_COLUMNS)"
 
 UNIQUE_ORDER = {
@@ -272,6 +273,20 @@ SECRET = {
     ),
     "forbidden in a list of values": (
         "SELECT v.memo FROM (VALUES ('a'), ((SELECT password_hash FROM users WHERE id = $1))) AS v (memo) ORDER BY 1",
+        READS_PASSWORD,
+    ),
+    "forbidden in a list of values of another row": (
+        (
+            "SELECT p.id, (SELECT v.memo FROM (VALUES (u.password_hash), ('a')) AS v (memo) LIMIT 1) AS memo "
+            "FROM posts p JOIN users u ON u.id = p.user_id WHERE u.id = $1 ORDER BY p.id"
+        ),
+        HIDDEN,
+    ),
+    "forbidden in the number of rows of a function": (
+        (
+            "SELECT p.id, (SELECT count(*) FROM (SELECT generate_series(1, ascii(u.password_hash))) s) AS memo "
+            "FROM posts p JOIN users u ON u.id = p.user_id WHERE u.id = $1 ORDER BY p.id"
+        ),
         READS_PASSWORD,
     ),
 }
