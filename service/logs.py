@@ -117,6 +117,8 @@ def _render_exception(_logger: WrappedLogger, _method: str, event: EventDict) ->
     error = sys.exc_info()[1] if given is True else given
     if isinstance(error, tuple):  # as stdlib records have it
         error = error[1]
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, ServiceError):
+        error = error.__cause__  # Starlette's wrapping, where a response had begun
     if isinstance(error, ServiceError):
         event = {**describe_foreseen(error), **event}
         if event["level"] == "error" and not isinstance(error, MEND):

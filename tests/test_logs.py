@@ -306,6 +306,42 @@ def test_levels(level: str, events: list[str]) -> None:
     assert [line["event"] for line in lines] == events
 
 
+def test_a_response_that_an_outage_breaks_off_is_a_short_line() -> None:
+    lines = run("""
+        import httpx
+        from starlette.routing import Route
+        from starlette.responses import StreamingResponse
+        from tests.api.serving import create_edge, serve
+
+        async def break_off(request):
+            async def chunks():
+                yield b"first"
+                raise OutageError("PostgreSQL is not available", server="source") from TimeoutError("canary")
+            return StreamingResponse(chunks())
+
+        async def main():
+            async with serve(create_edge([Route("/", break_off)])) as served, served.client() as client:
+                try:
+                    await client.get("/", headers={"X-Request-ID": "r1"})
+                except httpx.RemoteProtocolError:
+                    pass
+
+        logging.getLogger("httpx").disabled = True
+        asyncio.run(main())
+    """)
+    (line,) = (line for line in lines if line["level"] != "info")
+    assert line.pop("timestamp")
+    assert line == {
+        "event": "Exception in ASGI application",
+        "logger": "uvicorn.error",
+        "level": "warning",
+        "request_id": "r1",
+        "server": "source",
+        "cause": "didn't answer in time",
+        "error_type": "TimeoutError",
+    }
+
+
 def test_a_server_logs_no_query_no_header_and_no_exception_text() -> None:
     lines = run("""
         import httpx, socket, uvicorn
