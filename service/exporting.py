@@ -206,9 +206,11 @@ async def get_owned(resources: Resources, job_id: uuid.UUID, user_id: UserId, ac
 
 
 async def record_denied(resources: Resources, job_id: uuid.UUID, actor: Actor) -> None:
-    """Somebody who may not asked for an export. Ids that don't exist leave no trace: anyone could fill it with them."""
+    """Somebody who may not asked for an export: audited once a minute. Ids that don't exist leave no trace."""
+    exports = resources.exports
+    claim = exports.claim_user_denial if actor.type == "user" else exports.claim_link_denial
     async with begin(resources) as connection:
-        if export := await resources.exports.find(connection, job_id):
+        if export := await claim(connection, job_id):
             await record(resources, connection, actor, AuditAction.DENIED, export)
 
 

@@ -236,6 +236,14 @@ class ExportRepository:
         """None if it was marked before: the first to mark it audits it."""
         return _export_or_none(await connection.fetchrow(QUERIES["mark_file_deleted"], job_id))
 
+    async def claim_link_denial(self, connection: Connection, job_id: uuid.UUID) -> Export | None:
+        """The export, if a wrong link's denial may be audited now: one a minute, or anybody could fill the trail."""
+        return _export_or_none(await connection.fetchrow(QUERIES["claim_link_denial"], job_id))
+
+    async def claim_user_denial(self, connection: Connection, job_id: uuid.UUID) -> Export | None:
+        """The same for another user's: wrong links, which need no account, must not hide who had one."""
+        return _export_or_none(await connection.fetchrow(QUERIES["claim_user_denial"], job_id))
+
     async def take_forgotten(self, connection: Connection, *, after_seconds: float, limit: int) -> list[Export]:
         """Due exports, oldest first, that nobody took for `after_seconds`; they are nobody else's for as long."""
         rows = await connection.fetch(QUERIES["take_forgotten_exports"], MAX_ATTEMPTS, after_seconds, limit)

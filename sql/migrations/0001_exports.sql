@@ -39,6 +39,9 @@ CREATE TABLE carryout.export_jobs (
   request_id        text,
   traceparent       text,
 
+  link_denied_at    timestamptz,                           -- of the last denial in the audit trail: of a wrong link,
+  user_denied_at    timestamptz,                           -- and of another user
+
   CONSTRAINT leased_while_processing CHECK (
     (status = 'processing') = (lease_expires_at IS NOT NULL) AND (status <> 'processing' OR attempt >= 1)),
   CONSTRAINT completed_has_file CHECK (

@@ -140,6 +140,16 @@ UPDATE carryout.export_jobs SET file_deleted_at = now()
 WHERE id = $1 AND status = 'completed' AND file_deleted_at IS NULL
 RETURNING *
 
+-- name: claim_link_denial
+UPDATE carryout.export_jobs SET link_denied_at = now()
+WHERE id = $1 AND (link_denied_at IS NULL OR link_denied_at <= now() - interval '1 minute')
+RETURNING *
+
+-- name: claim_user_denial
+UPDATE carryout.export_jobs SET user_denied_at = now()
+WHERE id = $1 AND (user_denied_at IS NULL OR user_denied_at <= now() - interval '1 minute')
+RETURNING *
+
 -- name: estimate_completion
 -- What recent exports took per record, times this one's records and those that wait ahead of it.
 WITH recent AS (

@@ -1,5 +1,6 @@
 """The link and what it gives."""
 
+import asyncio
 import hashlib
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -143,10 +144,18 @@ class TestLink:
         for job_id in (other, str(UNKNOWN_ID)):
             read_problem(await api.get(file.link.replace(file.job_id, job_id)), 404)
 
-    async def test_a_wrong_one_is_audited(self, api: httpx.AsyncClient, file: File, database: Connection) -> None:
-        await api.get(file.link.replace("signature=", "signature=A"))
-        *_, denied = await list_audit(database)
-        assert (denied["action"], denied["actor_type"], str(denied["job_id"])) == ("export:denied", "link", file.job_id)
+    async def test_a_wrong_one_is_audited_once_a_minute(
+        self, api: httpx.AsyncClient, file: File, database: Connection
+    ) -> None:
+        for _ in range(2):
+            wrong = [api.get(file.link.replace("signature=", f"signature={number}")) for number in range(5)]
+            for response in await asyncio.gather(*wrong):
+                read_problem(response, 404)
+            await database.execute("UPDATE carryout.export_jobs SET link_denied_at = now() - interval '1 minute'")
+        denied = [event for event in await list_audit(database) if event["action"] == "export:denied"]
+        assert [(event["actor_type"], str(event["job_id"]), event["user_id"]) for event in denied] == [
+            ("link", file.job_id, file.user_id)
+        ] * 2
 
     async def test_what_mail_gateways_add_is_ignored(self, api: httpx.AsyncClient, file: File) -> None:
         assert (await api.get(f"{file.link}&utm_source=mail")).status_code == 302

@@ -215,13 +215,22 @@ class TestOthers:
         assert without_request_id(pages[0]) == without_request_id(pages[1])
         assert pages[0].json() == {"exports": [], "next": None}
 
-    async def test_asking_for_their_file_is_audited(
+    async def test_asking_for_them_is_audited_once_a_minute(
         self, api: httpx.AsyncClient, create: Create, database: Connection, token: Token
     ) -> None:
         owner, other = await create_user(database), await create_user(database)
-        created = (await create(owner)).json()
-        await api.get(f"/api/export/{created['job_id']}/download", headers=bearer(token(other)))
+        path = (await create(owner)).headers["location"]
+        wrong_link = "/download?expires=1&signature=x"
+        for what in (wrong_link, "", "/events", "/download", "/downloads"):
+            await api.get(path + what, headers=bearer(token(other)))
+        await api.delete(path, headers=bearer(token(other)))
         await api.get(f"/api/export/{uuid4()}/download", headers=bearer(token(other)))
-        *_, completed, denied = await list_audit(database)
-        assert (completed["action"], denied["action"]) == ("export:completed", "export:denied")
-        assert (denied["actor_type"], denied["actor"], denied["user_id"]) == ("user", str(other), owner)
+        await database.execute("UPDATE carryout.export_jobs SET user_denied_at = now() - interval '1 minute'")
+        await api.get(path, headers=bearer(token(other)))
+        denied = [event for event in await list_audit(database) if event["action"] == "export:denied"]
+        assert [(event["actor_type"], event["actor"]) for event in denied] == [
+            ("link", None),
+            ("user", str(other)),
+            ("user", str(other)),
+        ]
+        assert {event["user_id"] for event in denied} == {owner}
