@@ -79,14 +79,19 @@ def tables(plan: Plan) -> tuple[tuple[str, str], ...]:
 
 def _compared_subplans(nodes: list[Plan]) -> set[str]:
     """The names of the subplans whose result serves in conditions alone."""
-    conditions = " ".join(node.get(name, "") for node in nodes for name in CONDITIONS)
-    given = str([node.get(name) for node in nodes for name in ("Output", *FUNCTION_CALLS)])
-    return {
-        node["Subplan Name"]
-        for node in nodes
-        for label in SUBPLAN.findall(node.get("Subplan Name", ""))
-        if label in conditions and label not in given
-    }
+    compared = _labels([node.get(name, "") for node in nodes for name in CONDITIONS])
+    given = _labels([expression for node in nodes for expression in _given(node)])
+    names = {node.get("Subplan Name", "") for node in nodes}
+    own = {name: set(SUBPLAN.findall(name)) for name in names if not name.startswith("CTE ")}  # that may be called so
+    return {name for name, labels in own.items() if labels & compared and not labels & given}
+
+
+def _labels(expressions: list[str]) -> set[str]:
+    return set(SUBPLAN.findall(NAME_OR_LITERAL.sub("", " ".join(expressions))))
+
+
+def _given(node: Plan) -> list[str]:
+    return [*node.get("Output", []), *(node[call] for call in FUNCTION_CALLS if call in node)]
 
 
 def identifiers(expression: str) -> list[str]:

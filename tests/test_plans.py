@@ -289,6 +289,20 @@ SECRET = {
         ),
         READS_PASSWORD,
     ),
+    "forbidden in a CTE that is called like a parameter": (
+        (
+            'WITH "$1" AS MATERIALIZED (SELECT id, password_hash AS memo FROM users) '
+            'SELECT p.id, (SELECT s.memo FROM "$1" s LIMIT 1) AS memo FROM posts p WHERE p.user_id = $1 ORDER BY p.id'
+        ),
+        READS_PASSWORD,
+    ),
+    "forbidden in a subquery that a literal names": (
+        (
+            "SELECT id, (SELECT password_hash FROM users LIMIT 1) AS memo FROM posts "
+            "WHERE user_id = $1 AND title <> 'InitPlan 1' ORDER BY id"
+        ),
+        READS_PASSWORD,
+    ),
 }
 
 
