@@ -21,7 +21,7 @@ from service.servers import watch_servers
 from service.settings import Settings
 from service.troubles import Trouble
 from worker.probes import serve_probes
-from worker.repair import repair_forever, sweep_forever
+from worker.repair import expire_forever, repair_forever, sweep_forever
 from worker.running import run_export
 
 RESTART_SECONDS = 1.0
@@ -67,6 +67,7 @@ class _Worker:
         queue = asyncio.create_task(_restarting("queue", self._consume))
         loops = {
             asyncio.create_task(_restarting("repair", self._repair)),
+            asyncio.create_task(_restarting("expiry", lambda: expire_forever(self._resources))),
             asyncio.create_task(_restarting("sweep", lambda: sweep_forever(self._resources))),
             asyncio.create_task(_restarting("mails", self._mail_forever)),
         }
@@ -82,7 +83,10 @@ class _Worker:
         self._start(export.id)
 
     def is_alive(self) -> bool:
-        """Whether each loop has come round in time; a sweep may take any time, and failing servers stop no loop."""
+        """Whether each loop has come round in time, which failing servers don't keep it from.
+
+        The loops that wait for S3 aren't watched: starting again mends no storage, and their metrics tell of it.
+        """
         return min(self._beaten_at.values()) > time.monotonic() - MAX_SILENCE_SECONDS
 
     def _beat(self, loop: str) -> None:

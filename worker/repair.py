@@ -1,4 +1,7 @@
-"""What puts right what was left half done. It reads PostgreSQL and S3 alone, and any number of workers may run it."""
+"""What puts right what was left half done. It reads PostgreSQL and S3 alone, and any number of workers may run it.
+
+What waits for S3 is apart from what asks PostgreSQL: a storage that hangs must not hold up forgotten exports.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -10,10 +13,10 @@ from service import exporting
 from service.audit import SYSTEM, AuditAction
 from service.bootstrap import Resources
 from service.database import CONNECTION_LOST
-from service.errors import ServiceError
+from service.errors import OutageError, ServiceError
 from service.exports import Export
 from service.troubles import Trouble
-from worker.orphans import clean_up, remove_orphans
+from worker.orphans import remove_orphans
 
 REPAIR_SECONDS = 1.0
 BATCH = 100
@@ -24,20 +27,26 @@ logger = structlog.get_logger()
 
 async def repair_forever(resources: Resources, run_here: Callable[[Export], None], beat: Callable[[], None]) -> None:
     """`run_here` is given the exports that Redis can't carry; `beat` is called again and again."""
-    enqueueing, failing, expiring = _trouble("enqueue forgotten"), _trouble("fail lost"), _trouble("expire files")
+    enqueueing, failing = _trouble("enqueue forgotten"), _trouble("fail lost")
     while True:
         beat()
         async with enqueueing.noting(*FAILURES):
             await enqueue_forgotten(resources, run_here)
+        beat()
         async with failing.noting(*FAILURES):
             await fail_lost(resources)
+        await asyncio.sleep(REPAIR_SECONDS)
+
+
+async def expire_forever(resources: Resources) -> None:
+    expiring = _trouble("expire files")
+    while True:
         async with expiring.noting(*FAILURES):
             await expire_files(resources)
         await asyncio.sleep(REPAIR_SECONDS)
 
 
 async def sweep_forever(resources: Resources) -> None:
-    """Apart from the rest of the repair, which must not wait until a large bucket is listed."""
     forgetting, sweeping = _trouble("forget idempotency keys"), _trouble("sweep")
     while True:
         async with forgetting.noting(*FAILURES):
@@ -71,7 +80,7 @@ async def enqueue_forgotten(resources: Resources, run_here: Callable[[Export], N
 
 
 async def fail_lost(resources: Resources) -> None:
-    """End what was lost with its worker too often."""
+    """End what was lost with its worker too often. The sweep removes what it stored."""
     async with exporting.begin(resources) as connection:
         lost = await resources.exports.fail_lost(connection, message=exporting.FAILED_MESSAGE, limit=BATCH)
         for export in lost:
@@ -80,13 +89,12 @@ async def fail_lost(resources: Resources) -> None:
         resources.metrics.repairs.labels("lost").inc()
         resources.metrics.exports.labels("failed", export.format).inc()
         await logger.aerror("export_lost", job_id=str(export.id), failures=export.failures)
-        await clean_up(resources, export)
 
 
 async def expire_files(resources: Resources) -> None:
     """Delete the files whose time is over. Whoever marks one first audits it.
 
-    Raises what kept the last one that couldn't be deleted, after all have been tried.
+    An outage ends it; otherwise all are tried, and it raises what kept the last one that couldn't be deleted.
     """
     async with exporting.read(resources) as connection:
         ended = await resources.exports.list_ended_files(
@@ -96,6 +104,8 @@ async def expire_files(resources: Resources) -> None:
     for export in ended:
         try:
             await _expire_file(resources, export)
+        except OutageError:
+            raise  # the others would wait in vain, too
         except FAILURES as error:
             kept = error
     if kept:

@@ -26,10 +26,11 @@ WHERE id IN (
 RETURNING *
 
 -- name: list_ended_files
--- In our bucket: what another one holds would only stand in the way of the rest.
+-- In our bucket: what another one holds would only stand in the way of the rest. So would the oldest, if the storage
+-- didn't give them up (a retention period); by chance, workers also seldom meet at the same file.
 SELECT * FROM carryout.export_jobs
 WHERE status = 'completed' AND file_deleted_at IS NULL AND expires_at <= now() AND starts_with(file_url, $1)
-ORDER BY expires_at
+ORDER BY random()
 LIMIT $2
 
 -- name: forget_old_idempotency_keys

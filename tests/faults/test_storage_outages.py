@@ -1,0 +1,83 @@
+"""A storage that is away holds up nothing that doesn't need it."""
+
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+from pathlib import Path
+
+import httpx
+import pytest
+
+from devstack.ports import keep_port
+from devstack.stack import Stack
+from service import exporting
+from service.exports import Export
+from tests.faults.oracle import at_rest
+from tests.faults.proxy import FaultProxy
+from tests.faults.world import World, open_world
+
+# Tried one after the other, they take longer than a test waits.
+ENDED_FILES = 60
+
+
+@pytest.fixture
+async def s3_proxy(fragile_stack: Stack) -> AsyncIterator[FaultProxy]:
+    async with FaultProxy(fragile_stack.environ["CARRYOUT_S3_ENDPOINT_URL"]).open() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def world(fragile_stack: Stack, s3_proxy: FaultProxy, tmp_path: Path) -> AsyncIterator[World]:
+    async with open_world(fragile_stack, tmp_path, CARRYOUT_S3_ENDPOINT_URL=s3_proxy.url) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("fault", ["refuse", "hang"])
+async def test_ended_files_hold_up_no_repair(world: World, s3_proxy: FaultProxy, fault: str) -> None:
+    port = keep_port(world.folder / "port")
+    worker = await world.start_worker(CARRYOUT_WORKER_METRICS_PORT=str(port))
+    s3_proxy.mode = fault
+    await _create_ended_files(world)
+    forgotten = await _create_forgotten(world)
+
+    async def is_taken() -> bool:
+        return (await world.find(forgotten)).attempt > 0
+
+    await world.until(is_taken, "the forgotten export to be taken")
+    async with httpx.AsyncClient(trust_env=False) as client:
+        assert (await client.get(f"http://127.0.0.1:{port}/livez")).status_code == HTTPStatus.OK
+    s3_proxy.mode = "pass"
+    s3_proxy.drop()
+    await world.until(lambda: at_rest(world), "the export to end, and the files to be deleted")
+    assert "worker_loop_failed" not in worker.log
+
+
+async def _create_ended_files(world: World) -> None:
+    async with world.database() as connection:
+        await connection.execute(
+            """INSERT INTO carryout.export_jobs
+              (user_id, format, queued, estimated_records, status, attempt, started_at, completed_at,
+               record_count, file_url, size_bytes, sha256, expires_at)
+            SELECT gen_random_uuid(), 'csv', true, 1, 'completed', 1, now(), now(),
+                   1, $1 || gen_random_uuid() || '/1.csv', 1, sha256(''), now()
+            FROM generate_series(1, $2::int)""",
+            exporting.bucket_url(world.resources) + "exports/",
+            ENDED_FILES,
+        )
+
+
+async def _create_forgotten(world: World) -> Export:
+    """What a request leaves whose process is killed before it asks Redis. It counts as forgotten in some seconds."""
+    user_id = await world.create_user(records=10)
+    async with exporting.begin(world.resources) as connection:
+        created = await world.resources.exports.create(
+            connection,
+            user_id=user_id,
+            format_="csv",
+            queued=True,
+            estimated_records=10,
+            idempotency_key=None,
+            request_id=None,
+            traceparent=None,
+        )
+    assert created
+    return created
