@@ -34,7 +34,7 @@ class Client:
             "path": path,
             "raw_path": path.encode(),
             "query_string": b"format=csv",
-            "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+            "headers": [(name.lower().encode(), value.encode()) for name, value in {"Host": "x", **headers}.items()],
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 2),
         }
@@ -48,7 +48,9 @@ class Client:
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Message) -> None:
-        if message["type"] == "http.response.body":
+        if message["type"] == "http.response.start":
+            assert message["status"] == 200
+        else:
             self.left.set()
             await asyncio.Event().wait()
 
