@@ -93,8 +93,9 @@ class TestBodies:
     @pytest.mark.parametrize(
         ("body", "statuses"),
         [
-            (b"[" * 8_000 + b"]" * 8_000, {400}),
-            (b'{"format":' * 1_400 + b"1" + b"}" * 1_400, {400}),
+            # How deep JSON may be differs between versions of Python.
+            (b"[" * 8_000 + b"]" * 8_000, {400, 422}),
+            (b'{"format":' * 1_400 + b"1" + b"}" * 1_400, {400, 422}),
             (b"[" * 100_000, {413}),
             (b'{"format":"csv"' + b" " * 64_000 + b"}", {413}),
             (b'{"format":"\xc3\x28"}', {400}),
