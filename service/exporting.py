@@ -17,6 +17,7 @@ from service.errors import (
     ExportNotFoundError,
     ExportNotReadyError,
     ExportSupersededError,
+    OutageError,
     SubjectNotFoundError,
     UnavailableError,
 )
@@ -88,7 +89,10 @@ async def retry_later(
 
 async def enqueue(resources: Resources, export: Export) -> None:
     """Ask for an attempt now; without Redis it is the repair that finds the export, within a second."""
-    if not await resources.queue.enqueue_export(export.id, export.attempt):
+    try:
+        await resources.queue.enqueue_export(export.id, export.attempt)
+    except OutageError as error:
+        await logger.awarning("enqueue_failed", job_id=str(export.id), exc_info=error)
         with suppress(UnavailableError):
             async with begin(resources) as connection:
                 await resources.exports.note_unqueued(connection, export)

@@ -1,6 +1,6 @@
 """The queue's contract: what API and worker must agree on. Redis carries ids only; PostgreSQL knows the truth.
 
-Losing all of Redis loses nothing: the worker's cron enqueues again what PostgreSQL says is waiting.
+Losing all of Redis loses nothing: the worker's repair enqueues again what PostgreSQL says is waiting.
 """
 
 import asyncio
@@ -13,7 +13,6 @@ from typing import Any, Final
 import arq.connections
 import msgspec
 import redis.exceptions
-import structlog
 from arq.constants import in_progress_key_prefix
 
 from service.errors import OutageError
@@ -22,8 +21,6 @@ QUEUE_NAME: Final = "carryout:exports"
 RUN_EXPORT: Final = "run_export"
 ANSWER_TIMEOUT_SECONDS = 2.0
 FAILURES = (redis.exceptions.RedisError, OSError)  # TimeoutError is an OSError
-
-logger = structlog.get_logger()
 
 
 def serialize(job: dict[str, Any]) -> bytes:
@@ -41,21 +38,19 @@ class JobQueue:
         self._redis = connection
 
     async def enqueue_export(self, job_id: uuid.UUID, attempt: int) -> bool:
-        """Ask for an attempt at the export; asking twice is the same as once. False if Redis doesn't answer.
+        """Ask for an attempt at the export; asking twice is the same as once. False if it waits in Redis already.
 
-        The attempt is part of the queue's id, so that a retry isn't mistaken for what it repeats.
+        The attempt is part of the queue's id, so that a retry isn't mistaken for what it repeats. Raises OutageError.
         """
         entry = f"export:{job_id}:{attempt}"
-        try:
-            async with _answer_in_time():
-                job = await self._redis.enqueue_job(RUN_EXPORT, str(job_id), _job_id=entry, _queue_name=QUEUE_NAME)
-                if job is None:  # known already: but lost from the queue, perhaps, or held by a worker that is gone
-                    await self._redis.delete(in_progress_key_prefix + entry)
-                    await self._redis.zadd(QUEUE_NAME, {entry: time.time_ns() // 1_000_000}, nx=True)
-        except OutageError as error:
-            await logger.awarning("enqueue_failed", job_id=str(job_id), exc_info=error)
-            return False
-        return True
+        async with _answer_in_time():
+            job = await self._redis.enqueue_job(RUN_EXPORT, str(job_id), _job_id=entry, _queue_name=QUEUE_NAME)
+            if job is not None:
+                return True
+            # Known already: but lost from the queue, perhaps, or held by a worker that is gone.
+            released = await self._redis.delete(in_progress_key_prefix + entry)
+            added = await self._redis.zadd(QUEUE_NAME, {entry: time.time_ns() // 1_000_000}, nx=True)
+        return bool(released or added)
 
     async def discard(self) -> None:
         """Empty the queue. Nothing is lost with it: the repair fills it again."""

@@ -5,12 +5,14 @@ import uuid
 
 import msgspec
 import pytest
+from arq.constants import in_progress_key_prefix
 
 from service import exporting, requesting
 from service.audit import Actor
 from service.bootstrap import Resources
 from service.errors import UnavailableError
 from service.exports import Export, ExportStatus, object_key
+from service.jobs import open_queue
 from tests.factories import Connection, create_user_with
 from tests.scraping import Scrape
 from worker.orphans import remove_orphans
@@ -49,14 +51,37 @@ async def test_failed_attempts(resources: Resources, database: Connection) -> No
 
 
 async def test_requeued(resources: Resources, database: Connection) -> None:
-    export = await ask(resources, database)
-    await database.execute("UPDATE carryout.export_jobs SET enqueued_at = NULL, created_at = now() - interval '1 hour'")
-
+    await ask(resources, database)
+    await resources.queue.discard()
     started: list[Export] = []
-    await enqueue_forgotten(resources, started.append)
+    for requeued in (1, 1):  # then it only waits
+        await database.execute("UPDATE carryout.export_jobs SET enqueued_at = NULL")
+        await enqueue_forgotten(resources, started.append)
+        assert await count(resources, "carryout_repairs_total", step="requeued") == requeued
+    assert started == []
+
+
+async def test_released(resources: Resources, database: Connection) -> None:
+    export = await ask(resources, database)
+    queue = resources.queue._redis
+    await queue.set(f"{in_progress_key_prefix}export:{export.id}:{export.attempt}", b"1")  # by a worker that is gone
+    await database.execute("UPDATE carryout.export_jobs SET enqueued_at = NULL")
+
+    await enqueue_forgotten(resources, lambda _: None)
 
     assert await count(resources, "carryout_repairs_total", step="requeued") == 1
-    assert {other.id for other in started} <= {export.id}
+
+
+async def test_run_here_without_redis(resources: Resources, database: Connection) -> None:
+    exports = [await ask(resources, database) for _ in range(2)]
+    await database.execute("UPDATE carryout.export_jobs SET enqueued_at = NULL")
+    started: list[Export] = []
+
+    async with open_queue("redis://127.0.0.1:1") as nowhere:
+        await enqueue_forgotten(dataclasses.replace(resources, queue=nowhere), started.append)
+
+    assert {export.id for export in started} == {export.id for export in exports}
+    assert await count(resources, "carryout_repairs_total", step="requeued") == 0
 
 
 async def test_lost(resources: Resources, database: Connection) -> None:

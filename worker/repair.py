@@ -71,12 +71,20 @@ async def enqueue_forgotten(resources: Resources, run_here: Callable[[Export], N
         forgotten = await resources.exports.take_forgotten(
             connection, after_seconds=resources.settings.lease_seconds, limit=BATCH
         )
-    resources.metrics.repairs.labels("requeued").inc(len(forgotten))
-    carried = True
-    for export in forgotten:
-        carried = carried and await resources.queue.enqueue_export(export.id, export.attempt)
-        if not carried:
-            run_here(export)
+    for export in await _requeue(resources, forgotten):
+        run_here(export)
+
+
+async def _requeue(resources: Resources, forgotten: list[Export]) -> list[Export]:
+    """Those that Redis can't carry. What it still holds wasn't forgotten: it only waits its turn."""
+    for number, export in enumerate(forgotten):
+        try:
+            added = await resources.queue.enqueue_export(export.id, export.attempt)
+        except OutageError as error:
+            await logger.awarning("enqueue_failed", job_id=str(export.id), exc_info=error)
+            return forgotten[number:]
+        resources.metrics.repairs.labels("requeued").inc(added)
+    return []
 
 
 async def fail_lost(resources: Resources) -> None:
