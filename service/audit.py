@@ -122,9 +122,11 @@ class AuditLog:
         )
         return [msgspec.convert(dict(row), AuditEvent) for row in reversed(rows)]
 
-    async def list_downloads(self, connection: Connection, job_id: uuid.UUID, *, limit: int) -> list[AuditEvent]:
-        """Newest first."""
-        rows = await connection.fetch(QUERIES["list_downloads"], job_id, limit)
+    async def list_downloads(
+        self, connection: Connection, job_id: uuid.UUID, *, after: int | None, limit: int
+    ) -> list[AuditEvent]:
+        """Newest first, from the one after the event `after`."""
+        rows = await connection.fetch(QUERIES["list_downloads"], job_id, after, limit)
         return [msgspec.convert(dict(row), AuditEvent) for row in rows]
 
 

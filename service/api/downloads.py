@@ -6,24 +6,33 @@ from collections.abc import AsyncGenerator
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from service import exporting
 from service.api.auth import link_actor, require_user, resources_of, user_actor
-from service.api.exports import Instant, job_id_of, json_response
-from service.api.requests import query_params
+from service.api.exports import (
+    MAX_PAGE_SIZE,
+    PAGE_SIZE,
+    Instant,
+    NextPage,
+    job_id_of,
+    json_response,
+    read_page_query,
+)
 from service.api.responses import ChunkedStream, attachment_headers
 from service.audit import Actor, AuditEvent
+from service.auth import BIGINT
 from service.bootstrap import Resources
 from service.encoders import MEDIA_TYPES
 from service.errors import ExportNotFoundError, RangeNotSatisfiableError
 from service.exports import Export
 
 PRESIGNED_SECONDS = 300
-SHOWN_DOWNLOADS = 100
 RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+
+DownloadId = Annotated[int, Meta(ge=1, le=BIGINT.stop - 1)]
 
 
 class Slice(NamedTuple):
@@ -37,27 +46,41 @@ class Slice(NamedTuple):
 class Download(msgspec.Struct, frozen=True):
     """That somebody fetched the file, or a part of it."""
 
+    id: Annotated[DownloadId, Meta(description="Of its event in the operators' audit trail.")]
     downloaded_at: Instant
     by: Annotated[Literal["owner", "link"], Meta(description="Signed in, or whoever holds the link.")]
     ip: str | None
     user_agent: str | None
 
 
-class DownloadList(msgspec.Struct, frozen=True):
-    """The latest 100, newest first."""
+class DownloadPage(msgspec.Struct, frozen=True):
+    """Downloads, newest first."""
 
     downloads: list[Download]
+    next: NextPage
+
+
+class DownloadPageQuery(msgspec.Struct, frozen=True):
+    after: Annotated[DownloadId | UnsetType, Meta(description="The `id` of the last download of the page before.")] = (
+        UNSET
+    )
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_SIZE, description="Downloads per page.")] = PAGE_SIZE
 
 
 async def list_downloads(request: Request) -> Response:
     """For the owner, who learns from it whether the link has got around."""
     resources = resources_of(request)
     user_id = await require_user(request)
-    query_params(request, set())
+    page = read_page_query(request, DownloadPageQuery)
     export = await exporting.get_owned(resources, job_id_of(request), user_id, user_actor(request, user_id))
     async with exporting.read(resources) as connection:
-        events = await resources.audit.list_downloads(connection, export.id, limit=SHOWN_DOWNLOADS)
-    return json_response(DownloadList([_download(event) for event in events]))
+        found = await resources.audit.list_downloads(
+            connection, export.id, after=page.after or None, limit=page.limit + 1
+        )
+    shown = [_download(event) for event in found[: page.limit]]
+    more = len(found) > page.limit
+    path = f"/api/export/{export.id}/downloads"
+    return json_response(DownloadPage(shown, f"{path}?limit={page.limit}&after={shown[-1].id}" if more else None))
 
 
 async def download_export(request: Request) -> Response:
@@ -76,7 +99,7 @@ async def download_export(request: Request) -> Response:
 
 def _download(event: AuditEvent) -> Download:
     by: Literal["owner", "link"] = "owner" if event.actor_type == "user" else "link"
-    return Download(event.occurred_at, by, event.ip, event.user_agent)
+    return Download(event.id, event.occurred_at, by, event.ip, event.user_agent)
 
 
 async def _authorize(request: Request, resources: Resources, job_id: uuid.UUID) -> Actor:

@@ -72,8 +72,9 @@ EXPORT = exports.ExportView(
     download_url=LINK,
 )
 EVENTS = f"event: progress\ndata: {msgspec.json.encode(FAILED_EXPORT).decode()}\n\nevent: end\ndata: {{}}\n\n"
-DOWNLOADS = downloads.DownloadList(
-    [downloads.Download(COMPLETED_AT + dt.timedelta(hours=1), "link", "192.0.2.7", "curl/8.5.0")]
+DOWNLOADS = downloads.DownloadPage(
+    [downloads.Download(4_711, COMPLETED_AT + dt.timedelta(hours=1), "link", "192.0.2.7", "curl/8.5.0")],
+    f"/api/export/{JOB_ID}/downloads?limit=1&after=4711",
 )
 
 UNKNOWN_PARAMETER = errors.InvalidRequestError("Unknown query parameter: page")

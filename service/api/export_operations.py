@@ -147,10 +147,11 @@ WATCH_EXPORT = Operation(
 )
 LIST_DOWNLOADS = Operation(
     tag="Exports",
-    summary="List an export's downloads",
+    summary="List an export's downloads, newest first",
     description="Whether the link has got around.",
     security=["userToken"],
-    answers={200: Answer(description="The downloads.", example=DOWNLOADS)},
+    query=downloads.DownloadPageQuery,
+    answers={200: Answer(description="A page of downloads.", example=DOWNLOADS)},
     refusals=(UNKNOWN_PARAMETER, NO_TOKEN, NOT_FOUND, *SERVERS_FAIL),
 )
 FILE_HEADERS = ("Content-Disposition", "Accept-Ranges", "ETag")

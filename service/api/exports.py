@@ -4,7 +4,7 @@ import datetime as dt
 import math
 import re
 import uuid
-from typing import Annotated
+from typing import Annotated, TypeVar
 from urllib.request import parse_http_list
 
 import msgspec
@@ -27,10 +27,12 @@ UNKNOWN_WAIT = dt.timedelta(minutes=1)
 WANTED_BODY = """send {"format":"csv"} or {"format":"json"}"""
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
+T = TypeVar("T")
 
 Instant = Annotated[dt.datetime, Meta(tz=True)]
 LinkUrl = Annotated[str, Meta(description="The signed link. It needs no credentials and works until `expires_at`.")]
 Ending = Annotated[Instant | None, Meta(description="When the link ends.")]
+NextPage = Annotated[str | None, Meta(description="Path of the next page; null on the last one.")]
 RecordCount = Annotated[int | None, Meta(description="Data rows of the file; null until it is complete.")]
 
 
@@ -86,7 +88,7 @@ class ExportPage(msgspec.Struct, frozen=True):
     """Exports, newest first."""
 
     exports: list[ExportView]
-    next: Annotated[str | None, Meta(description="Path of the next page; null on the last one.")]
+    next: NextPage
 
 
 class PageQuery(msgspec.Struct, frozen=True):
@@ -121,11 +123,7 @@ async def create_export(request: Request) -> Response:
 async def list_exports(request: Request) -> Response:
     resources = resources_of(request)
     user_id = await require_user(request)
-    given = query_params(request, {"after", "limit"})
-    try:
-        page = msgspec.convert(given, PageQuery, strict=False)
-    except msgspec.ValidationError as error:
-        raise InvalidRequestError(str(error)) from None
+    page = read_page_query(request, PageQuery)
     async with exporting.read(resources) as connection:
         found = await resources.exports.list_owned(connection, user_id, after=page.after or None, limit=page.limit + 1)
         views = [await view_export(resources, connection, export) for export in found[: page.limit]]
@@ -152,6 +150,14 @@ async def delete_export(request: Request) -> Response:
     export = await exporting.get_owned(resources, job_id_of(request), user_id, actor)
     await exporting.cancel_or_delete(resources, export, actor)
     return Response(status_code=204)
+
+
+def read_page_query(request: Request, type_: type[T]) -> T:
+    given = query_params(request, {"after", "limit"})
+    try:
+        return msgspec.convert(given, type_, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidRequestError(str(error)) from None
 
 
 def job_id_of(request: Request) -> uuid.UUID:

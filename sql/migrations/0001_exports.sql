@@ -78,7 +78,7 @@ CREATE TABLE carryout.export_audit (
   request_id  text,
   CONSTRAINT named_actor CHECK ((actor_type IN ('user', 'key')) = (actor IS NOT NULL))
 );
-CREATE INDEX export_audit_of_job ON carryout.export_audit (job_id) WHERE job_id IS NOT NULL;
+CREATE INDEX export_audit_of_job ON carryout.export_audit (job_id, id) WHERE job_id IS NOT NULL;
 CREATE INDEX export_audit_of_user ON carryout.export_audit (user_id, occurred_at) WHERE user_id IS NOT NULL;
 CREATE INDEX export_audit_by_time ON carryout.export_audit (occurred_at);
 

@@ -19,5 +19,6 @@ SELECT id, occurred_at, actor_type, actor, action, subject, user_id::text, job_i
        host(ip) AS ip, user_agent, request_id
 FROM carryout.export_audit
 WHERE job_id = $1 AND action = 'export:downloaded'
+  AND id < coalesce($2::bigint, 9223372036854775807)
 ORDER BY id DESC
-LIMIT $2
+LIMIT $3

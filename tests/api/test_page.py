@@ -2,6 +2,7 @@
 
 import re
 from html.parser import HTMLParser
+from uuid import UUID
 
 import httpx
 import pytest
@@ -150,7 +151,10 @@ class TestDownloads:
         user_id = await create_user(database)
         created = (await create(user_id)).json()
         path = f"/api/export/{created['job_id']}"
-        assert (await api.get(f"{path}/downloads", headers=bearer(token(user_id)))).json() == {"downloads": []}
+        assert (await api.get(f"{path}/downloads", headers=bearer(token(user_id)))).json() == {
+            "downloads": [],
+            "next": None,
+        }
         link = created["download_url"].removeprefix(PUBLIC_URL)
         await api.get(link, headers={"User-Agent": "friend/1.0"})
         await api.head(link)
@@ -164,3 +168,34 @@ class TestDownloads:
         read_problem(await api.get(f"{path}/downloads"), 401)
         for known_or_not in (path, f"/api/export/{UNKNOWN_ID}"):
             read_problem(await api.get(f"{known_or_not}/downloads", headers=bearer(token(UNKNOWN_ID))), 404)
+
+    async def test_none_is_hidden_behind_many(
+        self, api: httpx.AsyncClient, create: Create, database: Connection, token: Token
+    ) -> None:
+        user_id = await create_user(database)
+        created, others = (await create(user_id)).json(), (await create(user_id)).json()
+        for job_id, count in ((created["job_id"], 251), (others["job_id"], 5)):
+            await database.execute(
+                """INSERT INTO carryout.export_audit (actor_type, action, user_id, job_id, user_agent)
+                SELECT 'link', 'export:downloaded', $1, $2, n FROM generate_series(1, $3) AS n""",
+                user_id,
+                UUID(job_id),
+                count,
+            )
+        seen, sizes, path = [], [], f"/api/export/{created['job_id']}/downloads?limit=100"
+        while path:
+            page = (await api.get(path, headers=bearer(token(user_id)))).json()
+            seen += [int(download["user_agent"]) for download in page["downloads"]]
+            sizes.append(len(page["downloads"]))
+            path = page["next"]
+        assert (seen, sizes) == ([*range(251, 0, -1)], [100, 100, 51])
+        first = await api.get(f"/api/export/{created['job_id']}/downloads", headers=bearer(token(user_id)))
+        assert len(first.json()["downloads"]) == 20
+
+    @pytest.mark.parametrize(
+        "query",
+        ["limit=0", "limit=101", "limit=", "after=0", "after=x", "after=null", f"after={2**63}", "after=1.5", "page=2"],
+    )
+    async def test_wrong_query(self, idle_api: httpx.AsyncClient, token: Token, query: str) -> None:
+        path = f"/api/export/{UNKNOWN_ID}/downloads?{query}"
+        read_problem(await idle_api.get(path, headers=bearer(token(UNKNOWN_ID))), 400)
