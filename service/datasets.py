@@ -20,6 +20,7 @@ from service.database import QUERIES, Connection
 from service.errors import ConfigurationError
 from service.plans import (
     Plan,
+    check_column_names,
     check_unique_order,
     explain,
     hides_expressions,
@@ -174,6 +175,7 @@ async def _inspect(
     _check_names(columns, forbidden)
     plan = await explain(connection, sql, parameter_types)
     _check_origins(plan, columns, forbidden)
+    await check_column_names(connection, sql, parameter_types)
     return columns, plan
 
 

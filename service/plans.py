@@ -21,7 +21,9 @@ Key: TypeAlias = frozenset[str]
 
 # A name may hold apostrophes, a literal quotes. PostgreSQL doubles each in its own, and writes neither E'…' nor U&"…".
 NAME_OR_LITERAL = re.compile(r"""("(?:[^"]|"")+")|'(?:[^']|'')*'""")
-IDENTIFIER = re.compile(r'("(?:[^"]|"")+"|[^\W\d][\w$]*)(\.)?')
+NAME = r'("(?:[^"]|"")+"|[^\W\d][\w$]*)'
+IDENTIFIER = re.compile(rf"{NAME}(\.)?")
+REFERENCE = re.compile(rf'(?<![\w$":]){NAME}\.{NAME}(?![\w$(])')  # neither a function nor a type
 WHOLE_ROW = re.compile(r'["\w]\.\*')
 SORT_OPTIONS = re.compile(r" (?:DESC|NULLS (?:FIRST|LAST)|COLLATE \S+|USING \S+)")
 SUBPLAN = re.compile(r"(?:Init|Sub)Plan \d+|\$\d+")  # $n before PostgreSQL 17
@@ -110,6 +112,35 @@ def without_literals(expression: str) -> str:
 
 def _unquoted(name: str) -> str:
     return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+async def check_column_names(connection: Connection, sql: str, parameter_types: Sequence[str]) -> None:
+    """Raise ConfigurationError if the query, or a view, gives a table's columns other names: plans show only those."""
+    # Of a single table's columns, outputs lack the table's name; a subquery around it brings that back.
+    plan = await explain(connection, f'SELECT * FROM ({sql}) AS "row"', parameter_types)  # noqa: S608 (an operator's file)
+    read = sorted(_columns_read(list(_nodes(plan))))
+    unknown = await connection.fetchrow(
+        QUERIES["find_unknown_column"], *([row[part] for row in read] for part in range(3))
+    )
+    if unknown:
+        raise ConfigurationError(
+            f"{unknown['table']} has no column called {unknown['column']}: "
+            "leave out the list of names after its alias, or make the view anew that knows it by that name"
+        )
+
+
+def _columns_read(nodes: list[Plan]) -> set[tuple[str, str, str]]:
+    """The schema, the table and the name of each column that is given by a node."""
+    tables_by_alias = {
+        node["Alias"]: (node["Schema"], node["Relation Name"]) for node in nodes if "Relation Name" in node
+    }
+    references = [
+        tuple(map(_unquoted, reference))
+        for node in nodes
+        for expression in _given(node)
+        for reference in REFERENCE.findall(without_literals(expression))
+    ]
+    return {(*tables_by_alias[alias], column) for alias, column in references if alias in tables_by_alias}
 
 
 async def check_unique_order(connection: Connection, plan: Plan, *, has_order_by: bool) -> None:

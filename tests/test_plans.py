@@ -15,6 +15,10 @@ UNKNOWN_ORDER = (
 )
 NO_ORDER = "it has no ORDER BY: rows need a unique order, so end it with the primary key of what it lists"
 WHOLE_ROW = "a whole row would let columns leave that nobody chose; list the columns"
+RENAMED = (
+    "public.{} has no column called {}: leave out the list of names after its alias, or make the view anew "
+    "that knows it by that name"
+)
 HIDDEN = "a plan doesn't show what a list of VALUES holds: use CASE, or SELECTs and UNION ALL"
 READS_PASSWORD = "it reads password_hash, which is forbidden (CARRYOUT_FORBIDDEN_COLUMNS)"
 
@@ -67,6 +71,13 @@ UNIQUE_ORDER = {
     "allowed column of a view": "SELECT called FROM people WHERE id = $1 ORDER BY id",
     "forbidden words between apostrophes": (
         """SELECT id, 'the "password_hash" isn''t here, nor u.*' AS hint FROM users WHERE id = $1 ORDER BY id"""
+    ),
+    "other names for what functions give": (
+        "SELECT id, (SELECT max(t.tag) FROM unnest(tags) AS t (tag)) AS tag FROM users WHERE id = $1 ORDER BY id"
+    ),
+    "other names for what subqueries give": (
+        "SELECT s.post, s.head FROM (SELECT id, title FROM posts WHERE user_id = $1 OFFSET 0) AS s (post, head) "
+        "JOIN posts p ON p.id = s.post ORDER BY s.post"
     ),
     "table with a forbidden name": (
         "SELECT device_tokens.platform FROM device_tokens JOIN users u ON u.id = device_tokens.user_id "
@@ -302,6 +313,25 @@ SECRET = {
             "WHERE user_id = $1 AND title <> 'InitPlan 1' ORDER BY id"
         ),
         READS_PASSWORD,
+    ),
+    "forbidden under another name, of one table": (
+        "SELECT c2, upper(c5) AS memo FROM users AS u (c1, c2, c3, c4, c5) WHERE c2 = $1 ORDER BY c2",
+        RENAMED.format("users", "c2"),
+    ),
+    "forbidden under another name, in a subquery": (
+        (
+            """SELECT id, (SELECT "a'a"."c""5" FROM users "a'a" (c1, c2, c3, c4, "c""5") WHERE c2 = p.user_id) """
+            "AS memo FROM posts p WHERE user_id = $1 ORDER BY id"
+        ),
+        RENAMED.format("users", 'c"5'),
+    ),
+    "forbidden under another name, in a view": (
+        "SELECT id, memo FROM renamed_people WHERE id = $1 ORDER BY id",
+        RENAMED.format("users", "memo"),
+    ),
+    "forbidden since a view was made": (
+        "SELECT id, kind FROM old_entries WHERE user_id = $1 ORDER BY at, id",
+        RENAMED.format("entries_2026", "kind"),
     ),
 }
 

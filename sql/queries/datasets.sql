@@ -27,6 +27,20 @@ WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NUL
 GROUP BY i.indexrelid
 HAVING bool_and(a.attnotnull)
 
+-- name: find_unknown_column
+-- The first of the given columns that its table doesn't have, if any.
+SELECT given.schema || '.' || given.name AS table, given.attribute AS column
+FROM unnest($1::text[], $2::text[], $3::text[]) AS given (schema, name, attribute)
+WHERE NOT EXISTS (
+    SELECT
+    FROM pg_namespace n
+    JOIN pg_class c ON c.relnamespace = n.oid
+    JOIN pg_attribute a ON a.attrelid = c.oid
+    WHERE n.nspname = given.schema AND c.relname = given.name AND a.attname = given.attribute
+)
+ORDER BY 1, 2
+LIMIT 1
+
 -- name: list_readable_columns
 -- What this session's role may read of the tables, and of the partitioned tables they are parts of.
 SELECT DISTINCT n.nspname::text AS schema, c.relname::text AS table, a.attname::text AS column

@@ -50,6 +50,11 @@ CREATE TABLE visits_1 PARTITION OF visits FOR VALUES WITH (MODULUS 2, REMAINDER 
 CREATE TABLE parents (id int PRIMARY KEY, user_id uuid NOT NULL);
 CREATE TABLE children (PRIMARY KEY (id)) INHERITS (parents);
 CREATE VIEW people AS SELECT id, name AS called, password_hash AS fingerprint FROM users;
+CREATE VIEW renamed_people AS SELECT u.id, u.memo FROM users AS u (c1, id, c3, name, memo);
+CREATE TABLE entries (LIKE events INCLUDING INDEXES) PARTITION BY RANGE (at);
+CREATE TABLE entries_2026 PARTITION OF entries FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+CREATE VIEW old_entries AS SELECT id, user_id, at, kind FROM entries;
+ALTER TABLE entries RENAME kind TO kind_hash;
 CREATE VIEW guarded_people WITH (security_barrier) AS SELECT id, password_hash AS fingerprint FROM users;
 """
 (FORBIDDEN,) = [field.default for field in structs.fields(Settings) if field.name == "forbidden_columns"]
