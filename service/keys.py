@@ -80,6 +80,11 @@ class KeyRepository:
         row = await connection.fetchrow(QUERIES["find_api_key"], named[1]) if named else None
         return _api_key(row) if row else None
 
+    async def is_usable(self, connection: Connection, key: ApiKey) -> bool:
+        """Whether it is still neither revoked nor expired."""
+        usable: bool = await connection.fetchval(QUERIES["is_usable_api_key"], key.id)
+        return usable
+
     async def list_all(self, connection: Connection) -> list[ApiKey]:
         """All of them, the oldest first."""
         return [_api_key(row) for row in await connection.fetch(QUERIES["list_api_keys"])]

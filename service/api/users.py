@@ -2,9 +2,11 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Annotated, Literal
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
+from functools import partial
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -21,7 +23,13 @@ from service.auth import BIGINT, parse_bigint
 from service.bootstrap import Resources
 from service.datasets import Dataset
 from service.encoders import CsvEncoder
-from service.errors import AuthenticationError, InvalidRequestError, PermissionDeniedError, RateLimitedError
+from service.errors import (
+    AuthenticationError,
+    InvalidRequestError,
+    PermissionDeniedError,
+    RateLimitedError,
+    UnavailableError,
+)
 from service.flags import Flag
 from service.keys import ApiKey, Scope
 from service.streaming import open_user_list
@@ -32,7 +40,11 @@ NOT_SET_UP = "This user list is not set up: there is no users/{}.sql"
 UNSUPPORTED_FORMAT = "Unsupported format. Only 'csv' is supported."
 WRONG_KEY_DELAY_SECONDS = 0.3
 MAX_DELAYED_KEYS = 100
+KEY_CHECK_SECONDS = 2.0
 CSV = re.compile("[Cc][Ss][Vv]")
+
+
+Chunks: TypeAlias = AsyncGenerator[bytes, None]
 
 
 class ListQuery(msgspec.Struct, frozen=True):
@@ -101,9 +113,8 @@ async def _export(request: Request, name: str, scope: Scope, flag: Flag, filenam
         ended=AuditAction.USERS_EXPORTED,
         subject=f"users/{dataset.name}",
     )
-    return stream.response(
-        request, _open(resources, dataset, query, encoder), filename=filename, media_type=encoder.media_type
-    )
+    opening = _open(resources, dataset, query, encoder, partial(_while_permitted, request, key, flag))
+    return stream.response(request, opening, filename=filename, media_type=encoder.media_type)
 
 
 async def _require_key(request: Request) -> tuple[ApiKey, Actor]:
@@ -154,7 +165,9 @@ def _after(text: str) -> int:
 
 
 @asynccontextmanager
-async def _open(resources: Resources, dataset: Dataset, query: ListQuery, encoder: CsvEncoder) -> AsyncIterator[Opened]:
+async def _open(
+    resources: Resources, dataset: Dataset, query: ListQuery, encoder: CsvEncoder, watched: Callable[[Chunks], Chunks]
+) -> AsyncIterator[Opened]:
     async with open_user_list(
         resources.streams,
         dataset,
@@ -162,7 +175,28 @@ async def _open(resources: Resources, dataset: Dataset, query: ListQuery, encode
         after=query.after,
         acquire_timeout_seconds=resources.settings.acquire_timeout_seconds,
     ) as document:
-        yield Opened(document, document.chunks(encoder), outcome=_extent(query))
+        yield Opened(document, watched(document.chunks(encoder)), outcome=_extent(query))
+
+
+async def _while_permitted(request: Request, key: ApiKey, flag: Flag, chunks: Chunks) -> Chunks:
+    """A list may take its reader hours; it is broken off within seconds once the flag is off or the key has ended."""
+    checked_at = time.monotonic()
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            _require_flag(request, flag)
+            if time.monotonic() - checked_at >= KEY_CHECK_SECONDS:
+                await _require_usable(request, key)
+                checked_at = time.monotonic()
+            yield chunk
+
+
+async def _require_usable(request: Request, key: ApiKey) -> None:
+    usable = True
+    with suppress(UnavailableError):  # where PostgreSQL can't be asked, what it said last holds, as for flags
+        async with exporting.read(resources_of(request)) as connection:
+            usable = await operating.keys.is_usable(connection, key)
+    if not usable:
+        raise AuthenticationError(INVALID_KEY)
 
 
 def _extent(query: ListQuery) -> str:

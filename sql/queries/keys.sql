@@ -6,6 +6,11 @@ RETURNING *, false AS expired
 -- name: find_api_key
 SELECT *, coalesce(expires_at <= now(), false) AS expired FROM carryout.api_keys WHERE prefix = $1
 
+-- name: is_usable_api_key
+SELECT EXISTS (
+  SELECT FROM carryout.api_keys WHERE id = $1 AND revoked_at IS NULL AND coalesce(expires_at > now(), true)
+)
+
 -- name: list_api_keys
 SELECT *, coalesce(expires_at <= now(), false) AS expired FROM carryout.api_keys ORDER BY created_at, id
 

@@ -5,7 +5,9 @@ import asyncio
 import httpx
 import pytest
 
+from service.api import users
 from service.bootstrap import Resources
+from service.flags import Flag
 from tests.api.problems import read_problem
 from tests.api.users.conftest import (
     EXPORT,
@@ -14,12 +16,16 @@ from tests.api.users.conftest import (
     until_exported,
 )
 from tests.factories import Connection, list_actions, list_audit, refuse_audit
-from tests.operators import create_users
+from tests.operators import create_users, switch
 
 TERMINATE_SOURCE = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND application_name = 'carryout-streams'
 """
+
+
+REVOKE = "UPDATE carryout.api_keys SET revoked_at = now()"
+EXPIRE = "UPDATE carryout.api_keys SET expires_at = now()"
 
 
 class TestTrail:
@@ -67,4 +73,29 @@ class TestTrail:
         await create_users(database, 200_000)
         with pytest.raises(httpx.RemoteProtocolError):
             await download_while(operator, database, TERMINATE_SOURCE)
+        assert (await until_exported(database))[3] == "failed"
+
+    @pytest.mark.parametrize("ending", [REVOKE, EXPIRE])
+    async def test_a_key_that_ends_breaks_the_download(
+        self, operator: httpx.AsyncClient, database: Connection, monkeypatch: pytest.MonkeyPatch, ending: str
+    ) -> None:
+        monkeypatch.setattr(users, "KEY_CHECK_SECONDS", 0)
+        await create_users(database, 200_000)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await download_while(operator, database, ending)
+        assert (await until_exported(database))[3] == "failed"
+
+    async def test_a_flag_that_is_switched_off_breaks_the_download(
+        self, operator: httpx.AsyncClient, database: Connection, resources: Resources
+    ) -> None:
+        await create_users(database, 200_000)
+        async with operator.stream("GET", EXPORT) as response:
+            parts = response.aiter_bytes()
+            await anext(parts)
+            await switch(database, Flag.USERS_EXPORT, enabled=False)
+            while resources.flags.is_enabled(Flag.USERS_EXPORT):
+                await asyncio.sleep(0.02)
+            with pytest.raises(httpx.RemoteProtocolError):
+                async for _ in parts:
+                    pass
         assert (await until_exported(database))[3] == "failed"
