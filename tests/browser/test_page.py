@@ -221,6 +221,31 @@ async def test_older_copies_come_when_asked_for(site: Site, tab: Tab) -> None:
     assert not tab.is_shown("#more")
 
 
+async def test_older_downloads_come_when_asked_for(site: Site, tab: Tab) -> None:
+    user_id = await site.world.create_user(records=1)
+    tab.sign_in(user_id)
+    tab.ask()
+    tab.until_text(f"{FIRST} .badge", "Ready")
+    tab.find(f"{FIRST} .downloads summary").click()
+    tab.until_text(f"{FIRST} .downloads", "Nobody yet.")
+    assert not tab.is_shown(f"{FIRST} .older")
+    async with site.world.database() as connection:
+        await connection.execute(
+            """INSERT INTO carryout.export_audit (actor_type, action, user_id, job_id, user_agent)
+            SELECT 'link', 'export:downloaded', user_id, id, 'Browser ' || n
+            FROM carryout.export_jobs, generate_series(1, 45) AS n WHERE user_id = $1""",
+            user_id,
+        )
+    tab.find(f"{FIRST} .downloads summary").click()
+    tab.find(f"{FIRST} .downloads summary").click()
+    tab.until_count(f"{FIRST} .downloads tbody tr", 20)
+    for shown in (40, 45):
+        tab.driver.execute_script("for (const _ of [1, 2]) document.querySelector('.older').click()")
+        tab.until_count(f"{FIRST} .downloads tbody tr", shown)
+    assert tab.text(f"{FIRST} .downloads tbody tr:last-child small") == "Browser 1"
+    tab.until(lambda: not tab.is_shown(f"{FIRST} .older"))
+
+
 async def test_the_stream_of_events_outlasts_the_server_s_end(site: Site, tab: Tab) -> None:
     """What a rolling update does: the page reconnects by itself."""
     user_id = await site.world.create_user(records=1_000)

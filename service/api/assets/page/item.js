@@ -4,14 +4,19 @@ import { count, date, name, records, size, state } from "./words.js";
 
 const BADGES = { ready: "completed", failed: "failed", "being made": "running", waiting: "running" };
 
-/** The element of an export. `actions.remove(view)` asks and deletes; `actions.downloads(view)` fetches its downloads. */
+/** The element of an export. `actions.remove(view)` asks and deletes; `actions.downloads(path)` fetches a page of them. */
 export function createItem(view, actions) {
   const item = document.getElementById("item").content.firstElementChild.cloneNode(true);
   item.dataset.job = view.job_id;
   find(item, ".remove").addEventListener("click", () => actions.remove(item.view));
   const details = find(item, ".downloads");
   details.addEventListener("toggle", async () => {
-    if (details.open) showDownloads(find(item, ".downloads-list"), await actions.downloads(item.view));
+    if (details.open) showDownloads(item, await actions.downloads(`api/export/${view.job_id}/downloads`));
+  });
+  find(item, ".older").addEventListener("click", async () => {
+    const path = item.olderDownloads;
+    const page = await actions.downloads(path);
+    if (path === item.olderDownloads) addDownloads(item, page); // or else another click was faster
   });
   showItem(item, view);
   return item;
@@ -68,12 +73,26 @@ function fact(term, value, className = "") {
   return group;
 }
 
-function showDownloads(list, downloads) {
-  if (!downloads) return;
-  if (!downloads.length) {
-    list.replaceChildren(element("p", "Nobody yet."));
-    return;
+function showDownloads(item, page) {
+  if (!page) return;
+  const table = downloadTable();
+  find(item, ".downloads-list").replaceChildren(page.downloads.length ? table : element("p", "Nobody yet."));
+  addDownloads(item, page);
+}
+
+function addDownloads(item, page) {
+  if (!page) return;
+  for (const download of page.downloads) {
+    const row = find(item, ".downloads-list tbody").insertRow();
+    row.insertCell().append(time(download.downloaded_at));
+    row.insertCell().append(download.by === "owner" ? "You, signed in" : "With the link");
+    row.insertCell().append(download.ip ?? "An unknown address", element("small", download.user_agent ?? ""));
   }
+  item.olderDownloads = page.next;
+  find(item, ".older").hidden = !page.next;
+}
+
+function downloadTable() {
   const table = element("table");
   const head = table.createTHead().insertRow();
   for (const title of ["When", "Who", "From"]) {
@@ -81,14 +100,8 @@ function showDownloads(list, downloads) {
     cell.scope = "col";
     head.append(cell);
   }
-  const body = table.createTBody();
-  for (const download of downloads) {
-    const row = body.insertRow();
-    row.insertCell().append(time(download.downloaded_at));
-    row.insertCell().append(download.by === "owner" ? "You, signed in" : "With the link");
-    row.insertCell().append(download.ip ?? "An unknown address", element("small", download.user_agent ?? ""));
-  }
-  list.replaceChildren(table);
+  table.createTBody();
+  return table;
 }
 
 function time(instant) {

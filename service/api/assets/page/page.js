@@ -158,9 +158,8 @@ function confirmed() {
   });
 }
 
-async function downloads(view) {
-  const answer = await attempt(() => client.call("GET", `api/export/${view.job_id}/downloads`));
-  return answer?.downloads;
+function downloads(path) {
+  return attempt(() => client.call("GET", path));
 }
 
 /** Runs `action` on submit, once at a time. */
