@@ -2,12 +2,13 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from devstack.stack import Stack
 from service.database import Connection
-from service.datasets import csv_names, load_datasets
+from service.datasets import csv_names, list_exposed_columns, load_datasets
 from service.settings import SQL_DIR
 
 from .sql.sources import PROFILE, Folder, load, open_source, refusal
@@ -166,6 +167,27 @@ async def test_columns_carry_the_types_that_encoders_ask_for(source: Connection,
     types = [(column.name, column.type_name, column.category) for column in profile.columns]
 
     assert types == [("id", "uuid", "U"), ("email", "text", "S"), ("tags", "_text", "A"), ("settings", "jsonb", "U")]
+
+
+async def test_a_role_may_know_the_tables_through_views_alone(source: Connection, tmp_path: Path) -> None:
+    role = f"reader_{uuid4().hex}"
+    transaction = source.transaction()
+    await transaction.start()
+    try:
+        await source.execute(
+            f"CREATE SCHEMA hidden; CREATE TABLE hidden.people (id uuid PRIMARY KEY, email text, password_hash text);"
+            f"CREATE SCHEMA api; CREATE VIEW api.people AS SELECT id, email FROM hidden.people;"
+            f"CREATE ROLE {role}; GRANT USAGE ON SCHEMA api TO {role}; GRANT SELECT ON api.people TO {role};"
+            f"SET LOCAL ROLE {role}"
+        )
+        profile = "SELECT id, email FROM api.people WHERE id = $1"
+
+        datasets = await load(source, tmp_path, {"profile.sql": profile, "things.sql": f"{profile} ORDER BY id"})
+
+        assert [dataset.tables for dataset in datasets] == [(("hidden", "people"),)] * 2
+        assert await list_exposed_columns(source, datasets, forbidden=["*"]) == []
+    finally:
+        await transaction.rollback()
 
 
 async def test_checking_leaves_the_session_as_it_was(source: Connection, tmp_path: Path) -> None:

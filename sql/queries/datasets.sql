@@ -18,12 +18,15 @@ SET LOCAL enable_partitionwise_aggregate = off;
 SET LOCAL max_parallel_workers_per_gather = 0
 
 -- name: list_unique_keys
--- Of a partition, those of the whole partitioned table; if $3, no others.
+-- Of a partition, those of the whole partitioned table; if $3, no others. A role that knows the table through a view
+-- may not name it (as a regclass), but look it up.
 SELECT array_agg(a.attname::text) AS columns
-FROM (SELECT format('%I.%I', $1::text, $2::text)::regclass AS oid) AS scanned
+FROM pg_namespace n
+JOIN pg_class scanned ON scanned.relnamespace = n.oid
 JOIN pg_index i ON i.indrelid = coalesce(pg_partition_root(scanned.oid), CASE WHEN NOT $3 THEN scanned.oid END)
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])
-WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+WHERE n.nspname = $1::text AND scanned.relname = $2::text
+    AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
 GROUP BY i.indexrelid
 HAVING bool_and(a.attnotnull)
 
@@ -45,7 +48,8 @@ LIMIT 1
 -- What this session's role may read of the tables, and of the partitioned tables they are parts of.
 SELECT DISTINCT n.nspname::text AS schema, c.relname::text AS table, a.attname::text AS column
 FROM unnest($1::text[], $2::text[]) AS given (schema, name)
-CROSS JOIN LATERAL (SELECT format('%I.%I', given.schema, given.name)::regclass AS oid) AS scanned
+JOIN pg_namespace given_schema ON given_schema.nspname = given.schema
+JOIN pg_class scanned ON scanned.relnamespace = given_schema.oid AND scanned.relname = given.name
 JOIN pg_class c ON c.oid IN (scanned.oid, pg_partition_root(scanned.oid))
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
