@@ -98,11 +98,12 @@ async def enqueue(resources: Resources, export: Export) -> None:
                 await resources.exports.note_unqueued(connection, export)
 
 
-async def fail(resources: Resources, export: Export, *, message: str, cause: str) -> None:
+async def fail(resources: Resources, export: Export, *, message: str, cause: str) -> Export:
     async with begin(resources) as connection:
         failed = await resources.exports.fail(connection, export, message=message, cause=cause)
         await record_failure(resources, connection, failed)
     resources.metrics.exports.labels("failed", export.format).inc()
+    return failed
 
 
 async def record_failure(resources: Resources, connection: Connection, failed: Export) -> None:

@@ -48,6 +48,7 @@ async def test_failed_attempts(resources: Resources, database: Connection) -> No
         retried = await count(resources, "carryout_exports_total", outcome="retried", format="csv")
         failed = await count(resources, "carryout_exports_total", outcome="failed", format="csv")
         assert (retried, failed) == (min(attempt, 2), attempt // 3)
+        assert (await find(resources, export.id)).failures == attempt
 
 
 async def test_requeued(resources: Resources, database: Connection) -> None:

@@ -130,7 +130,7 @@ async def _hand_back(resources: Resources, export: Export) -> None:
         async with exporting.begin(resources) as connection:
             pending = await resources.exports.hand_back(connection, export)
             await exporting.record(
-                resources, connection, SYSTEM, AuditAction.RETRIED, export, outcome="worker stopping"
+                resources, connection, SYSTEM, AuditAction.RETRIED, pending, outcome="worker stopping"
             )
         await exporting.enqueue(resources, pending)
         await logger.ainfo("export_handed_back")
@@ -142,17 +142,17 @@ async def _retry_or_fail(resources: Resources, export: Export, error: Exception)
     cause = f"{type(error).__name__}: {error.detail}" if isinstance(error, ServiceError) else type(error).__name__
     try:
         if isinstance(error, FINAL_ERRORS):
-            await exporting.fail(resources, export, message=error.args[0], cause=cause)
+            left = await exporting.fail(resources, export, message=error.detail, cause=cause)
         elif isinstance(error, OutageError) and _age_seconds(export) < GIVE_UP_AFTER_SECONDS:
             delay_seconds = min(BACKOFF_SECONDS * export.attempt, LONGEST_BACKOFF_SECONDS)
-            await exporting.retry_later(resources, export, after_seconds=delay_seconds, cause=cause, failures=0)
+            left = await exporting.retry_later(resources, export, after_seconds=delay_seconds, cause=cause, failures=0)
         elif export.failures + 1 >= MAX_ATTEMPTS:
-            await exporting.fail(resources, export, message=exporting.FAILED_MESSAGE, cause=cause)
+            left = await exporting.fail(resources, export, message=exporting.FAILED_MESSAGE, cause=cause)
         else:
             delay_seconds = BACKOFF_SECONDS * BACKOFF_FACTOR**export.failures
-            await exporting.retry_later(resources, export, after_seconds=delay_seconds, cause=cause)
+            left = await exporting.retry_later(resources, export, after_seconds=delay_seconds, cause=cause)
         await clean_up(resources, export)
-        await logger.aerror("export_attempt_failed", failures=export.failures + 1, exc_info=error)
+        await logger.aerror("export_attempt_failed", failures=left.failures, exc_info=error)
     except ExportSupersededError:
         await logger.ainfo("export_superseded")
 

@@ -120,7 +120,8 @@ RETURNING *
 
 -- name: fail_export
 UPDATE carryout.export_jobs
-SET status = 'failed', lease_expires_at = NULL, completed_at = now(), error_message = $3, error_cause = $4
+SET status = 'failed', lease_expires_at = NULL, completed_at = now(), failures = failures + 1,
+    error_message = $3, error_cause = $4
 WHERE id = $1 AND status = 'processing' AND attempt = $2
 RETURNING *
 
