@@ -5,7 +5,7 @@ import logging
 import signal
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import arq.worker
@@ -126,11 +126,12 @@ class _Worker:
     async def _run_consumer(self) -> None:
         self._beat("queue")
         settings = self._resources.settings
+        connection = open_redis(settings.redis_url)
         consumer = _Consumer(
             self._has_looked,
             [arq.worker.func(self._run_export, name=RUN_EXPORT, keep_result=0)],  # type: ignore[arg-type] # no keywords come
             queue_name=QUEUE_NAME,
-            redis_pool=open_redis(settings.redis_url),
+            redis_pool=connection,
             job_serializer=serialize,
             job_deserializer=deserialize,
             handle_signals=False,
@@ -152,6 +153,7 @@ class _Worker:
         finally:
             # It cancels what arq awaits, and would raise that; the exports themselves go on, see `_run_export`.
             await asyncio.gather(consumer.close(), return_exceptions=True)
+            await connection.aclose(close_connection_pool=True)  # which it left open if Redis or a job failed
 
     async def _has_looked(self) -> None:
         self._beat("queue")
@@ -195,7 +197,7 @@ async def _cancel_stubborn(task: "asyncio.Task[None]") -> None:
         await asyncio.wait({task}, timeout=CANCEL_AGAIN_SECONDS)
 
 
-async def _restarting(name: str, run: Callable[[], Coroutine[Any, Any, None] | Awaitable[None]]) -> None:
+async def _restarting(name: str, run: Callable[[], Awaitable[None]]) -> None:
     """Run for ever: a lost Redis, or rubbish in the queue, ends no worker."""
     while True:
         try:
