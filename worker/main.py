@@ -17,7 +17,7 @@ from service.errors import OutageError, UnavailableError
 from service.exports import Export
 from service.jobs import QUEUE_NAME, RUN_EXPORT, deserialize, open_redis, serialize
 from service.notifying import send_due_mails
-from service.servers import watch_servers
+from service.servers import Servers, watch_servers
 from service.settings import Settings
 from service.troubles import Trouble
 from worker.probes import serve_probes
@@ -48,7 +48,7 @@ async def work(settings: Settings) -> None:
         loop.add_signal_handler(number, stopping.set)
     async with open_resources(settings) as resources:
         worker = _Worker(resources)
-        async with serve_probes(resources, worker.is_alive), watch_servers(resources):
+        async with serve_probes(resources, worker.is_alive), watch_servers(Servers(resources)):
             await worker.run(stopping)
 
 

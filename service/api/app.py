@@ -14,6 +14,7 @@ from service.api.proxies import ProxyMiddleware
 from service.api.reference import REFERENCE
 from service.api.requests import MAX_BODY_BYTES
 from service.bootstrap import Resources
+from service.servers import Servers
 
 ROUTES = (
     Route("/", page.show_page, include_in_schema=False),
@@ -52,6 +53,7 @@ def create_app(resources: Resources) -> Starlette:
     )
     app.router.redirect_slashes = False  # its redirects would follow the request's Host
     app.state.resources = resources
+    app.state.servers = Servers(resources)
     app.state.docs = docs.load_docs()
     app.state.page = page.load_page(resources.settings.public_url)
     app.state.page_assets = page.load_page_assets()

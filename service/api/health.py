@@ -9,13 +9,11 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.auth import resources_of
 from service.api.errors import render_error
 from service.api.exports import json_response
 from service.api.requests import repeated_param
-from service.bootstrap import Resources
 from service.errors import InvalidRequestError, OutageError, UnavailableError
-from service.servers import SERVERS, Server, check_server
+from service.servers import SERVERS, Server, Servers
 
 
 class Alive(msgspec.Struct, frozen=True):
@@ -43,7 +41,7 @@ async def readyz(request: Request) -> Response:
     excluded = _excluded(request)
     if request.app.state.draining:
         return render_error(request, UnavailableError("Shutting down", retry_after_seconds=1))
-    checks = await _check(resources_of(request), excluded)
+    checks = await _check(request.app.state.servers, excluded)
     if failed := sorted(name for name, result in checks.items() if result not in {"ok", "excluded"}):
         return render_error(request, UnavailableError(f"Not ready: {', '.join(failed)}", checks=checks))
     return json_response(Ready("ready", checks))
@@ -57,15 +55,15 @@ def _excluded(request: Request) -> Collection[str]:
     return excluded
 
 
-async def _check(resources: Resources, excluded: Collection[str]) -> dict[str, str]:
+async def _check(servers: Servers, excluded: Collection[str]) -> dict[str, str]:
     asked = [server for server in SERVERS if server not in excluded]
-    results = await asyncio.gather(*(_result(resources, server) for server in asked))
+    results = await asyncio.gather(*(_result(servers, server) for server in asked))
     return {**dict.fromkeys(SERVERS, "excluded"), **dict(zip(asked, results, strict=True))}
 
 
-async def _result(resources: Resources, server: Server) -> str:
+async def _result(servers: Servers, server: Server) -> str:
     try:
-        await check_server(resources, server)
+        await servers.check(server)
     except OutageError as error:
         return "timeout" if isinstance(error.__cause__, TimeoutError) else "unavailable"
     return "ok"

@@ -36,7 +36,7 @@ async def serve(settings: Settings, *, host: str, port: int) -> None:
                 datasets=[dataset.name for dataset in resources.datasets],
                 user_lists=sorted(resources.user_lists),
             )
-            async with watch_servers(resources):
+            async with watch_servers(app.state.servers):
                 await _Server(app, settings).serve([listener])
 
 

@@ -82,6 +82,8 @@ async def world(resources: Resources, database: Connection, token: Token, witnes
     async with open_pool(settings.database_url, size=1, application_name="closed") as closed:
         pass
     watchers = Watchers()
+    # Another text for the same database: the document's example is of one of two that is away.
+    apart = msgspec.structs.replace(settings, source_database_url=f"{settings.source_database_url}?")
     proxying = msgspec.structs.replace(settings, download_mode="proxy")
     async with (
         open_flags(settings.database_url, [f"-{flag}" for flag in Flag]) as flags,
@@ -90,8 +92,8 @@ async def world(resources: Resources, database: Connection, token: Token, witnes
         _client(replace(resources, flags=flags), witness) as off,
         _client(replace(resources, user_lists={}), witness) as bare,
         _client(resources, witness, draining=True, wrong_keys=asyncio.Semaphore(0), watchers=watchers) as busy,
-        _client(replace(resources, database=closed), witness) as down,
-        _client(resources, witness, resources=None) as broken,
+        _client(replace(resources, settings=apart, database=closed), witness) as down,
+        _client(resources, witness, resources=None, servers=None) as broken,
     ):
         yield World(api, proxy, off, bare, busy, down, broken, resources, database, token, watchers)
 

@@ -1,11 +1,13 @@
 """What Kubernetes asks, with a Redis that these tests may stop."""
 
+import asyncio
 import dataclasses
 import itertools
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -14,12 +16,13 @@ import structlog
 from structlog.typing import EventDict
 
 from devstack.servers import Redis
+from devstack.stack import Stack
 from service import servers
 from service.bootstrap import Resources
 from service.causes import describe_cause
-from service.database import NO_ANSWER
+from service.database import NO_ANSWER, connect
 from service.jobs import open_queue
-from service.servers import watch_servers
+from service.servers import Servers, watch_servers
 from service.settings import Settings
 from tests.api.conftest import ASYNC, Create
 from tests.api.problems import read_problem
@@ -27,6 +30,7 @@ from tests.api.serving import until
 from tests.factories import Connection, create_user
 
 SERVERS = {"postgresql", "source", "redis", "s3"}
+COUNT_BACKENDS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
 AWAY, BACK = "server_unavailable", "server_available"
 
 
@@ -57,6 +61,54 @@ async def test_a_busy_pool_is_ready(api: httpx.AsyncClient, resources: Resources
         assert (await api.get("/readyz")).json() == {"status": "ready", "checks": dict.fromkeys(SERVERS, "ok")}
 
 
+async def test_any_number_of_probes_asks_once(
+    api: httpx.AsyncClient, resources: Resources, database: Connection
+) -> None:
+    async with AsyncExitStack() as stack:
+        for pool in (resources.database, resources.source):
+            for _ in range(pool.get_max_size()):
+                await stack.enter_async_context(pool.acquire())
+        before = await database.fetchval(COUNT_BACKENDS)
+        probes = [asyncio.create_task(api.request(method, "/readyz")) for method in ("GET", "HEAD") * 100]
+        peak = before
+        while not all(probe.done() for probe in probes):
+            peak = max(peak, await database.fetchval(COUNT_BACKENDS))
+    assert {(await probe).status_code for probe in probes} == {200}
+    assert peak <= before + 3  # the one that asks, and whose end PostgreSQL hasn't noticed yet
+
+
+async def test_who_stops_waiting_stops_nobody_else(resources: Resources) -> None:
+    probed = Servers(resources)
+    asking = [asyncio.create_task(probed.check("redis")) for _ in range(2)]
+    await asyncio.sleep(0)
+    asking[0].cancel()
+    results = await asyncio.gather(*asking, return_exceptions=True)
+    assert isinstance(results[0], asyncio.CancelledError)
+    assert results[1] is None
+
+
+async def test_no_check_outlives_the_watch(resources: Resources) -> None:
+    probed = Servers(resources)
+    async with watch_servers(probed):
+        asking = [asyncio.create_task(probed.check(server)) for server in servers.SERVERS]
+        await asyncio.sleep(0)
+        assert _checks_under_way()
+    assert not _checks_under_way()
+    await asyncio.wait(asking)
+
+
+async def test_without_the_database(api: httpx.AsyncClient, database_url: str, stack: Stack) -> None:
+    name = urlsplit(database_url).path.removeprefix("/")
+    async with connect(stack.environ["CARRYOUT_DATABASE_URL"]) as server:
+        assert (await api.get("/readyz")).status_code == 200
+        await server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        await server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+        problem = read_problem(await _until_answered(api, 503), 503, "checks")
+        assert problem["detail"] == "Not ready: postgresql, source"
+        await server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        await _until_answered(api, 200)
+
+
 async def test_without_redis(api: httpx.AsyncClient, redis: Redis) -> None:
     await redis.stop()
     response = await api.get("/readyz")
@@ -66,7 +118,7 @@ async def test_without_redis(api: httpx.AsyncClient, redis: Redis) -> None:
     assert int(response.headers["retry-after"]) >= 1
     assert (await api.get("/livez")).status_code == 200
     await redis.start()
-    assert (await api.get("/readyz")).status_code == 200
+    await _until_answered(api, 200)
 
 
 async def test_excluded_checks(api: httpx.AsyncClient, redis: Redis) -> None:
@@ -89,9 +141,10 @@ async def test_changes_are_logged_and_probes_are_not(
     api: httpx.AsyncClient, resources: Resources, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(servers, "WATCH_SECONDS", 0.02)
+    monkeypatch.setattr(servers, "FRESH_SECONDS", 0.0)
     expected = []
     with structlog.testing.capture_logs() as events:
-        async with watch_servers(resources):
+        async with watch_servers(Servers(resources)):
             for change, event in ((redis.stop, AWAY), (redis.start, BACK), (redis.stop, AWAY)):
                 expected.append(event)
                 await change()
@@ -104,11 +157,21 @@ async def test_a_server_that_hangs_is_logged_as_such(resources: Resources, monke
     with socket.create_server(("127.0.0.1", 0)) as silent, structlog.testing.capture_logs() as events:
         async with (
             open_queue(f"redis://127.0.0.1:{silent.getsockname()[1]}") as queue,
-            watch_servers(dataclasses.replace(resources, queue=queue)),
+            watch_servers(Servers(dataclasses.replace(resources, queue=queue))),
         ):
             await until(lambda: _told_of_redis(events) == [AWAY])
     told = next(event for event in events if event.get("server") == "redis")
     assert describe_cause(told["exc_info"]) == NO_ANSWER
+
+
+async def _until_answered(api: httpx.AsyncClient, status: int) -> httpx.Response:
+    while (response := await api.get("/readyz")).status_code != status:
+        await asyncio.sleep(0.05)
+    return response
+
+
+def _checks_under_way() -> list[asyncio.Task[object]]:
+    return [task for task in asyncio.all_tasks() if "_Check._run" in repr(task)]
 
 
 def _told_of_redis(events: list[EventDict]) -> list[str]:
