@@ -15,10 +15,11 @@ ORDER BY id DESC
 LIMIT $5
 
 -- name: list_downloads
+-- In the order of the index by job: sorted by id alone, it may be searched for from the end of the whole trail.
 SELECT id, occurred_at, actor_type, actor, action, subject, user_id::text, job_id::text, format, records, outcome,
        host(ip) AS ip, user_agent, request_id
 FROM carryout.export_audit
-WHERE job_id = $1 AND action = 'export:downloaded'
-  AND id < coalesce($2::bigint, 9223372036854775807)
-ORDER BY id DESC
+WHERE job_id >= $1 AND (job_id, id) < ($1, coalesce($2::bigint, 9223372036854775807))
+  AND action = 'export:downloaded'
+ORDER BY export_audit.job_id DESC, id DESC
 LIMIT $3
