@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
-from datetime import datetime
 from functools import cache
 from io import BytesIO
 from typing import Any, NamedTuple
@@ -35,12 +34,6 @@ CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 30
 
 _FAILURES = (BotoCoreError, ClientError, aiohttp.ClientError, OSError)  # TimeoutError is an OSError
-
-
-class StoredObject(NamedTuple):
-    key: str
-    last_modified_at: datetime
-    size_bytes: int
 
 
 class OpenUpload(NamedTuple):
@@ -132,11 +125,10 @@ class ObjectStorage:
             url: str = await self._signer.generate_presigned_url("get_object", parameters, expires_in_seconds)
         return url
 
-    async def list_uploads(self, prefix: str) -> AsyncIterator[OpenUpload]:
-        """The multipart uploads that were neither completed nor aborted."""
+    async def list_uploads(self, prefix: str) -> AsyncIterator[list[OpenUpload]]:
+        """The multipart uploads that were neither completed nor aborted, in pages of at most 1,000."""
         async for page in self._pages("list_multipart_uploads", prefix):
-            for upload in page.get("Uploads", ()):
-                yield OpenUpload(upload["Key"], upload["UploadId"])
+            yield [OpenUpload(upload["Key"], upload["UploadId"]) for upload in page.get("Uploads", ())]
 
     async def abort_upload(self, upload: OpenUpload) -> None:
         """Abort it; that there is none any more is fine."""
@@ -146,10 +138,10 @@ class ObjectStorage:
                     Bucket=self._bucket, Key=upload.key, UploadId=upload.upload_id
                 )
 
-    async def list_keys(self, prefix: str) -> AsyncIterator[StoredObject]:
+    async def list_keys(self, prefix: str) -> AsyncIterator[list[str]]:
+        """The keys of the objects, in pages of at most 1,000."""
         async for page in self._pages("list_objects_v2", prefix):
-            for found in page.get("Contents", ()):
-                yield StoredObject(found["Key"], found["LastModified"], found["Size"])
+            yield [found["Key"] for found in page.get("Contents", ())]
 
     async def check(self) -> None:
         """Return when the bucket is there and answers within two seconds."""

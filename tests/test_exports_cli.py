@@ -60,7 +60,7 @@ async def show(run: Run, *arguments: str) -> list[dict[str, Any]]:
 
 
 async def list_files(resources: Resources, export: Export) -> list[str]:
-    return [found.key async for found in resources.storage.list_keys(f"exports/{export.id}/")]
+    return [key async for page in resources.storage.list_keys(f"exports/{export.id}/") for key in page]
 
 
 class TestList:

@@ -15,7 +15,7 @@ from service.exports import Export, ExportStatus, object_key
 from service.jobs import open_queue
 from tests.factories import Connection, create_user_with
 from tests.scraping import Scrape
-from worker.orphans import remove_orphans
+from worker.orphans import SWEEP_LOCK, remove_orphans, sweep
 from worker.repair import enqueue_forgotten, expire_files, fail_lost
 from worker.running import run_export
 
@@ -120,6 +120,19 @@ async def test_orphans(resources: Resources, database: Connection) -> None:
 
     assert await count(resources, "carryout_repairs_total", step="orphaned_upload") == 1
     assert await count(resources, "carryout_repairs_total", step="orphaned_object") == 2
+
+
+async def test_one_worker_sweeps_at_a_time(resources: Resources, database: Connection) -> None:
+    export = await ask(resources, database, respond_async=False)
+    left = object_key(export.id, 7, "csv")
+    await resources.storage._put(left, b"left behind", "text/csv")
+
+    await database.fetchval("SELECT pg_advisory_lock($1)", SWEEP_LOCK)
+    assert not await sweep(resources)
+    assert await count(resources, "carryout_repairs_total", step="orphaned_object") == 0
+    await database.fetchval("SELECT pg_advisory_unlock($1)", SWEEP_LOCK)
+    assert await sweep(resources)
+    assert await count(resources, "carryout_repairs_total", step="orphaned_object") == 1
 
 
 async def test_another_bucket_is_left_alone(resources: Resources, database: Connection) -> None:

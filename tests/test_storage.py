@@ -6,7 +6,6 @@ import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs
 from uuid import uuid4
 
@@ -112,19 +111,16 @@ async def read(storage: ObjectStorage, key: str, byte_range: tuple[int, int] | N
 
 
 async def assert_nothing_left(storage: ObjectStorage, key: str) -> None:
-    assert [found async for found in storage.list_keys(key)] == []
-    assert [upload async for upload in storage.list_uploads(key)] == []
+    assert [found async for page in storage.list_keys(key) for found in page] == []
+    assert [upload async for page in storage.list_uploads(key) for upload in page] == []
 
 
 @pytest.mark.parametrize("size", [0, 1, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 2 * PART_BYTES, len(LARGE)])
 async def test_upload_keeps_every_byte(storage: ObjectStorage, key: str, size: int) -> None:
     content = LARGE[:size]
-    before = datetime.now(UTC) - timedelta(seconds=2)
     assert await storage.upload(key, chunks_of(content), content_type=CSV) == size
     assert hashlib.sha256(await read(storage, key)).digest() == hashlib.sha256(content).digest()
-    (found,) = [found async for found in storage.list_keys(key)]
-    assert (found.key, found.size_bytes) == (key, size)
-    assert before < found.last_modified_at < datetime.now(UTC) + timedelta(seconds=2)
+    assert [page async for page in storage.list_keys(key)] == [[key]]
 
 
 async def test_chunk_larger_than_a_part(storage: ObjectStorage, key: str) -> None:
@@ -330,8 +326,8 @@ async def test_abandoned_download_leaves_the_storage_usable(storage: ObjectStora
 
 async def test_open_uploads_are_listed_and_aborted(storage: ObjectStorage, key: str) -> None:
     upload_id = await storage._begin(key, CSV)
-    assert [upload async for upload in storage.list_uploads("another-prefix")] == []
-    (upload,) = [upload async for upload in storage.list_uploads(key)]
+    assert [page async for page in storage.list_uploads("another-prefix") if page] == []
+    ((upload,),) = [page async for page in storage.list_uploads(key)]
     assert upload == (key, upload_id)
     for _ in range(2):
         await storage.abort_upload(upload)

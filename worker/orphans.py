@@ -1,20 +1,40 @@
 """Objects and uploads in the storage that no export owns: what a killed attempt leaves behind."""
 
 import uuid
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 
 import structlog
 
 from service import exporting
 from service.bootstrap import Resources
-from service.errors import UnavailableError
+from service.database import COMMAND_TIMEOUT_SECONDS, connect
+from service.errors import ConfigurationError, OutageError, UnavailableError
 from service.exports import Export
 from service.storage import OpenUpload
 
 PREFIX = "exports/"
-QUERY_KEYS = 1_000
+SWEEP_LOCK = int.from_bytes(b"orphans")
 
 logger = structlog.get_logger()
+
+
+async def sweep(resources: Resources) -> bool:
+    """Remove all orphans; False, and nothing is done, while another worker does.
+
+    The lock has a connection of its own and goes with it, whatever becomes of the sweep or the worker. No transaction:
+    one that takes as long as a large bucket would hold up vacuum.
+    """
+    try:
+        async with connect(resources.settings.database_url) as connection:
+            alone: bool = await connection.fetchval(
+                "SELECT pg_try_advisory_lock($1)", SWEEP_LOCK, timeout=COMMAND_TIMEOUT_SECONDS
+            )
+            if alone:
+                await remove_orphans(resources)
+    except ConfigurationError as error:
+        raise OutageError("PostgreSQL is not available", server="postgresql") from error
+    return alone
 
 
 async def remove_orphans(resources: Resources, job_id: uuid.UUID | None = None) -> None:
@@ -25,18 +45,19 @@ async def remove_orphans(resources: Resources, job_id: uuid.UUID | None = None) 
     UnavailableError at the end if the storage wouldn't give some of them up.
     """
     prefix = f"{PREFIX}{job_id}/" if job_id else PREFIX
-    uploads = [upload async for upload in resources.storage.list_uploads(prefix)]
-    objects = [found.key async for found in resources.storage.list_keys(prefix)]
-    orphaned = await _orphaned(resources, [*{upload.key for upload in uploads}, *objects])
-    kept: UnavailableError | None = None
-    candidates: list[OpenUpload | str] = [*uploads, *objects]
-    for orphan in candidates:
-        try:
-            await _remove(resources, orphan, orphaned)
-        except UnavailableError as error:
-            kept = error
+    kept: list[UnavailableError] = []
+    async for uploads in resources.storage.list_uploads(prefix):
+        orphaned = await _list_orphaned(resources, {upload.key for upload in uploads})
+        for upload in uploads:
+            if upload.key in orphaned:
+                with _keeping(kept):
+                    await _abort(resources, upload)
+    async for keys in resources.storage.list_keys(prefix):
+        for key in await _list_orphaned(resources, keys):
+            with _keeping(kept):
+                await _delete(resources, key)
     if kept:
-        raise kept
+        raise kept[-1]
 
 
 async def clean_up(resources: Resources, export: Export) -> None:
@@ -45,21 +66,27 @@ async def clean_up(resources: Resources, export: Export) -> None:
         await remove_orphans(resources, export.id)
 
 
-async def _remove(resources: Resources, orphan: OpenUpload | str, orphaned: set[str]) -> None:
-    if isinstance(orphan, str):
-        if orphan in orphaned:
-            await resources.storage.delete(orphan)
-            resources.metrics.repairs.labels("orphaned_object").inc()
-            await logger.ainfo("orphaned_object_deleted", object=orphan)
-    elif orphan.key in orphaned:
-        await resources.storage.abort_upload(orphan)
-        resources.metrics.repairs.labels("orphaned_upload").inc()
-        await logger.ainfo("orphaned_upload_aborted", object=orphan.key)
+@contextmanager
+def _keeping(kept: list[UnavailableError]) -> Iterator[None]:
+    """One that the storage won't give up keeps no other."""
+    try:
+        yield
+    except UnavailableError as error:
+        kept.append(error)
 
 
-async def _orphaned(resources: Resources, keys: list[str]) -> set[str]:
-    orphaned: set[str] = set()
-    for start in range(0, len(keys), QUERY_KEYS):
-        async with exporting.read(resources) as connection:
-            orphaned |= await resources.exports.list_orphaned_keys(connection, keys[start : start + QUERY_KEYS])
-    return orphaned
+async def _abort(resources: Resources, upload: OpenUpload) -> None:
+    await resources.storage.abort_upload(upload)
+    resources.metrics.repairs.labels("orphaned_upload").inc()
+    await logger.ainfo("orphaned_upload_aborted", object=upload.key)
+
+
+async def _delete(resources: Resources, key: str) -> None:
+    await resources.storage.delete(key)
+    resources.metrics.repairs.labels("orphaned_object").inc()
+    await logger.ainfo("orphaned_object_deleted", object=key)
+
+
+async def _list_orphaned(resources: Resources, keys: Collection[str]) -> set[str]:
+    async with exporting.read(resources) as connection:
+        return await resources.exports.list_orphaned_keys(connection, list(keys))

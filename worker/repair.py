@@ -16,7 +16,7 @@ from service.database import CONNECTION_LOST
 from service.errors import OutageError, ServiceError
 from service.exports import Export
 from service.troubles import Trouble
-from worker.orphans import remove_orphans
+from worker.orphans import sweep
 
 REPAIR_SECONDS = 1.0
 BATCH = 100
@@ -62,8 +62,8 @@ def _trouble(step: str) -> Trouble:
 
 
 async def _sweep(resources: Resources) -> None:
-    await remove_orphans(resources)
-    resources.metrics.swept.set_to_current_time()
+    if await sweep(resources):
+        resources.metrics.swept.set_to_current_time()
 
 
 async def enqueue_forgotten(resources: Resources, run_here: Callable[[Export], None]) -> None:

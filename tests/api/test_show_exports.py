@@ -154,7 +154,7 @@ class TestDelete:
         read_problem(await api.get(link), 410)
         read_problem(await api.get(f"{path}/download", headers=bearer(token(user_id))), 410)
         prefix = f"exports/{created.json()['job_id']}/"
-        assert [found async for found in resources.storage.list_keys(prefix)] == []
+        assert [key async for page in resources.storage.list_keys(prefix) for key in page] == []
         view = (await api.get(path, headers=bearer(token(user_id)))).json()
         assert (view.keys(), view["status"]) == (VIEW, "completed")
 

@@ -82,10 +82,10 @@ async def only_owned_objects(world: World, exports: list[Export]) -> None:
     mine = {str(export.id) for export in exports}
 
     async def swept() -> bool:
-        keys = {found.key async for found in storage.list_keys("exports/") if found.key.split("/")[1] in mine}
-        uploads = [upload async for upload in storage.list_uploads("exports/") if upload.key.split("/")[1] in mine]
+        keys = {key async for page in storage.list_keys("exports/") for key in page if key.split("/")[1] in mine}
+        uploads = [upload async for page in storage.list_uploads("exports/") for upload in page]
         assert expected <= keys, f"lost: {expected - keys}"
-        return keys == expected and not uploads
+        return keys == expected and not any(upload.key.split("/")[1] in mine for upload in uploads)
 
     await world.until(swept, "orphans to be swept")
 

@@ -151,4 +151,4 @@ class TestExpiry:
 
     @staticmethod
     async def _keys(resources: Resources, export: Export) -> set[str]:
-        return {found.key async for found in resources.storage.list_keys(f"exports/{export.id}/")}
+        return {key async for page in resources.storage.list_keys(f"exports/{export.id}/") for key in page}
