@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import cache
+from http import HTTPStatus
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -33,7 +34,21 @@ ABORT_SECONDS = 2.0  # a worker that is told to stop has seconds, not a hanging 
 CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 30
 
-_FAILURES = (BotoCoreError, ClientError, aiohttp.ClientError, OSError)  # TimeoutError is an OSError
+_SILENCE = (BotoCoreError, aiohttp.ClientError, OSError)  # TimeoutError is an OSError
+
+# What S3 would answer to any request: its own trouble, and a bucket, credentials or rights that somebody has to mend.
+# Rights are among them, as what may be done with one of our keys may be done with all.
+_OUTAGE_STATUSES = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
+_OUTAGE_CODES = frozenset(
+    {
+        "AuthorizationHeaderMalformed",  # the wrong region
+        "ExpiredToken",
+        "InvalidToken",
+        "NoSuchBucket",
+        "RequestTimeout",
+        "TokenRefreshRequired",
+    }
+)
 
 
 class OpenUpload(NamedTuple):
@@ -42,7 +57,9 @@ class OpenUpload(NamedTuple):
 
 
 class ObjectStorage:
-    """One bucket. Every method raises UnavailableError when the storage doesn't answer, or answers with an error."""
+    """One bucket. Every method raises OutageError when the storage answers nobody, and another UnavailableError when
+    it refuses just what it was asked.
+    """
 
     def __init__(self, client: Any, signer: Any, bucket: str) -> None:
         """`client` does the work; `signer` knows the storage by the name that browsers use, and only signs."""
@@ -263,12 +280,23 @@ def _create_client(session: AioSession, settings: Settings, endpoint_url: str) -
 
 @asynccontextmanager
 async def _answer_within(seconds: float) -> AsyncIterator[None]:
-    """Turn every failure of the storage, and its silence after `seconds`, into OutageError."""
+    """Turn every failure of the storage, and its silence after `seconds`, into UnavailableError or OutageError."""
     try:
         async with asyncio.timeout(seconds):
             yield
-    except _FAILURES as error:
+    except ClientError as error:
+        if _is_outage(error):
+            raise OutageError("The file storage is unavailable", server="s3") from error
+        code = error.response["Error"]["Code"]
+        raise UnavailableError(f"The file storage refuses this: {code}") from error
+    except _SILENCE as error:
         raise OutageError("The file storage is unavailable", server="s3") from error
+
+
+def _is_outage(error: ClientError) -> bool:
+    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+    refused = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
+    return not refused or status in _OUTAGE_STATUSES or error.response["Error"]["Code"] in _OUTAGE_CODES
 
 
 async def _cut_parts(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:

@@ -6,6 +6,7 @@ import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from urllib.parse import parse_qs
 from uuid import uuid4
 
@@ -15,7 +16,7 @@ import pytest
 
 from devstack.stack import Stack
 from service import storage as storage_module
-from service.errors import ExportGoneError, UnavailableError
+from service.errors import ExportGoneError, OutageError, UnavailableError
 from service.settings import Settings, from_env
 from service.storage import PART_BYTES, ObjectStorage, OpenUpload, open_storage
 from tests.wires import Connection, Proxy
@@ -292,6 +293,58 @@ async def test_wrong_credentials_are_unavailable(settings: Settings) -> None:
     async with open_storage(wrong) as storage:
         with pytest.raises(UnavailableError):
             await storage.check()
+
+
+class StatusProxy(Proxy):
+    """Answers each request itself."""
+
+    def __init__(self, url: str, status: HTTPStatus) -> None:
+        super().__init__(url)
+        self._status = status
+
+    def connect(self, client: asyncio.StreamWriter) -> Connection:
+        return _StatusConnection(client, self._status)
+
+
+class _StatusConnection(Connection):
+    def __init__(self, client: asyncio.StreamWriter, status: HTTPStatus) -> None:
+        super().__init__(client)
+        self._status = status
+
+    async def ask(self, _chunk: bytes) -> bytes:
+        return self.fail(self._status)
+
+
+@pytest.mark.parametrize(
+    ("status", "outage"),
+    [
+        (HTTPStatus.BAD_REQUEST, False),
+        (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, False),
+        (HTTPStatus.FORBIDDEN, True),
+        (HTTPStatus.TOO_MANY_REQUESTS, True),
+        (HTTPStatus.SERVICE_UNAVAILABLE, True),
+    ],
+)
+async def test_refusal_of_one_object_is_no_outage(
+    settings: Settings,
+    key: str,
+    status: HTTPStatus,
+    outage: bool,  # noqa: FBT001 (a parameter)
+) -> None:
+    async with (
+        StatusProxy(settings.s3_endpoint_url, status).open() as proxy,
+        open_storage(msgspec.structs.replace(settings, s3_endpoint_url=proxy.url)) as storage,
+    ):
+        with pytest.raises(UnavailableError) as raised:
+            await storage.delete(key)
+    assert isinstance(raised.value, OutageError) == outage
+
+
+async def test_missing_bucket_is_an_outage(storage: ObjectStorage, key: str) -> None:
+    with pytest.raises(OutageError):
+        await ObjectStorage(storage._client, storage._signer, "no-such-bucket").upload(
+            key, chunks_of(b"x"), content_type=CSV
+        )
 
 
 async def test_check(storage: ObjectStorage) -> None:
