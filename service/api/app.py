@@ -1,6 +1,9 @@
 """The API as one value: routes, middleware and error handlers."""
 
 import asyncio
+import re
+from collections.abc import Callable
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -16,27 +19,38 @@ from service.api.requests import MAX_BODY_BYTES
 from service.bootstrap import Resources
 from service.servers import Servers
 
+
+class ExactRoute(Route):
+    """Matches whole paths. Starlette's patterns end with `$`, which matches before a last newline, too: `/metrics%0a`
+    would pass a proxy that keeps `/metrics` off.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z")
+
+
 ROUTES = (
-    Route("/", page.show_page, include_in_schema=False),
-    Route("/assets/{name}", page.show_asset, include_in_schema=False),
-    Route("/livez", health.livez),
-    Route("/readyz", health.readyz),
-    Route("/metrics", metrics.show_metrics),
-    Route("/api/export", exports.create_export, methods=["POST"]),
-    Route("/api/export", exports.list_exports),
-    Route("/api/v1/users/export", users.export_users),
-    Route("/api/v1/users/export-full", users.export_users_full),
-    Route("/api/v1/users/export-alive", users.show_alive),
-    Route("/api/v1/users/export-simple", users.show_simple),
-    Route("/api/export/stream", streams.stream_export),
-    Route("/api/export/{job_id}", exports.show_export),
-    Route("/api/export/{job_id}", exports.delete_export, methods=["DELETE"]),
-    Route("/api/export/{job_id}/events", events.watch_export),
-    Route("/api/export/{job_id}/download", downloads.download_export),
-    Route("/api/export/{job_id}/downloads", downloads.list_downloads),
-    Route("/openapi.json", docs.show_document),
-    Route("/docs", docs.show_page),
-    Route("/docs/{name}", docs.show_asset, include_in_schema=False),
+    ExactRoute("/", page.show_page, include_in_schema=False),
+    ExactRoute("/assets/{name}", page.show_asset, include_in_schema=False),
+    ExactRoute("/livez", health.livez),
+    ExactRoute("/readyz", health.readyz),
+    ExactRoute("/metrics", metrics.show_metrics),
+    ExactRoute("/api/export", exports.create_export, methods=["POST"]),
+    ExactRoute("/api/export", exports.list_exports),
+    ExactRoute("/api/v1/users/export", users.export_users),
+    ExactRoute("/api/v1/users/export-full", users.export_users_full),
+    ExactRoute("/api/v1/users/export-alive", users.show_alive),
+    ExactRoute("/api/v1/users/export-simple", users.show_simple),
+    ExactRoute("/api/export/stream", streams.stream_export),
+    ExactRoute("/api/export/{job_id}", exports.show_export),
+    ExactRoute("/api/export/{job_id}", exports.delete_export, methods=["DELETE"]),
+    ExactRoute("/api/export/{job_id}/events", events.watch_export),
+    ExactRoute("/api/export/{job_id}/download", downloads.download_export),
+    ExactRoute("/api/export/{job_id}/downloads", downloads.list_downloads),
+    ExactRoute("/openapi.json", docs.show_document),
+    ExactRoute("/docs", docs.show_page),
+    ExactRoute("/docs/{name}", docs.show_asset, include_in_schema=False),
 )
 
 

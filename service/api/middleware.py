@@ -22,7 +22,6 @@ from service.errors import UnavailableError
 from service.metrics import Metrics
 from service.tracing import Span, Tracer, trace_id_of
 
-CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 DEFAULT_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -138,12 +137,7 @@ class _Exchange:
 
 
 def _check_unambiguous(request: Request) -> None:
-    """Refuse what a proxy in front may have understood otherwise, and let pass or logged as something else.
-
-    The pattern of a route matches before a last newline, too. One `Host`: RFC 9112, section 3.2.
-    """
-    if CONTROL.search(request.scope["path"]):
-        raise HTTPException(HTTPStatus.NOT_FOUND)
+    """Refuse what a proxy in front may have understood otherwise. One `Host`: RFC 9112, section 3.2."""
     hosts = len(request.headers.getlist("Host"))
     if hosts > 1 or (not hosts and request.scope["http_version"] == "1.1"):
         raise HTTPException(HTTPStatus.BAD_REQUEST, "A request has exactly one Host")

@@ -241,10 +241,3 @@ async def test_only_old_clients_may_leave_out_the_host(version: str, status: int
         answer = await reader.read()
         writer.close()
     assert int(answer.split()[1]) == status
-
-
-@pytest.mark.parametrize("ending", ["%0a", "%0A", "%0d", "%00", "%7f"])
-async def test_a_path_with_a_control_character_is_no_route(ending: str) -> None:
-    async with serve(create_edge(ROUTES)) as served:
-        answer = await served.exchange(f"GET /show{ending} HTTP/1.1")
-    assert answer.startswith(b"HTTP/1.1 404 ")

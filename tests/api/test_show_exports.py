@@ -15,6 +15,8 @@ from tests.factories import Connection, create_user, create_user_with, list_acti
 MALFORMED_IDS = [
     "x",
     "0",
+    "%00",
+    "%0A",
     "..%5C..",
     "%C3%A9",
     UNKNOWN_ID.hex,

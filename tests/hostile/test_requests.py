@@ -196,6 +196,12 @@ class TestTexts:
         requests = [(f"{place.replace('{}', text)} HTTP/1.1", siege.bearer) for place in places for text in texts]
         assert set(await siege.send_all(requests)) <= {400, 404}
 
+    @pytest.mark.parametrize("path", ["/", "/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/api/export"])
+    @pytest.mark.parametrize("more", ["%0a", "%0A", "%0d", "%00", "%20", ";x", "%2f", "/"])
+    async def test_more_than_a_path_is_another(self, siege: Siege, path: str, more: str) -> None:
+        """Else it would pass a proxy that keeps the path itself off."""
+        assert (await siege.send(f"GET {path}{more} HTTP/1.1", siege.bearer)).startswith(b"HTTP/1.1 404 ")
+
     async def test_in_filters(self, siege: Siege) -> None:
         """They are compared, never run, and match nobody."""
         for name in NAMES:
