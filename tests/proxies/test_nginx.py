@@ -13,7 +13,7 @@ from tests.api.serving import Served
 from tests.conftest import PUBLIC_URL, Token
 from tests.factories import Connection, create_user
 from tests.operators import create_key, create_users
-from tests.proxies.conftest import open_nginx, open_wire
+from tests.proxies.conftest import Wire, open_nginx
 
 CUTS = 100
 USERS = 3_000
@@ -49,8 +49,8 @@ async def test_every_cut_shows(  # noqa: PLR0913, PLR0917 (fixtures and paramete
 ) -> None:
     path, headers = await _path_and_headers(kind, api, database, token)
     async with (
-        open_wire(served.host, served.port) as (wire, port),
-        open_nginx(tmp_path, port, version) as url,
+        Wire(served.url).open() as wire,
+        open_nginx(tmp_path, wire.url, version) as url,
         httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client,
     ):
         direct = await api.get(path, headers=headers)
