@@ -32,7 +32,7 @@ logger = structlog.get_logger()
 
 
 @asynccontextmanager
-async def begin(resources: Resources) -> AsyncIterator[Connection]:
+async def open_transaction(resources: Resources) -> AsyncIterator[Connection]:
     """A transaction of the bookkeeping. Raises UnavailableError if there is no connection."""
     async with (
         acquire(resources.database, timeout_seconds=resources.settings.acquire_timeout_seconds) as connection,
@@ -41,7 +41,7 @@ async def begin(resources: Resources) -> AsyncIterator[Connection]:
         yield connection
 
 
-def read(resources: Resources) -> AbstractAsyncContextManager[Connection]:
+def open_connection(resources: Resources) -> AbstractAsyncContextManager[Connection]:
     return acquire(resources.database, timeout_seconds=resources.settings.acquire_timeout_seconds)
 
 
@@ -78,7 +78,7 @@ async def open_user_document(
 async def retry_later(
     resources: Resources, export: Export, *, after_seconds: float, cause: str, failures: int = 1
 ) -> Export:
-    async with begin(resources) as connection:
+    async with open_transaction(resources) as connection:
         pending = await resources.exports.retry(
             connection, export, after_seconds=after_seconds, cause=cause, failures=failures
         )
@@ -94,12 +94,12 @@ async def enqueue(resources: Resources, export: Export) -> None:
     except OutageError as error:
         await logger.awarning("enqueue_failed", job_id=str(export.id), exc_info=error)
         with suppress(UnavailableError):
-            async with begin(resources) as connection:
+            async with open_transaction(resources) as connection:
                 await resources.exports.note_unqueued(connection, export)
 
 
 async def fail(resources: Resources, export: Export, *, message: str, cause: str) -> Export:
-    async with begin(resources) as connection:
+    async with open_transaction(resources) as connection:
         failed = await resources.exports.fail(connection, export, message=message, cause=cause)
         await record_failure(resources, connection, failed)
     resources.metrics.exports.labels("failed", export.format).inc()
@@ -145,7 +145,7 @@ async def complete(resources: Resources, export: Export, file: FileFacts) -> Exp
             export.user_id,
             acquire_timeout_seconds=resources.settings.acquire_timeout_seconds,
         )
-        async with begin(resources) as connection:
+        async with open_transaction(resources) as connection:
             completed = await resources.exports.complete(
                 connection, export, file, ttl_seconds=resources.settings.export_ttl_seconds
             )
@@ -167,7 +167,7 @@ async def complete(resources: Resources, export: Export, file: FileFacts) -> Exp
 
 async def cancel_or_delete(resources: Resources, export: Export, actor: Actor) -> None:
     """End a running export as failed; delete a completed one's file, whose link is gone from this moment on."""
-    async with begin(resources) as connection:
+    async with open_transaction(resources) as connection:
         ended = await end_export(
             connection, resources.exports, resources.audit, export.id, actor, message=CANCELLED_MESSAGE
         )
@@ -177,7 +177,7 @@ async def cancel_or_delete(resources: Resources, export: Export, actor: Actor) -
         with suppress(UnavailableError):  # the link has ended; the worker deletes the file later
             _require_bucket(resources, ended)
             await resources.storage.delete(key_of(ended))
-            async with begin(resources) as connection:
+            async with open_transaction(resources) as connection:
                 await resources.exports.mark_file_deleted(connection, ended.id)
 
 
@@ -196,14 +196,14 @@ async def get_file(resources: Resources, connection: Connection, job_id: uuid.UU
 
 
 async def record_download(resources: Resources, export: Export, actor: Actor, *, outcome: str) -> None:
-    async with begin(resources) as connection:
+    async with open_transaction(resources) as connection:
         await record(resources, connection, actor, AuditAction.DOWNLOADED, export, outcome=outcome)
 
 
 async def get_owned(resources: Resources, job_id: uuid.UUID, user_id: UserId, actor: Actor) -> Export:
     """Raises ExportNotFoundError, and leaves a trace, if it is another user's."""
     try:
-        async with read(resources) as connection:
+        async with open_connection(resources) as connection:
             return await resources.exports.get_owned(connection, job_id, user_id)
     except ExportNotFoundError:
         await record_denied(resources, job_id, actor)
@@ -214,7 +214,7 @@ async def record_denied(resources: Resources, job_id: uuid.UUID, actor: Actor) -
     """Somebody who may not asked for an export: audited once a minute. Ids that don't exist leave no trace."""
     exports = resources.exports
     claim = exports.claim_user_denial if actor.type == "user" else exports.claim_link_denial
-    async with begin(resources) as connection:
+    async with open_transaction(resources) as connection:
         if export := await claim(connection, job_id):
             await record(resources, connection, actor, AuditAction.DENIED, export)
 

@@ -10,7 +10,7 @@ from service.audit import SYSTEM, AuditAction
 from service.bootstrap import Resources
 from service.database import Connection, acquire
 from service.errors import NotificationSupersededError, UnavailableError
-from service.exporting import begin, download_url, log_context, read, record
+from service.exporting import download_url, log_context, open_connection, open_transaction, record
 from service.exports import Export, ExportStatus
 from service.mailer import Delivery, Outcome, is_address
 from service.notifications import LEASE_SECONDS, Notification, NotificationState
@@ -25,7 +25,7 @@ async def send_due_mails(resources: Resources, *, limit: int) -> int:
 
     If it is cancelled, conversations may end within STOP_SECONDS: those broken off late would stay ambiguous.
     """
-    async with begin(resources) as connection:
+    async with open_transaction(resources) as connection:
         for lost in await resources.notifications.end_lost(connection):
             resources.metrics.mails.labels(lost.state).inc()
             await _audit(resources, connection, lost)
@@ -57,7 +57,7 @@ async def _deliver(resources: Resources, notification: Notification) -> None:
             export = await _get_export(resources, notification)
             structlog.contextvars.bind_contextvars(**log_context(export))
             delivery = await _traced_attempt(resources, notification, export)
-            async with begin(resources) as connection:
+            async with open_transaction(resources) as connection:
                 ended = await _conclude(resources, connection, notification, delivery)
     except NotificationSupersededError:
         await logger.awarning("mail_superseded")
@@ -95,7 +95,7 @@ async def _attempt(resources: Resources, notification: Notification, export: Exp
         return Delivery(Outcome.SKIPPED, "what the application has is not one valid address")
 
     async def begin_data() -> None:
-        async with begin(resources) as connection:
+        async with open_transaction(resources) as connection:
             await resources.notifications.begin_data(connection, notification)
 
     message = resources.mailer.compose(
@@ -105,7 +105,7 @@ async def _attempt(resources: Resources, notification: Notification, export: Exp
 
 
 async def _get_export(resources: Resources, notification: Notification) -> Export:
-    async with read(resources) as connection:
+    async with open_connection(resources) as connection:
         export = await resources.exports.find(connection, notification.job_id)
     if export is None:
         raise NotificationSupersededError  # both rows are gone

@@ -19,7 +19,17 @@ from service.errors import (
     SubjectNotFoundError,
     UnavailableError,
 )
-from service.exporting import begin, complete, enqueue, fail, open_user_document, read, record, retry_later, store_file
+from service.exporting import (
+    complete,
+    enqueue,
+    fail,
+    open_connection,
+    open_transaction,
+    open_user_document,
+    record,
+    retry_later,
+    store_file,
+)
 from service.exports import Export, FileFacts
 from service.streaming import Document
 
@@ -45,7 +55,7 @@ async def request_export(resources: Resources, request: ExportRequest) -> tuple[
     A small one comes back completed, a larger one pending. Raises ExportInProgressError, ExportTooLargeError,
     RateLimitedError, IdempotencyConflictError, SubjectNotFoundError and UnavailableError; then nothing was accepted.
     """
-    async with read(resources) as connection:
+    async with open_connection(resources) as connection:
         if earlier := await _find_earlier(resources, connection, request):
             return earlier, False
         await _refuse_second(resources, connection, request.user_id)
@@ -87,7 +97,7 @@ async def _refuse_second(resources: Resources, connection: Connection, user_id: 
 
 
 async def _accept(resources: Resources, request: ExportRequest, records: int, *, queued: bool) -> tuple[Export, bool]:
-    async with begin(resources) as connection:
+    async with open_transaction(resources) as connection:
         await resources.exports.lock_user(connection, request.user_id)
         if earlier := await _find_earlier(resources, connection, request):
             return earlier, False
@@ -148,6 +158,6 @@ async def _postpone(resources: Resources, export: Export, error: Exception) -> N
 async def _find_current(resources: Resources, export: Export) -> Export:
     """Accepted it is, whatever became of it since."""
     with suppress(UnavailableError):
-        async with read(resources) as connection:
+        async with open_connection(resources) as connection:
             export = await resources.exports.find(connection, export.id) or export
     return export

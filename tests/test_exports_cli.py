@@ -47,7 +47,7 @@ async def fail(resources: Resources, database: Connection, export: Export) -> No
         " WHERE id = $1",
         export.id,
     )
-    async with exporting.read(resources) as connection:
+    async with exporting.open_connection(resources) as connection:
         claimed = await resources.exports.find(connection, export.id)
     assert claimed
     await exporting.fail(resources, claimed, message=exporting.FAILED_MESSAGE, cause="DocumentError")
@@ -189,7 +189,7 @@ class TestEnd:
         running = await ask(resources, user_id, respond_async=True)
         ended = await run("end", str(running.id))
         assert ended.out == "running exports cancelled: 1\nlinks ended: 0\n"
-        async with exporting.read(resources) as connection:
+        async with exporting.open_connection(resources) as connection:
             assert await exporting.get_file(resources, connection, completed.id)
 
     async def test_twice_is_once(self, run: Run, resources: Resources, database: Connection) -> None:

@@ -28,7 +28,7 @@ async def ask(resources: Resources, database: Connection, *, respond_async: bool
 
 
 async def find(resources: Resources, job_id: uuid.UUID) -> Export:
-    async with exporting.read(resources) as connection:
+    async with exporting.open_connection(resources) as connection:
         export = await resources.exports.find(connection, job_id)
     assert export
     return export
@@ -139,7 +139,7 @@ async def test_another_bucket_is_left_alone(resources: Resources, database: Conn
     export = await ask(resources, database, respond_async=False)
     moved = dataclasses.replace(resources, settings=msgspec.structs.replace(resources.settings, s3_bucket="another"))
 
-    async with exporting.read(moved) as connection:
+    async with exporting.open_connection(moved) as connection:
         with pytest.raises(UnavailableError, match="another bucket"):
             await exporting.get_file(moved, connection, export.id)
     await exporting.cancel_or_delete(moved, export, Actor("link"))

@@ -249,7 +249,7 @@ async def test_a_stored_trace_is_not_believed(
     job_id = UUID(created.json()["job_id"])
     await database.execute("UPDATE carryout.export_jobs SET traceparent = '00-canary'")
 
-    async with exporting.read(resources) as connection:
+    async with exporting.open_connection(resources) as connection:
         export = await resources.exports.find(connection, job_id)
     assert export
     assert exporting.log_context(export) == {"job_id": str(job_id), "request_id": created.headers["x-request-id"]}

@@ -88,5 +88,5 @@ async def _delete(resources: Resources, key: str) -> None:
 
 
 async def _list_orphaned(resources: Resources, keys: Collection[str]) -> set[str]:
-    async with exporting.read(resources) as connection:
+    async with exporting.open_connection(resources) as connection:
         return await resources.exports.list_orphaned_keys(connection, list(keys))

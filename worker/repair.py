@@ -67,7 +67,7 @@ async def _sweep(resources: Resources) -> None:
 
 
 async def enqueue_forgotten(resources: Resources, run_here: Callable[[Export], None]) -> None:
-    async with exporting.begin(resources) as connection:
+    async with exporting.open_transaction(resources) as connection:
         forgotten = await resources.exports.take_forgotten(
             connection, after_seconds=resources.settings.lease_seconds, limit=BATCH
         )
@@ -89,7 +89,7 @@ async def _requeue(resources: Resources, forgotten: list[Export]) -> list[Export
 
 async def fail_lost(resources: Resources) -> None:
     """End what was lost with its worker too often. The sweep removes what it stored."""
-    async with exporting.begin(resources) as connection:
+    async with exporting.open_transaction(resources) as connection:
         lost = await resources.exports.fail_lost(connection, message=exporting.FAILED_MESSAGE, limit=BATCH)
         for export in lost:
             await exporting.record_failure(resources, connection, export)
@@ -104,7 +104,7 @@ async def expire_files(resources: Resources) -> None:
 
     An outage ends it; otherwise all are tried, and it raises what kept the last one that couldn't be deleted.
     """
-    async with exporting.read(resources) as connection:
+    async with exporting.open_connection(resources) as connection:
         ended = await resources.exports.list_ended_files(
             connection, bucket_url=exporting.bucket_url(resources), limit=BATCH
         )
@@ -122,7 +122,7 @@ async def expire_files(resources: Resources) -> None:
 
 async def _expire_file(resources: Resources, export: Export) -> None:
     await resources.storage.delete(exporting.key_of(export))
-    async with exporting.begin(resources) as connection:
+    async with exporting.open_transaction(resources) as connection:
         if await resources.exports.mark_file_deleted(connection, export.id):
             await exporting.record(resources, connection, SYSTEM, AuditAction.EXPIRED, export)
             resources.metrics.repairs.labels("expired").inc()
@@ -130,5 +130,5 @@ async def _expire_file(resources: Resources, export: Export) -> None:
 
 
 async def forget_idempotency_keys(resources: Resources) -> None:
-    async with exporting.begin(resources) as connection:
+    async with exporting.open_transaction(resources) as connection:
         await resources.exports.forget_old_idempotency_keys(connection)

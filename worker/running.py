@@ -53,7 +53,7 @@ async def run_export(resources: Resources, job_id: uuid.UUID) -> None:
 
 
 async def _claim(resources: Resources, job_id: uuid.UUID) -> Export | None:
-    async with exporting.begin(resources) as connection:
+    async with exporting.open_transaction(resources) as connection:
         export = await resources.exports.claim(connection, job_id)
         if export is not None:
             await exporting.record(resources, connection, SYSTEM, AuditAction.STARTED, export)
@@ -117,7 +117,7 @@ async def _keep_lease(resources: Resources, export: Export, records_done: Callab
         await asyncio.sleep(HEARTBEAT_SECONDS)
         renewing_at = loop.time()
         try:
-            async with asyncio.timeout_at(lost_at), exporting.begin(resources) as connection:
+            async with asyncio.timeout_at(lost_at), exporting.open_transaction(resources) as connection:
                 await resources.exports.renew_lease(connection, export, records_done=records_done())
             lost_at = renewing_at + lease_seconds
         except (UnavailableError, *CONNECTION_LOST) as error:
@@ -127,7 +127,7 @@ async def _keep_lease(resources: Resources, export: Export, records_done: Callab
 
 async def _hand_back(resources: Resources, export: Export) -> None:
     try:
-        async with exporting.begin(resources) as connection:
+        async with exporting.open_transaction(resources) as connection:
             pending = await resources.exports.hand_back(connection, export)
             await exporting.record(
                 resources, connection, SYSTEM, AuditAction.RETRIED, pending, outcome="worker stopping"

@@ -79,7 +79,7 @@ class AuditedStream:
             await self._record(self.ended, self._records, end)
 
     async def _record(self, action: AuditAction, records: int | None, outcome: str | None) -> None:
-        async with exporting.begin(self.resources) as connection:
+        async with exporting.open_transaction(self.resources) as connection:
             await self.resources.audit.record(
                 connection,
                 self.actor,

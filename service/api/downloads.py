@@ -73,7 +73,7 @@ async def list_downloads(request: Request) -> Response:
     user_id = await require_user(request)
     page = read_page_query(request, DownloadPageQuery)
     export = await exporting.get_owned(resources, job_id_of(request), user_id, user_actor(request, user_id))
-    async with exporting.read(resources) as connection:
+    async with exporting.open_connection(resources) as connection:
         found = await resources.audit.list_downloads(
             connection, export.id, after=page.after or None, limit=page.limit + 1
         )
@@ -88,7 +88,7 @@ async def download_export(request: Request) -> Response:
     resources = resources_of(request)
     job_id = job_id_of(request)
     actor = await _authorize(request, resources, job_id)
-    async with exporting.read(resources) as connection:
+    async with exporting.open_connection(resources) as connection:
         export = await exporting.get_file(resources, connection, job_id)
     if request.method == "HEAD":
         return Response(headers=_file_headers(export) | {"Content-Length": str(export.size_bytes)})

@@ -98,7 +98,7 @@ async def _find_change(
     Raises ExportNotFoundError once there is no such export.
     """
     with suppress(UnavailableError):
-        async with exporting.read(resources) as connection:
+        async with exporting.open_connection(resources) as connection:
             export = await resources.exports.get_owned(connection, job_id, user_id)
             if shown is None or (export.status, export.records_done) != (shown.status, shown.progress.records_done):
                 return await view_export(resources, connection, export)

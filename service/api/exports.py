@@ -124,7 +124,7 @@ async def list_exports(request: Request) -> Response:
     resources = resources_of(request)
     user_id = await require_user(request)
     page = read_page_query(request, PageQuery)
-    async with exporting.read(resources) as connection:
+    async with exporting.open_connection(resources) as connection:
         found = await resources.exports.list_owned(connection, user_id, after=page.after or None, limit=page.limit + 1)
         views = [await view_export(resources, connection, export) for export in found[: page.limit]]
     more = len(found) > page.limit
@@ -138,7 +138,7 @@ async def show_export(request: Request) -> Response:
     user_id = await require_user(request)
     query_params(request, set())
     export = await exporting.get_owned(resources, job_id_of(request), user_id, user_actor(request, user_id))
-    async with exporting.read(resources) as connection:
+    async with exporting.open_connection(resources) as connection:
         return json_response(await view_export(resources, connection, export))
 
 
@@ -179,7 +179,7 @@ def json_response(body: msgspec.Struct, status: int = 200, headers: dict[str, st
 async def _accepted(resources: Resources, export: Export) -> Response:
     location = {"Location": f"/api/export/{export.id}"}
     if export.status is ExportStatus.FAILED:
-        async with exporting.read(resources) as connection:
+        async with exporting.open_connection(resources) as connection:
             return json_response(await view_export(resources, connection, export), 200, location)
     if export.status is ExportStatus.COMPLETED:
         url = exporting.download_url(resources, export)
@@ -194,7 +194,7 @@ async def _accepted(resources: Resources, export: Export) -> Response:
 async def _estimate(resources: Resources, export: Export) -> dt.datetime:
     """A guess where PostgreSQL can't be asked: the export is accepted, and its answer is owed."""
     try:
-        async with exporting.read(resources) as connection:
+        async with exporting.open_connection(resources) as connection:
             return await resources.exports.estimate_completion(connection, export)
     except UnavailableError:
         return dt.datetime.now(dt.UTC) + UNKNOWN_WAIT

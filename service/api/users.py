@@ -121,7 +121,7 @@ async def _require_key(request: Request) -> tuple[ApiKey, Actor]:
     text = request.headers.get("X-API-Key") or bearer_token(request)
     if not text:
         raise AuthenticationError(INVALID_KEY)
-    async with exporting.begin(resources_of(request)) as connection:
+    async with exporting.open_transaction(resources_of(request)) as connection:
         authenticated = await operating.authenticate_key(connection, text, key_actor(request))
     if authenticated is None:
         await _delay_wrong_key(request)
@@ -145,7 +145,7 @@ def _require_flag(request: Request, flag: Flag) -> None:
 
 async def _require_scope(request: Request, key: ApiKey, actor: Actor, scope: Scope) -> None:
     if scope not in key.scopes:
-        async with exporting.begin(resources_of(request)) as connection:
+        async with exporting.open_transaction(resources_of(request)) as connection:
             await operating.record_denial(connection, key, actor, outcome=f"no scope {scope}")
         raise PermissionDeniedError(f"This API key lacks the scope {scope}")
 
@@ -193,7 +193,7 @@ async def _while_permitted(request: Request, key: ApiKey, flag: Flag, chunks: Ch
 async def _require_usable(request: Request, key: ApiKey) -> None:
     usable = True
     with suppress(UnavailableError):  # where PostgreSQL can't be asked, what it said last holds, as for flags
-        async with exporting.read(resources_of(request)) as connection:
+        async with exporting.open_connection(resources_of(request)) as connection:
             usable = await operating.keys.is_usable(connection, key)
     if not usable:
         raise AuthenticationError(INVALID_KEY)

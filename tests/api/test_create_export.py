@@ -29,7 +29,7 @@ async def count_exports(database: Connection) -> int:
 
 
 async def read_file(resources: Resources, job_id: str) -> bytes:
-    async with exporting.read(resources) as connection:
+    async with exporting.open_connection(resources) as connection:
         export = await exporting.get_file(resources, connection, UUID(job_id))
     async with resources.storage.open_download(exporting.key_of(export)) as chunks:
         return b"".join([chunk async for chunk in chunks])

@@ -304,7 +304,7 @@ class TestProxy:
         read_problem(await api.get(file.link), 500)
 
     async def test_the_object_is_gone(self, api: httpx.AsyncClient, file: File, resources: Resources) -> None:
-        async with exporting.read(resources) as connection:
+        async with exporting.open_connection(resources) as connection:
             export = await exporting.get_file(resources, connection, UUID(file.job_id))
         await resources.storage.delete(exporting.key_of(export))
         read_problem(await api.get(file.link), 410)

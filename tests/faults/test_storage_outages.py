@@ -68,7 +68,7 @@ async def _create_ended_files(world: World) -> None:
 async def _create_forgotten(world: World) -> Export:
     """What a request leaves whose process is killed before it asks Redis. It counts as forgotten in some seconds."""
     user_id = await world.create_user(records=10)
-    async with exporting.begin(world.resources) as connection:
+    async with exporting.open_transaction(world.resources) as connection:
         created = await world.resources.exports.create(
             connection,
             user_id=user_id,

@@ -122,7 +122,7 @@ class World:
         return export
 
     async def find(self, export: Export) -> Export:
-        async with exporting.read(self.resources) as connection:
+        async with exporting.open_connection(self.resources) as connection:
             found = await self.resources.exports.find(connection, export.id)
         assert found is not None
         return found

@@ -87,7 +87,7 @@ async def test_queued_exports(resources: Resources, database: Connection, databa
             request = requesting.ExportRequest(user_id, "csv", Actor("user", str(user_id)), respond_async=True)
             export, _ = await requesting.request_export(resources, request)
             await run_export(resources, export.id)
-            async with exporting.read(resources) as connection:
+            async with exporting.open_connection(resources) as connection:
                 export = await exporting.get_file(resources, connection, export.id)
             async with resources.storage.open_download(exporting.key_of(export)) as chunks:
                 document = b"".join([chunk async for chunk in chunks])

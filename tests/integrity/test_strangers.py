@@ -49,7 +49,7 @@ async def _export(resources: Resources, user_id: UUID, *, queued: bool) -> Expor
     export, _ = await requesting.request_export(resources, request)
     if queued:
         await run_export(resources, export.id)
-    async with exporting.read(resources) as connection:
+    async with exporting.open_connection(resources) as connection:
         return await exporting.get_file(resources, connection, export.id)
 
 
