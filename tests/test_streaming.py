@@ -110,7 +110,7 @@ class TestSnapshot:
             await make_document(pool, datasets, uuid4(), CsvEncoder())
 
     async def test_a_profile_of_two_rows_is_no_document(self, pool: Pool, database: Connection, tmp_path: Path) -> None:
-        profile = "SELECT $1::uuid AS id, email FROM (VALUES ('a'), ('b')) AS v (email)"
+        profile = "SELECT $1::uuid AS id, email FROM (SELECT 'a' AS email UNION ALL SELECT 'b') AS v"
         datasets = await load(database, tmp_path, {"profile.sql": profile})
 
         with pytest.raises(DocumentError):
