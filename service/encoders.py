@@ -141,7 +141,7 @@ def _single_backslashes(text: bytes) -> bytes:
 
 def _with_semicolons_quoted(records: bytes) -> bytes:
     """The text of records, with every cell quoted that has a semicolon; PostgreSQL sees no need to."""
-    if not SEMICOLON.search(records):
+    if b";" not in records or not SEMICOLON.search(records):  # the former takes a tenth of the latter's time
         return records
     # PostgreSQL's text holds no NUL. With pairs of quotes out of the way, a cell is few parts, whatever is in it.
     parts = records.replace(b'""', b"\0\0").split(b'"')
