@@ -3,26 +3,20 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
-from functools import cache
-from http import HTTPStatus
 from io import BytesIO
 from typing import Any, NamedTuple
 
-import aiohttp
-from aiobotocore.config import AioConfig
-from aiobotocore.session import AioSession, get_session
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from service.attachments import attachment
-from service.errors import ExportGoneError, OutageError, UnavailableError
+from service.errors import ExportGoneError, UnavailableError
+from service.s3 import answer_within, create_client
 from service.settings import Settings
 
 # S3 takes parts from 5 MiB and at most 10,000 of them; two of these are in memory during an upload.
 PART_BYTES = 8 * 2**20
 CHUNK_BYTES = 64 * 2**10
 MAX_PRESIGN_SECONDS = 300
-# A download holds its connection for as long as its reader takes; with botocore's 10, ten slow readers stop the rest.
-MAX_CONNECTIONS = 100
 
 # botocore's own timeouts don't count while a body is being written: a server that accepts the connection and reads
 # nothing would hold the call for ever. So each call is bounded as a whole, its retries and the wait for a connection
@@ -31,24 +25,6 @@ CALL_TIMEOUT_SECONDS = 45.0  # one read timeout of 30 s, and a retry that is ans
 SEND_TIMEOUT_SECONDS = 120.0  # one part at 70 kB/s
 CHECK_TIMEOUT_SECONDS = 2.0  # a probe's patience
 ABORT_SECONDS = 2.0  # a worker that is told to stop has seconds, not a hanging storage's time-outs
-CONNECT_TIMEOUT_SECONDS = 5
-READ_TIMEOUT_SECONDS = 30
-
-_SILENCE = (BotoCoreError, aiohttp.ClientError, OSError)  # TimeoutError is an OSError
-
-# What S3 would answer to any request: its own trouble, and a bucket, credentials or rights that somebody has to mend.
-# Rights are among them, as what may be done with one of our keys may be done with all.
-_OUTAGE_STATUSES = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
-_OUTAGE_CODES = frozenset(
-    {
-        "AuthorizationHeaderMalformed",  # the wrong region
-        "ExpiredToken",
-        "InvalidToken",
-        "NoSuchBucket",
-        "RequestTimeout",
-        "TokenRefreshRequired",
-    }
-)
 
 
 class OpenUpload(NamedTuple):
@@ -103,7 +79,7 @@ class ObjectStorage:
 
     async def delete(self, key: str) -> None:
         """Delete the object; that there is none is fine."""
-        async with _answer_within(CALL_TIMEOUT_SECONDS):
+        async with answer_within(CALL_TIMEOUT_SECONDS):
             await self._client.delete_object(Bucket=self._bucket, Key=key)
 
     @asynccontextmanager
@@ -116,7 +92,7 @@ class ObjectStorage:
         raises UnavailableError from the iterator.
         """
         asked = {"Range": "bytes={}-{}".format(*byte_range)} if byte_range else {}
-        async with _answer_within(CALL_TIMEOUT_SECONDS):
+        async with answer_within(CALL_TIMEOUT_SECONDS):
             try:
                 answer = await self._client.get_object(Bucket=self._bucket, Key=key, **asked)
             except self._client.exceptions.NoSuchKey as error:
@@ -138,7 +114,7 @@ class ObjectStorage:
             "ResponseContentType": content_type,
             "ResponseCacheControl": "private, no-store",
         }
-        async with _answer_within(CALL_TIMEOUT_SECONDS):  # signing may have to renew temporary credentials first
+        async with answer_within(CALL_TIMEOUT_SECONDS):  # signing may have to renew temporary credentials first
             url: str = await self._signer.generate_presigned_url("get_object", parameters, expires_in_seconds)
         return url
 
@@ -149,7 +125,7 @@ class ObjectStorage:
 
     async def abort_upload(self, upload: OpenUpload) -> None:
         """Abort it; that there is none any more is fine."""
-        async with _answer_within(CALL_TIMEOUT_SECONDS):
+        async with answer_within(CALL_TIMEOUT_SECONDS):
             with suppress(self._client.exceptions.NoSuchUpload):
                 await self._client.abort_multipart_upload(
                     Bucket=self._bucket, Key=upload.key, UploadId=upload.upload_id
@@ -162,11 +138,11 @@ class ObjectStorage:
 
     async def check(self) -> None:
         """Return when the bucket is there and answers within two seconds."""
-        async with _answer_within(CHECK_TIMEOUT_SECONDS):
+        async with answer_within(CHECK_TIMEOUT_SECONDS):
             await self._client.head_bucket(Bucket=self._bucket)
 
     async def _put(self, key: str, content: bytes, content_type: str) -> None:
-        async with _answer_within(SEND_TIMEOUT_SECONDS):
+        async with answer_within(SEND_TIMEOUT_SECONDS):
             await self._client.put_object(Bucket=self._bucket, Key=key, Body=content, ContentType=content_type)
 
     @asynccontextmanager
@@ -186,13 +162,13 @@ class ObjectStorage:
             raise
 
     async def _begin(self, key: str, content_type: str) -> str:
-        async with _answer_within(CALL_TIMEOUT_SECONDS):
+        async with answer_within(CALL_TIMEOUT_SECONDS):
             answer = await self._client.create_multipart_upload(Bucket=self._bucket, Key=key, ContentType=content_type)
         upload_id: str = answer["UploadId"]
         return upload_id
 
     async def _send_part(self, key: str, upload_id: str, number: int, part: bytes) -> dict[str, Any]:
-        async with _answer_within(SEND_TIMEOUT_SECONDS):
+        async with answer_within(SEND_TIMEOUT_SECONDS):
             answer = await self._client.upload_part(
                 Bucket=self._bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=part
             )
@@ -200,7 +176,7 @@ class ObjectStorage:
 
     async def _complete(self, key: str, upload_id: str, sent: list[dict[str, Any]], size_bytes: int) -> None:
         try:
-            async with _answer_within(SEND_TIMEOUT_SECONDS):
+            async with answer_within(SEND_TIMEOUT_SECONDS):
                 await self._client.complete_multipart_upload(
                     Bucket=self._bucket, Key=key, UploadId=upload_id, MultipartUpload={"Parts": sent}
                 )
@@ -210,7 +186,7 @@ class ObjectStorage:
                 raise
 
     async def _find_size(self, key: str) -> int | None:
-        async with _answer_within(CALL_TIMEOUT_SECONDS):
+        async with answer_within(CALL_TIMEOUT_SECONDS):
             try:
                 answer = await self._client.head_object(Bucket=self._bucket, Key=key)
             except ClientError as error:
@@ -229,7 +205,7 @@ class ObjectStorage:
         pages = aiter(self._client.get_paginator(operation).paginate(Bucket=self._bucket, Prefix=prefix))
         while True:
             page = None
-            async with _answer_within(CALL_TIMEOUT_SECONDS):
+            async with answer_within(CALL_TIMEOUT_SECONDS):
                 # rclone's word for a bucket that has seen no multipart upload yet
                 with suppress(self._client.exceptions.NoSuchUpload):
                     page = await anext(pages, None)
@@ -241,62 +217,13 @@ class ObjectStorage:
 @asynccontextmanager
 async def open_storage(settings: Settings) -> AsyncIterator[ObjectStorage]:
     """Open the bucket of `settings`; one for each process, as making its clients takes a fifth of a second of CPU."""
-    session = _session()
     async with (
-        _create_client(session, settings, settings.s3_endpoint_url) as client,
+        create_client(settings, settings.s3_endpoint_url) as client,
         # A URL signed for one host is refused by another.
-        _create_client(session, settings, settings.s3_public_url) as signer,
+        create_client(settings, settings.s3_public_url) as signer,
         aclosing(ObjectStorage(client, signer, settings.s3_bucket)) as storage,
     ):
         yield storage
-
-
-@cache
-def _session() -> AioSession:
-    """One for the process: it remembers the description of S3, half of what making a client costs."""
-    return get_session()
-
-
-def _create_client(session: AioSession, settings: Settings, endpoint_url: str) -> Any:
-    config = AioConfig(
-        signature_version="s3v4",
-        s3={"addressing_style": "path" if endpoint_url else "auto"},
-        retries={"mode": "standard", "total_max_attempts": 3},
-        connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        read_timeout=READ_TIMEOUT_SECONDS,
-        max_pool_connections=MAX_CONNECTIONS,
-        request_checksum_calculation=settings.s3_checksums,
-        response_checksum_validation=settings.s3_checksums,
-    )
-    return session.create_client(
-        "s3",
-        region_name=settings.s3_region,
-        endpoint_url=endpoint_url or None,
-        aws_access_key_id=settings.s3_access_key_id or None,
-        aws_secret_access_key=settings.s3_secret_access_key or None,
-        config=config,
-    )
-
-
-@asynccontextmanager
-async def _answer_within(seconds: float) -> AsyncIterator[None]:
-    """Turn every failure of the storage, and its silence after `seconds`, into UnavailableError or OutageError."""
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except ClientError as error:
-        if _is_outage(error):
-            raise OutageError("The file storage is unavailable", server="s3") from error
-        code = error.response["Error"]["Code"]
-        raise UnavailableError(f"The file storage refuses this: {code}") from error
-    except _SILENCE as error:
-        raise OutageError("The file storage is unavailable", server="s3") from error
-
-
-def _is_outage(error: ClientError) -> bool:
-    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-    refused = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
-    return not refused or status in _OUTAGE_STATUSES or error.response["Error"]["Code"] in _OUTAGE_CODES
 
 
 async def _cut_parts(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
@@ -315,7 +242,7 @@ async def _cut_parts(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
 
 async def _read(body: Any) -> AsyncGenerator[bytes]:
     while True:
-        async with _answer_within(CALL_TIMEOUT_SECONDS):
+        async with answer_within(CALL_TIMEOUT_SECONDS):
             chunk: bytes = await body.read(CHUNK_BYTES)
         if not chunk:
             return
