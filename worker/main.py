@@ -28,7 +28,14 @@ RESTART_SECONDS = 1.0
 MAILS_SECONDS = 1.0
 CANCEL_AGAIN_SECONDS = 1.0
 MAX_SILENCE_SECONDS = 60.0
-QUEUE_UNAVAILABLE = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
+QUEUE_UNAVAILABLE = (
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.WatchError,  # the connection was lost between a WATCH and its EXEC
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+    OSError,
+)
 MAILS_AT_ONCE = 10
 # arq gives up jobs by their tries without calling anybody. PostgreSQL counts them; arq is never to.
 NEVER_TRIES = 1_000_000

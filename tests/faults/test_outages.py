@@ -209,6 +209,27 @@ async def test_redis_restarted(world: World, fragile_stack: Stack) -> None:
     await assert_healed(world)
 
 
+async def test_a_full_redis_is_an_outage_and_no_rubbish(world: World, fragile_stack: Stack) -> None:
+    assert fragile_stack.redis
+    connection: redis.asyncio.Redis
+    async with redis.asyncio.Redis.from_url(fragile_stack.redis.url) as connection:
+        worker = await world.start_worker()
+        await connection.config_set("maxmemory", "1")
+        try:
+            await world.until(lambda: _has_told(worker, "queue_unavailable"), "the worker to tell of it")
+            export = await world.ask(await world.create_user(records=10))
+            assert (await world.ended(export)).status is ExportStatus.COMPLETED
+        finally:
+            await connection.config_set("maxmemory", "0")
+        await world.until(lambda: _has_told(worker, "queue_available"), "the worker to find it again")
+    assert "worker_loop_failed" not in worker.log
+    await assert_healed(world)
+
+
+async def _has_told(worker: Process, event: str) -> bool:
+    return f'"event": "{event}"' in worker.log
+
+
 async def test_redis_flushed_with_fifty_exports_queued(world: World) -> None:
     exports = [await world.ask(await world.create_user(records=1_100)) for _ in range(50)]
     async with redis.asyncio.Redis.from_url(world.environ["CARRYOUT_REDIS_URL"]) as queue:
