@@ -23,15 +23,18 @@ READ_TIMEOUT_SECONDS = 30
 _SILENCE = (BotoCoreError, aiohttp.ClientError, OSError)  # TimeoutError is an OSError
 
 # What S3 would answer to any request: its own trouble, and a bucket, credentials or rights that somebody has to mend.
-# Rights are among them, as what may be done with one of our keys may be done with all.
+# Rights are among them, as what may be done with one of our keys may be done with all; but see answer_within.
 _OUTAGE_STATUSES = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
 _OUTAGE_CODES = frozenset(
     {
         "AuthorizationHeaderMalformed",  # the wrong region
         "ExpiredToken",
+        "InvalidAccessKeyId",
         "InvalidToken",
         "NoSuchBucket",
+        "RequestTimeTooSkewed",
         "RequestTimeout",
+        "SignatureDoesNotMatch",
         "TokenRefreshRequired",
     }
 )
@@ -66,13 +69,16 @@ def create_client(settings: Settings, endpoint_url: str) -> Any:
 
 
 @asynccontextmanager
-async def answer_within(seconds: float) -> AsyncIterator[None]:
-    """Turn every failure of the storage, and its silence after `seconds`, into UnavailableError or OutageError."""
+async def answer_within(seconds: float, *, may_hold_key: bool = False) -> AsyncIterator[None]:
+    """Turn every failure of the storage, and its silence after `seconds`, into UnavailableError or OutageError.
+
+    With `may_hold_key` a 403 is no outage: it may be a legal hold or a retention period of this one object.
+    """
     try:
         async with asyncio.timeout(seconds):
             yield
     except ClientError as error:
-        if _is_outage(error):
+        if _is_outage(error, may_hold_key=may_hold_key):
             raise OutageError("The file storage is unavailable", server="s3") from error
         code = error.response["Error"]["Code"]
         raise UnavailableError(f"The file storage refuses this: {code}") from error
@@ -80,7 +86,9 @@ async def answer_within(seconds: float) -> AsyncIterator[None]:
         raise OutageError("The file storage is unavailable", server="s3") from error
 
 
-def _is_outage(error: ClientError) -> bool:
+def _is_outage(error: ClientError, *, may_hold_key: bool) -> bool:
     status = error.response["ResponseMetadata"]["HTTPStatusCode"]
     refused = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
-    return not refused or status in _OUTAGE_STATUSES or error.response["Error"]["Code"] in _OUTAGE_CODES
+    if not refused or error.response["Error"]["Code"] in _OUTAGE_CODES:
+        return True
+    return status in _OUTAGE_STATUSES and not (may_hold_key and status == HTTPStatus.FORBIDDEN)

@@ -79,7 +79,7 @@ class ObjectStorage:
 
     async def delete(self, key: str) -> None:
         """Delete the object; that there is none is fine."""
-        async with answer_within(CALL_TIMEOUT_SECONDS):
+        async with answer_within(CALL_TIMEOUT_SECONDS, may_hold_key=True):
             await self._client.delete_object(Bucket=self._bucket, Key=key)
 
     @asynccontextmanager
@@ -125,7 +125,7 @@ class ObjectStorage:
 
     async def abort_upload(self, upload: OpenUpload) -> None:
         """Abort it; that there is none any more is fine."""
-        async with answer_within(CALL_TIMEOUT_SECONDS):
+        async with answer_within(CALL_TIMEOUT_SECONDS, may_hold_key=True):
             with suppress(self._client.exceptions.NoSuchUpload):
                 await self._client.abort_multipart_upload(
                     Bucket=self._bucket, Key=upload.key, UploadId=upload.upload_id

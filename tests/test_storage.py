@@ -288,11 +288,13 @@ async def test_refused_connection_is_unavailable(settings: Settings) -> None:
             await storage.check()
 
 
-async def test_wrong_credentials_are_unavailable(settings: Settings) -> None:
+async def test_wrong_credentials_are_an_outage(settings: Settings, key: str) -> None:
     wrong = msgspec.structs.replace(settings, s3_secret_access_key="another-secret-key")
     async with open_storage(wrong) as storage:
-        with pytest.raises(UnavailableError):
+        with pytest.raises(OutageError):
             await storage.check()
+        with pytest.raises(OutageError):
+            await storage.delete(key)
 
 
 class StatusProxy(Proxy):
@@ -320,7 +322,8 @@ class _StatusConnection(Connection):
     [
         (HTTPStatus.BAD_REQUEST, False),
         (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, False),
-        (HTTPStatus.FORBIDDEN, True),
+        (HTTPStatus.UNAUTHORIZED, True),
+        (HTTPStatus.FORBIDDEN, False),  # of a key that is held
         (HTTPStatus.TOO_MANY_REQUESTS, True),
         (HTTPStatus.SERVICE_UNAVAILABLE, True),
     ],
@@ -338,6 +341,15 @@ async def test_refusal_of_one_object_is_no_outage(
         with pytest.raises(UnavailableError) as raised:
             await storage.delete(key)
     assert isinstance(raised.value, OutageError) == outage
+
+
+async def test_missing_right_to_store_is_an_outage(settings: Settings, key: str) -> None:
+    async with (
+        StatusProxy(settings.s3_endpoint_url, HTTPStatus.FORBIDDEN).open() as proxy,
+        open_storage(msgspec.structs.replace(settings, s3_endpoint_url=proxy.url)) as storage,
+    ):
+        with pytest.raises(OutageError):
+            await storage.upload(key, chunks_of(b"x"), content_type=CSV)
 
 
 async def test_missing_bucket_is_an_outage(storage: ObjectStorage, key: str) -> None:

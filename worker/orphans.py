@@ -41,8 +41,8 @@ async def remove_orphans(resources: Resources, job_id: uuid.UUID | None = None) 
     """Delete objects and abort uploads that attempts of ours made and nobody owns, of one export or of all.
 
     An attempt owns its upload while it is the current one, a completed export its file until that is deleted. They are
-    listed before their owners are: what is found has an owner from its first moment on, or never had. Raises
-    UnavailableError at the end if the storage wouldn't give some of them up.
+    listed before their owners are: what is found has an owner from its first moment on, or never had. An outage ends
+    it; otherwise all are tried, and it raises UnavailableError if the storage wouldn't give some of them up.
     """
     prefix = f"{PREFIX}{job_id}/" if job_id else PREFIX
     kept: list[UnavailableError] = []
@@ -71,6 +71,8 @@ def _keeping(kept: list[UnavailableError]) -> Iterator[None]:
     """One that the storage won't give up keeps no other."""
     try:
         yield
+    except OutageError:
+        raise  # the others would wait in vain, too
     except UnavailableError as error:
         kept.append(error)
 

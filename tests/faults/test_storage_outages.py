@@ -1,5 +1,6 @@
 """A storage that is away holds up nothing that doesn't need it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from pathlib import Path
@@ -10,10 +11,14 @@ import pytest
 from devstack.ports import keep_port
 from devstack.stack import Stack
 from service import exporting
-from service.exports import Export
+from service.errors import OutageError, UnavailableError
+from service.exports import Export, object_key
 from tests.faults.oracle import at_rest
 from tests.faults.proxy import FaultProxy
 from tests.faults.world import World, open_world
+from tests.wires import Connection, Proxy
+from worker.orphans import remove_orphans
+from worker.repair import expire_files
 
 # Tried one after the other, they take longer than a test waits.
 ENDED_FILES = 60
@@ -29,6 +34,72 @@ async def s3_proxy(fragile_stack: Stack) -> AsyncIterator[FaultProxy]:
 async def world(fragile_stack: Stack, s3_proxy: FaultProxy, tmp_path: Path) -> AsyncIterator[World]:
     async with open_world(fragile_stack, tmp_path, CARRYOUT_S3_ENDPOINT_URL=s3_proxy.url) as opened:
         yield opened
+
+
+class RefusingProxy(Proxy):
+    """Answers a DELETE of a key of `refused` with that status itself; `asked` are those it answered."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.refused: dict[str, HTTPStatus] = {}
+        self.asked: list[str] = []
+
+    def connect(self, client: asyncio.StreamWriter) -> Connection:
+        return _RefusingConnection(client, self)
+
+
+class _RefusingConnection(Connection):
+    def __init__(self, client: asyncio.StreamWriter, proxy: RefusingProxy) -> None:
+        super().__init__(client)
+        self._proxy = proxy
+
+    async def ask(self, chunk: bytes) -> bytes:
+        request = chunk.partition(b"\r\n")[0].decode("latin-1")
+        for key, status in self._proxy.refused.items():
+            if request.startswith("DELETE ") and f"/{key}" in request:
+                self._proxy.asked.append(key)
+                return self.fail(status)
+        return chunk
+
+
+@pytest.fixture
+async def refusing_proxy(fragile_stack: Stack) -> AsyncIterator[RefusingProxy]:
+    async with RefusingProxy(fragile_stack.environ["CARRYOUT_S3_ENDPOINT_URL"]).open() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def refusing_world(fragile_stack: Stack, refusing_proxy: RefusingProxy, tmp_path: Path) -> AsyncIterator[World]:
+    async with open_world(fragile_stack, tmp_path, CARRYOUT_S3_ENDPOINT_URL=refusing_proxy.url) as opened:
+        yield opened
+
+
+async def test_held_files_keep_no_other(refusing_world: World, refusing_proxy: RefusingProxy) -> None:
+    world, proxy = refusing_world, refusing_proxy
+    await _create_ended_files(world)
+    held = (await _list_ended_keys(world))[::2]
+    proxy.refused = dict.fromkeys(held, HTTPStatus.FORBIDDEN)
+
+    with pytest.raises(UnavailableError) as raised:
+        await expire_files(world.resources)
+
+    assert not isinstance(raised.value, OutageError)
+    assert sorted(proxy.asked) == sorted(held)
+    assert await _list_ended_keys(world) == held
+
+
+async def test_outage_ends_the_sweep(refusing_world: World, refusing_proxy: RefusingProxy) -> None:
+    world, proxy = refusing_world, refusing_proxy
+    export = await _create_forgotten(world)
+    orphans = [object_key(export.id, attempt, "csv") for attempt in (7, 8, 9)]
+    for key in orphans:
+        await world.resources.storage._put(key, b"left behind", "text/csv")
+    proxy.refused = dict.fromkeys(orphans, HTTPStatus.UNAUTHORIZED)
+
+    with pytest.raises(OutageError):
+        await remove_orphans(world.resources, export.id)
+
+    assert len(proxy.asked) == 1
 
 
 @pytest.mark.parametrize("fault", ["refuse", "hang"])
@@ -63,6 +134,14 @@ async def _create_ended_files(world: World) -> None:
             exporting.bucket_url(world.resources) + "exports/",
             ENDED_FILES,
         )
+
+
+async def _list_ended_keys(world: World) -> list[str]:
+    async with world.database() as connection:
+        rows = await connection.fetch(
+            "SELECT file_url FROM carryout.export_jobs WHERE file_deleted_at IS NULL ORDER BY file_url"
+        )
+    return [row["file_url"].removeprefix(exporting.bucket_url(world.resources)) for row in rows]
 
 
 async def _create_forgotten(world: World) -> Export:
