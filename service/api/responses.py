@@ -14,9 +14,12 @@ from starlette.types import Message, Receive, Scope, Send
 from service.api.compression import Compressor, Encoding, negotiate
 from service.api.protocol import ABORT
 from service.attachments import attachment
+from service.errors import ServiceError
 
 # What the kernels of both sides and the server may have taken without anybody having read it.
 BUFFERED_BYTES = 1024 * 1024
+# A connection that is aborted is lost at once, but of several pipelined requests uvicorn tells only the last.
+LOST_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -46,17 +49,21 @@ class StreamEnd(StrEnum):
 DEFAULT_PATIENCE = Patience()
 
 
-class SlowClientError(Exception):
+class SlowClientError(ServiceError):
     """The client took too little for too long; its connection is cut."""
+
+    def __init__(self) -> None:
+        super().__init__("The client took too little for too long")
 
 
 class ChunkedStream(Response):
     """A response made of chunks that arrive one by one.
 
     The first chunk is awaited before anything is sent, so that an early failure can still be answered; a later one is
-    raised again and the server breaks the connection. Owns `chunks`: iterates and closes them in one task, and lets
-    their clean-up finish whatever is cancelled meanwhile. After that `on_end` is awaited, once; if it raises, so does
-    the response. HEAD gets the headers only: nothing is iterated and `on_end` isn't called.
+    raised again and the server breaks the connection. A client that is too slow is cut, which is no failure. Owns
+    `chunks`: iterates and closes them in one task, and lets their clean-up finish whatever is cancelled meanwhile.
+    After that `on_end` is awaited, once; if it raises, so does the response. HEAD gets the headers only: nothing is
+    iterated and `on_end` isn't called.
     """
 
     def __init__(  # noqa: PLR0913 (what any response takes, and how it ends)
@@ -99,9 +106,13 @@ class ChunkedStream(Response):
             if not self._closing:
                 pump.cancel()
             await finish(self._end(scope, pump, watch))
-        for task in (pump, watch):
-            if not task.cancelled():
-                task.result()
+        try:
+            for task in (pump, watch):
+                if not task.cancelled():
+                    task.result()
+        except SlowClientError:
+            if not await _is_lost(receive):
+                raise
 
     async def _pump(self, send: Send) -> None:
         try:
@@ -185,6 +196,16 @@ def _body(chunk: bytes, *, more: bool = True) -> Message:
 async def _watch(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def _is_lost(receive: Receive) -> bool:
+    """Whether the server knows that the connection is aborted: else a response that ends early is an error to it."""
+    try:
+        async with asyncio.timeout(LOST_SECONDS):
+            await _watch(receive)
+    except TimeoutError:
+        return False
+    return True
 
 
 def _how_it_ended(pump: asyncio.Task[None], watch: asyncio.Task[None]) -> StreamEnd:

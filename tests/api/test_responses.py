@@ -1,6 +1,7 @@
 """Streams: complete, or visibly broken; and whatever happens, closed and accounted for."""
 
 import asyncio
+import logging
 import subprocess
 from collections.abc import AsyncGenerator
 from email.message import EmailMessage
@@ -14,12 +15,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
+from structlog.testing import capture_logs
 
 from service.api.responses import (
     BUFFERED_BYTES,
     DEFAULT_PATIENCE,
     ChunkedStream,
     Patience,
+    SlowClientError,
     StreamEnd,
     attachment_headers,
 )
@@ -187,6 +190,31 @@ async def test_a_stalled_client_is_cut() -> None:
         writer.close()
     assert source.ends == [StreamEnd.TOO_SLOW]
     assert source.size < 1024 * 1024  # the kernel alone would take 4 MiB before anybody noticed
+
+
+async def test_a_stalled_client_is_no_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    source = Source(endless=True)
+    with capture_logs() as events:
+        async with serve(create_edge([stream(source, patience=HASTY)])) as served:
+            _, writer = await connect(served)
+            await until(lambda: any(event["event"] == "request" for event in events))
+            await until(lambda: not served.server.server_state.tasks)
+            writer.close()
+    assert [(event["log_level"], event["outcome"]) for event in events] == [("info", "aborted")]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_stalled_client_that_pipelines_is_foreseen(caplog: pytest.LogCaptureFixture) -> None:
+    source = Source(endless=True)
+    async with serve(create_edge([stream(source, patience=HASTY)])) as served:
+        _, writer = await connect(served)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await source.closed.wait()
+        await until(lambda: not served.server.server_state.tasks)
+        writer.close()
+    assert source.ends == [StreamEnd.TOO_SLOW]
+    errors = [record.exc_info for record in caplog.records if record.levelno >= logging.ERROR]
+    assert all(error and error[1] and isinstance(error[1].__cause__, SlowClientError) for error in errors)
 
 
 async def test_a_stalled_client_that_leaves_while_it_is_cut_disturbs_nothing() -> None:
