@@ -6,12 +6,13 @@ import uuid
 import msgspec
 import pytest
 from arq.constants import in_progress_key_prefix
+from structlog.testing import capture_logs
 
 from service import exporting, requesting
 from service.audit import Actor
 from service.bootstrap import Resources
 from service.errors import UnavailableError
-from service.exports import Export, ExportStatus, object_key
+from service.exports import MAX_ATTEMPTS, Export, ExportStatus, object_key
 from service.jobs import open_queue
 from tests.factories import Connection, create_user_with
 from tests.scraping import Scrape
@@ -44,7 +45,9 @@ async def test_failed_attempts(resources: Resources, database: Connection) -> No
     await database.execute("DROP TABLE public.content")
     for attempt in range(1, 4):
         await database.execute("UPDATE carryout.export_jobs SET run_after = now()")
-        await run_export(resources, export.id)
+        with capture_logs() as events:
+            await run_export(resources, export.id)
+        assert events[-1]["event"] == ("export_failed" if attempt == MAX_ATTEMPTS else "export_attempt_failed")
         retried = await count(resources, "carryout_exports_total", outcome="retried", format="csv")
         failed = await count(resources, "carryout_exports_total", outcome="failed", format="csv")
         assert (retried, failed) == (min(attempt, 2), attempt // 3)

@@ -21,7 +21,7 @@ from service.errors import (
     SubjectNotFoundError,
     UnavailableError,
 )
-from service.exports import MAX_ATTEMPTS, Export
+from service.exports import MAX_ATTEMPTS, Export, ExportStatus
 from service.streaming import Document
 from worker.orphans import clean_up
 
@@ -152,7 +152,8 @@ async def _retry_or_fail(resources: Resources, export: Export, error: Exception)
             delay_seconds = BACKOFF_SECONDS * BACKOFF_FACTOR**export.failures
             left = await exporting.retry_later(resources, export, after_seconds=delay_seconds, cause=cause)
         await clean_up(resources, export)
-        await logger.aerror("export_attempt_failed", failures=left.failures, exc_info=error)
+        event = "export_failed" if left.status is ExportStatus.FAILED else "export_attempt_failed"
+        await logger.aerror(event, failures=left.failures, exc_info=error)
     except ExportSupersededError:
         await logger.ainfo("export_superseded")
 
