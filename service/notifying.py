@@ -52,8 +52,9 @@ async def _deliver(resources: Resources, notification: Notification) -> None:
     structlog.contextvars.bind_contextvars(  # of this task alone
         job_id=str(notification.job_id), kind=notification.kind, attempt=notification.attempts
     )
+    lease = asyncio.timeout(LEASE_SECONDS)  # then it is another's; a stuck database must hold up no mails
     try:
-        async with asyncio.timeout(LEASE_SECONDS):  # by then it is another's; a stuck database must hold up no mails
+        async with lease:
             export = await _get_export(resources, notification)
             structlog.contextvars.bind_contextvars(**log_context(export))
             delivery = await _traced_attempt(resources, notification, export)
@@ -61,10 +62,11 @@ async def _deliver(resources: Resources, notification: Notification) -> None:
                 ended = await _conclude(resources, connection, notification, delivery)
     except NotificationSupersededError:
         await logger.awarning("mail_superseded")
-    except TimeoutError:
-        await logger.awarning("mail_attempt_failed", cause="its lease ran out")
     except Exception as error:  # noqa: BLE001 (one mail's failure is none of the others')
-        await logger.aerror("mail_attempt_failed", exc_info=error)
+        if lease.expired() and isinstance(error, TimeoutError):
+            await logger.awarning("mail_attempt_failed", cause="its lease ran out")
+        else:
+            await logger.aerror("mail_attempt_failed", exc_info=error)
     else:
         resources.metrics.mails.labels(ended.state).inc()
         fine = delivery.outcome in {Outcome.SENT, Outcome.SKIPPED}

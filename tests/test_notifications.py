@@ -422,13 +422,15 @@ async def test_a_stuck_source_holds_up_no_mails(
     wanted = await create_ready(resources, database)
     async with database.transaction():
         await database.execute("LOCK TABLE public.users")
-        assert await send_due_mails(resources, limit=10) == 1
+        with structlog.testing.capture_logs() as logs:
+            assert await send_due_mails(resources, limit=10) == 1
     monkeypatch.undo()
     await lose_lease(database)
     await send_due_mails(resources, limit=10)
 
     row = await find(database, wanted)
     assert (row["state"], row["attempts"], len(smtp.mails)) == ("sent", 2, 1)
+    assert [(line["event"], line["cause"]) for line in logs] == [("mail_attempt_failed", "its lease ran out")]
 
 
 # What is left behind
