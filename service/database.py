@@ -117,8 +117,9 @@ async def acquire(pool: Pool, *, timeout_seconds: float, server: str = "postgres
     try:
         connection = await pool.acquire(timeout=timeout_seconds)
     except (*CONNECTION_LOST, asyncpg.PostgresError) as error:  # the latter: it refused to connect
-        detail = "All connections are in use" if is_busy(pool) else "PostgreSQL is not available"
-        raise OutageError(detail, server=server) from error
+        if is_busy(pool):
+            raise OutageError("All connections are in use", server=server) from None
+        raise OutageError("PostgreSQL is not available", server=server) from error
     try:
         yield connection
     except CONNECTION_LOST as error:

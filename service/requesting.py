@@ -34,6 +34,7 @@ from service.exports import Export, FileFacts
 from service.streaming import Document
 
 RETRY_AFTER_FAILURE_SECONDS = 2.0
+FAILURES = (ServiceError, asyncpg.PostgresError, *CONNECTION_LOST)
 
 logger = structlog.get_logger()
 
@@ -68,7 +69,7 @@ async def request_export(resources: Resources, request: ExportRequest) -> tuple[
             export, fresh = await _accept(resources, request, document.records_total, queued=queued)
             if fresh and not queued:
                 file = await _store_in_time(resources, export, document)
-    except (ServiceError, asyncpg.PostgresError, *CONNECTION_LOST) as error:
+    except FAILURES as error:
         if not fresh:
             raise
         if not queued and not file:
@@ -137,7 +138,7 @@ async def _complete_at_once(resources: Resources, export: Export, file: FileFact
     except SubjectNotFoundError as error:
         await fail(resources, export, message=error.detail, cause="erased meanwhile")
         raise
-    except (ServiceError, asyncpg.PostgresError) as error:
+    except FAILURES as error:
         await _postpone(resources, export, error)
         return await _find_current(resources, export)
 

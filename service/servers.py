@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final, Literal, TypeAlias, get_args
 
 from service.bootstrap import Resources
-from service.database import Pool, acquire, connect
+from service.database import Pool, acquire, connect, is_busy
 from service.errors import OutageError, ServiceError
 from service.troubles import Trouble
 
@@ -117,6 +117,5 @@ async def _query(pool: Pool, dsn: str) -> None:
     """A busy pool says nothing about its server: then a connection of its own asks. Or busy pods would get no traffic,
     and what they leave would make the others busy.
     """
-    busy = pool.get_size() == pool.get_max_size() and not pool.get_idle_size()
-    async with connect(dsn) if busy else acquire(pool, timeout_seconds=CHECK_TIMEOUT_SECONDS) as connection:
+    async with connect(dsn) if is_busy(pool) else acquire(pool, timeout_seconds=CHECK_TIMEOUT_SECONDS) as connection:
         await connection.execute("SELECT")

@@ -166,9 +166,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _require_networks(self.trusted_proxies)
         if self.small_export_records > self.max_export_records:
             raise ConfigurationError(_named("SMALL_EXPORT_RECORDS", "must not exceed CARRYOUT_MAX_EXPORT_RECORDS"))
-        if self.worker_jobs > self.pool_size:  # each needs a connection for as long as it lasts
-            fault = f"({self.worker_jobs}) must not exceed CARRYOUT_POOL_SIZE ({self.pool_size})"
-            raise ConfigurationError(_named("WORKER_JOBS", fault))
 
 
 def from_env(environ: Mapping[str, str]) -> Settings:

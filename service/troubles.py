@@ -22,7 +22,8 @@ class Trouble:
         self._ends = ends
         self._facts = facts
         self._since: dt.datetime | None = None
-        self._told: type[BaseException] | None = None
+        self._server: dict[str, str] = {}
+        self._told: object = None
         self._silent_until = 0.0
 
     @asynccontextmanager
@@ -36,18 +37,17 @@ class Trouble:
             await self.end()
 
     async def note(self, error: Exception) -> None:
-        """Tell of it, unless it was told of less than REMIND_SECONDS ago and has the same kind of cause still."""
+        """Tell of it, unless it was told of less than REMIND_SECONDS ago, and is the same server's and kind still."""
         self._since = self._since or dt.datetime.now(dt.UTC)
-        kind, now = type(find_cause(error)), time.monotonic()
-        if kind == self._told and now < self._silent_until:
+        self._server = {"server": error.server} if isinstance(error, OutageError) else {}
+        told, now = (self._server, type(find_cause(error))), time.monotonic()
+        if told == self._told and now < self._silent_until:
             return
-        self._told, self._silent_until = kind, now + REMIND_SECONDS
-        if isinstance(error, OutageError):
-            self._facts = {"server": error.server} | self._facts
-        await logger.aerror(self._begins, **self._facts, since=self._since, exc_info=error)
+        self._told, self._silent_until = told, now + REMIND_SECONDS
+        await logger.aerror(self._begins, **self._server | self._facts, since=self._since, exc_info=error)
 
     async def end(self) -> None:
         if self._since is not None:
             seconds = (dt.datetime.now(dt.UTC) - self._since).total_seconds()
-            await logger.ainfo(self._ends, **self._facts, since=self._since, seconds=round(seconds, 1))
+            await logger.ainfo(self._ends, **self._server | self._facts, since=self._since, seconds=round(seconds, 1))
             self._since = self._told = None

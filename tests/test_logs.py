@@ -216,6 +216,22 @@ def test_lasting_trouble_is_told_again_now_and_then() -> None:
     assert len(lines) == 3 + 1
 
 
+def test_trouble_names_the_server_of_each_time() -> None:
+    s3, postgresql, over = run("""
+        from service.troubles import Trouble
+
+        async def main():
+            trouble = Trouble("repair_postponed", "repair_resumed", step="expire files")
+            for server in ("s3", "s3", "postgresql", "postgresql"):
+                await trouble.note(OutageError("It is not available", server=server))
+            await trouble.end()
+
+        asyncio.run(main())
+    """)
+    assert [line["server"] for line in (s3, postgresql, over)] == ["s3", "postgresql", "postgresql"]
+    assert {line["step"] for line in (s3, postgresql, over)} == {"expire files"}
+
+
 def test_what_is_not_noted_goes_further() -> None:
     (line,) = run("""
         from service.troubles import Trouble

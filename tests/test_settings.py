@@ -8,6 +8,7 @@ import pytest
 
 from service.errors import ConfigurationError
 from service.settings import PREFIX, SQL_DIR, Settings, from_env
+from worker.main import work
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- settings -->\n", "<!-- /settings -->\n"
@@ -110,11 +111,11 @@ def test_a_wrong_one_is_named(name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(("jobs", "pool"), [("9", ""), ("", "3")])
-def test_every_export_of_a_worker_has_a_connection(jobs: str, pool: str) -> None:
+async def test_every_export_of_a_worker_has_a_connection(jobs: str, pool: str) -> None:
+    settings = from_env(REQUIRED | {"CARRYOUT_WORKER_JOBS": jobs, "CARRYOUT_POOL_SIZE": pool})
     sentence = rf"^CARRYOUT_WORKER_JOBS \({jobs or 4}\) must not exceed CARRYOUT_POOL_SIZE \({pool or 8}\)$"
     with pytest.raises(ConfigurationError, match=sentence):
-        from_env(REQUIRED | {"CARRYOUT_WORKER_JOBS": jobs, "CARRYOUT_POOL_SIZE": pool})
-    assert from_env(REQUIRED | {"CARRYOUT_WORKER_JOBS": pool or "8", "CARRYOUT_POOL_SIZE": pool})
+        await work(settings)
 
 
 def test_a_secret_is_never_shown() -> None:

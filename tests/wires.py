@@ -39,7 +39,7 @@ class Proxy:
         self.target = urlsplit(url).port
         self._url = url
         self._port = 0
-        self._open: set[asyncio.Task[None]] = set()
+        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     @property
     def url(self) -> str:
@@ -52,9 +52,10 @@ class Proxy:
         return Connection(client)
 
     def drop(self) -> None:
-        """Ends all connections."""
-        for serving in self._open:
+        """Ends all connections, whatever they still hold for clients that don't read."""
+        for serving, client in self._open.items():
             serving.cancel()
+            client.transport.abort()
 
     @asynccontextmanager
     async def open(self, port: int = 0) -> AsyncIterator[Self]:
@@ -69,8 +70,8 @@ class Proxy:
 
     def _accept(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         serving = asyncio.create_task(self._serve(reader, client))
-        self._open.add(serving)
-        serving.add_done_callback(self._open.discard)
+        self._open[serving] = client
+        serving.add_done_callback(self._open.pop)
         serving.add_done_callback(lambda _: client.close())
 
     async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:

@@ -13,7 +13,7 @@ import redis.exceptions
 import structlog
 
 from service.bootstrap import Resources, open_resources
-from service.errors import OutageError, UnavailableError
+from service.errors import ConfigurationError, OutageError, UnavailableError
 from service.exports import Export
 from service.jobs import QUEUE_NAME, RUN_EXPORT, deserialize, open_redis, serialize
 from service.notifying import send_due_mails
@@ -47,7 +47,14 @@ logger = structlog.get_logger()
 
 
 async def work(settings: Settings) -> None:
-    """Work until SIGTERM or SIGINT, then let running exports end for a while, and hand the others back."""
+    """Work until SIGTERM or SIGINT, then let running exports end for a while, and hand the others back.
+
+    Raises ConfigurationError, as `open_resources`, if it can't start.
+    """
+    if settings.worker_jobs > settings.pool_size:  # each needs a connection for as long as it lasts
+        raise ConfigurationError(
+            f"CARRYOUT_WORKER_JOBS ({settings.worker_jobs}) must not exceed CARRYOUT_POOL_SIZE ({settings.pool_size})"
+        )
     logging.getLogger("arq").setLevel(logging.WARNING)  # our own events say the same, and more
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -141,8 +141,9 @@ def _check_unambiguous(request: Request) -> None:
     hosts = len(request.headers.getlist("Host"))
     if hosts > 1 or (not hosts and request.scope["http_version"] == "1.1"):
         raise HTTPException(HTTPStatus.BAD_REQUEST, "A request has exactly one Host")
-    if len(request.headers.getlist("Authorization")) > 1:
-        raise HTTPException(HTTPStatus.BAD_REQUEST, "A request has at most one Authorization")
+    for name in ("Authorization", "X-API-Key"):
+        if len(request.headers.getlist(name)) > 1:
+            raise HTTPException(HTTPStatus.BAD_REQUEST, f"A request has at most one {name}")
 
 
 def _identify(request: Request, traceparent: str | None) -> str:

@@ -17,6 +17,7 @@ from service.api.errors import MEDIA_TYPE, plain_problem
 UNSENT_BYTES = 64 * 1024
 # Longer than any stream's patience, which tells a slow client from one that reads in bursts.
 STALLED_SECONDS = 150.0
+USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 MAX_HEAD_BYTES = 32 * 1024
 REQUEST_SECONDS = 30.0
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # socket(7)
@@ -45,8 +46,9 @@ class StreamingProtocol(HttpToolsProtocol):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
             # asyncio sets it only for listeners it made itself; without it the first chunk waits 40 ms for an ACK.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # A client that takes nothing would keep its connection, and what waits for it, for ever: tcp(7).
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(STALLED_SECONDS * 1000))
+            # A client that takes nothing would keep its connection, and what waits for it, for ever: tcp(7) of Linux.
+            if USER_TIMEOUT is not None:
+                connection.setsockopt(socket.IPPROTO_TCP, USER_TIMEOUT, int(STALLED_SECONDS * 1000))
         self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:

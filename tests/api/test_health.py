@@ -30,7 +30,9 @@ from tests.api.serving import until
 from tests.factories import Connection, create_user
 
 SERVERS = {"postgresql", "source", "redis", "s3"}
-COUNT_BACKENDS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+COUNT_BACKENDS = """
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'
+"""
 AWAY, BACK = "server_unavailable", "server_available"
 
 

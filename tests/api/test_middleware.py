@@ -224,6 +224,7 @@ async def test_a_stopping_server_says_so_to_whom_it_keeps_waiting() -> None:
             ("GET /show HTTP/1.1", "Authorization: Bearer a", "Authorization: Bearer b"),
             "A request has at most one Authorization",
         ),
+        (("GET /show HTTP/1.1", "X-API-Key: a", "x-api-key: b"), "A request has at most one X-API-Key"),
     ],
 )
 async def test_what_two_readers_may_understand_differently_is_refused(head: tuple[str, ...], detail: str) -> None:

@@ -9,7 +9,7 @@ COMPLETE = b"?uploadId="
 
 
 class FaultProxy(Proxy):
-    """`mode` is "pass", "refuse" (connections are reset), "hang" (only HEAD passes), "error" (HTTP 500), or
+    """`mode` is "pass", "refuse" (connections are ended), "hang" (only HEAD passes), "error" (HTTP 500), or
     "lose complete" (the answer to CompleteMultipartUpload is cut, once).
     """
 
