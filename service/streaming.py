@@ -64,9 +64,9 @@ class _Chunks:
         """Batches sized to make one chunk each. Whole lines, as they are cheapest, up to the first that is too long."""
         lines = encoder.row_text(dataset)
         done = 0
-        async with aclosing(self._fetch(_short(lines))) as fetches:
+        async with aclosing(self._fetch(_short(lines), end=TOO_LONG)) as fetches:
             async for values in fetches:
-                rows = values[: values.index(TOO_LONG)] if TOO_LONG in values else values
+                rows = values[:-1] if values[-1] == TOO_LONG else values
                 if rows:
                     yield rows
                 done += len(rows)
@@ -91,8 +91,13 @@ class _Chunks:
                 if rows:
                     yield rows
 
-    async def _fetch(self, query: str, *arguments: object) -> AsyncGenerator[list[bytes], None]:
-        """One column of the query, about CHUNK_BYTES at a time; the next are fetched while these are dealt with."""
+    async def _fetch(
+        self, query: str, *arguments: object, end: bytes | None = None
+    ) -> AsyncGenerator[list[bytes], None]:
+        """One column of the query, about CHUNK_BYTES at a time; the next are fetched while these are dealt with.
+
+        The first value that is `end` is the last; no fetch is under way by then, to be cancelled with its transaction.
+        """
         with _naming_failures():
             cursor = await self._connection.cursor(query, *self._arguments, *arguments, timeout=QUERY_TIMEOUT_SECONDS)
         fetching = asyncio.create_task(cursor.fetch(FIRST_FETCHED, timeout=QUERY_TIMEOUT_SECONDS))
@@ -101,6 +106,9 @@ class _Chunks:
                 with _naming_failures():
                     values = [record[0] for record in await fetching]
                 if not values:
+                    return
+                if end in values:
+                    yield values[: values.index(end) + 1]
                     return
                 fetching = asyncio.create_task(cursor.fetch(_next_number(values), timeout=QUERY_TIMEOUT_SECONDS))
                 await asyncio.sleep(0)  # so that PostgreSQL has been asked before these are dealt with

@@ -192,6 +192,21 @@ class TestChunks:
         assert document.records_done == 5_004
         assert len(sizes) < 5 + document.size_bytes / CHUNK_BYTES
 
+    async def test_wide_rows_that_take_long_arrive_whole(
+        self, pool: Pool, database: Connection, tmp_path: Path
+    ) -> None:
+        """What would be fetched next, after the first wide row, takes longer than anybody waits for it."""
+        user_id = await create_user(database, content=160, body_bytes=SLICE_BYTES)
+        slow = """
+            SELECT body, CASE WHEN substr(title, length('Note ') + 1)::int > 100 THEN pg_sleep(0.02)::text END AS nap
+            FROM public.content WHERE user_id = $1 ORDER BY created_at, id
+        """
+        datasets = await load(database, tmp_path, {"profile.sql": PROFILE, "slow.sql": slow})
+
+        document = await make_document(pool, datasets, user_id, CsvEncoder())
+
+        assert len(read_csv(document.decode())) == 1 + 161
+
     @pytest.mark.parametrize("length", [0, 1, SLICE_BYTES - 1, SLICE_BYTES, SLICE_BYTES + 1, 2 * SLICE_BYTES])
     async def test_a_line_of_any_length_arrives_whole(
         self, pool: Pool, database: Connection, tmp_path: Path, length: int

@@ -29,6 +29,7 @@ LARGE_RECORDS = 20_000  # of LONG_TEXT: some parts of an upload, the first fille
 LARGE_EVERY = 100
 LONG_TEXT_BYTES = 700
 SHORT_TEXT_BYTES = 60
+WIDE_TEXT_BYTES = 10_000  # read in slices
 ERASED_SHARE = 0.03
 DATABASE_AWAY = (ServiceError, asyncpg.PostgresError, *CONNECTION_LOST)
 
@@ -59,10 +60,12 @@ async def create_users(world: World, count: int, chance: random.Random) -> list[
             )
             await connection.execute(
                 """INSERT INTO public.content (user_id, title, body)
-                SELECT $1, $2, n FROM generate_series(1, $3::int) AS n""",
+                SELECT $1, $2, CASE n % 7 WHEN 0 THEN repeat('x', $4) ELSE n::text END
+                FROM generate_series(1, $3::int) AS n""",
                 user_id,
                 tag,
                 contents,
+                WIDE_TEXT_BYTES,
             )
             users.append(User(user_id, tag, records, create_token(settings, str(user_id), TOKEN_TTL_SECONDS)))
         await connection.execute("ANALYZE")
