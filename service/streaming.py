@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 
 import asyncpg
 
@@ -31,6 +31,10 @@ TOO_LARGE_SUGGESTION = (
     "There are no date-range filters here: ask the people who run this service for a larger limit, "
     "or for your data by date range"
 )
+
+
+class _RollBackError(Exception):
+    """Ends a transaction of asyncpg's without committing it."""
 
 
 class _Chunks:
@@ -242,18 +246,19 @@ async def open_user_list(
 
 @asynccontextmanager
 async def _open_snapshot(pool: Pool, acquire_timeout_seconds: float) -> AsyncIterator[Connection]:
-    async with (
-        acquire(pool, timeout_seconds=acquire_timeout_seconds, server="source") as connection,
-        connection.transaction(isolation="repeatable_read", readonly=True),
-    ):
-        await connection.execute(QUERIES["use_portable_formats"])
-        yield connection
+    """Rolled back at its end, with what the datasets' functions have set: the next user has the same connection."""
+    async with acquire(pool, timeout_seconds=acquire_timeout_seconds, server="source") as connection:
+        with suppress(_RollBackError):
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                await connection.execute(QUERIES["use_portable_formats"])
+                yield connection
+                raise _RollBackError
 
 
 async def require_subject(pool: Pool, profile: Dataset, user_id: UserId, *, acquire_timeout_seconds: float) -> None:
-    """Raise SubjectNotFoundError unless the user exists now, outside of any document's snapshot."""
+    """Raise SubjectNotFoundError unless the user exists now, in a snapshot of its own."""
     query = f'SELECT EXISTS (SELECT FROM ({profile.sql}) AS "row")'  # noqa: S608 (checked at start-up)
-    async with acquire(pool, timeout_seconds=acquire_timeout_seconds, server="source") as connection:
+    async with _open_snapshot(pool, acquire_timeout_seconds) as connection:
         if not await connection.fetchval(query, user_id):
             raise SubjectNotFoundError("No such user")
 

@@ -14,7 +14,7 @@ from service.datasets import Dataset, load_datasets
 from service.encoders import CsvEncoder
 from service.errors import DocumentError, ExportInProgressError, UnavailableError
 from service.settings import SQL_DIR
-from service.streaming import open_document
+from service.streaming import open_document, require_subject
 
 from .documents import make_document, open_patiently
 from .factories import Connection, create_user
@@ -98,6 +98,19 @@ class TestConnection:
         assert pool.get_idle_size() == pool.get_size()
         assert await list_states(database) in (["idle"], [])
         await make_document(pool, datasets, await create_user(database), CsvEncoder())
+
+    async def test_what_a_dataset_sets_is_undone_before_the_next_user(
+        self, pool: Pool, database: Connection, tmp_path: Path
+    ) -> None:
+        profile = "SELECT $1::uuid AS id, set_config('app.user_id', $1::uuid::text, false) AS email"
+        datasets = await load(database, tmp_path, {"profile.sql": profile})
+        user_id = uuid4()
+
+        document = await make_document(pool, datasets, user_id, CsvEncoder())
+        await require_subject(pool, datasets[0], user_id, acquire_timeout_seconds=10)
+
+        assert document.count(str(user_id).encode()) == 2
+        assert not await pool.fetchval("SELECT current_setting('app.user_id', true)")
 
     async def test_a_callers_own_error_stays_what_it_is(
         self, pool: Pool, database: Connection, datasets: tuple[Dataset, ...]
