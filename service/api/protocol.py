@@ -8,6 +8,7 @@ from contextlib import suppress
 from http import HTTPStatus
 
 import structlog
+from httptools import HttpParserError, HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.api.errors import MEDIA_TYPE, plain_problem
@@ -31,7 +32,8 @@ class StreamingProtocol(HttpToolsProtocol):
 
     Notices a slow client in time and lets its connection be aborted: uvicorn itself only closes, and a closed
     connection stays open until the client has read what is buffered. Refuses what is no request with a problem
-    (RFC 9457), where uvicorn answers in plain text.
+    (RFC 9457), where uvicorn answers in plain text. Takes no offer of another protocol, as which uvicorn would read
+    the bodies of clients that offer HTTP/2 with every request: Java's, and `curl --http2`.
     """
 
     _head_bytes = 0
@@ -59,7 +61,11 @@ class StreamingProtocol(HttpToolsProtocol):
         if self._deadline is None and (self.cycle is None or self.cycle.response_complete):
             self._await_request()
         self._silent_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._read(memoryview(data))
+        except HttpParserError:
+            self._refuse(self._refusal)
         if self._silent_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
@@ -74,25 +80,43 @@ class StreamingProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count(name + b": " + value + b"\r\n")
-        super().on_header(name, value)
+        super().on_header(name, value.rstrip(b" \t"))  # which is no part of it (RFC 9112, section 5)
 
     def on_body(self, body: bytes) -> None:
         self._silent_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._stop_waiting()
+        if not self.parser.should_upgrade():
+            self._stop_waiting()
         super().on_message_complete()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (the parent's interface)
-        self._refuse(self._refusal)
+    def _should_upgrade(self) -> bool:
+        """Makes the parent pass over what `_read` reads again."""
+        return self.parser.get_method() != b"CONNECT"
+
+    def _read(self, data: memoryview) -> None:
+        """Where the head offers another protocol the parser stops behind it: what follows needs a head without."""
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except HttpParserUpgrade as offer:
+                data = data[offer.args[0] :]
+                self.parser.feed_data(self._head_without_offer())
+            else:
+                return
+
+    def _head_without_offer(self) -> bytes:
+        line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        fields = (b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade")
+        return b"".join([line, *fields, b"\r\n"])
 
     def _count(self, part: bytes) -> None:
         self._silent_bytes = 0
         self._head_bytes += len(part)
         if self._head_bytes > MAX_HEAD_BYTES:
             self._refusal = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            raise ValueError("The parser ends with it, and send_400_response is called")
+            raise ValueError("The parser ends with it, as an HttpParserError")
 
     def _await_request(self) -> None:
         self._deadline = self.loop.call_later(REQUEST_SECONDS, self._give_up)

@@ -42,6 +42,7 @@ def split(raw: bytes) -> tuple[int, dict[str, object]]:
         b"G\0T / HTTP/1.1",
         b"GET / HTTP/1.1\r\nX: a\0b",
         b"GET / HTTP/1.1\r\n: nameless",
+        b"CONNECT x:443 HTTP/1.1\r\nUpgrade: h2c\r\nConnection: upgrade",
         b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2",
         b"GET / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
@@ -75,6 +76,55 @@ async def test_a_head_below_the_limit_is_read() -> None:
     async with serve(create_edge(ROUTES)) as served:
         raw = await served.exchange("GET / HTTP/1.1", b"X: " + b"a" * (protocol.MAX_HEAD_BYTES - 100))
     assert raw.startswith(b"HTTP/1.1 200 ")
+
+
+OFFERS = {
+    "h2c": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n",
+    "websocket": b"Connection: keep-alive\r\nConnection: upgrade\r\nUpgrade: websocket\r\n",
+}
+BODIES = {
+    "length": b"Content-Length: 5\r\n\r\nhello",
+    "chunked": b"Transfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+@pytest.mark.parametrize("piece_bytes", [1, 1_000_000])
+async def test_an_offer_of_another_protocol_costs_no_body(offer: bytes, body: bytes, piece_bytes: int) -> None:
+    request = b"POST / HTTP/1.1\r\nHost: x\r\n" + offer + body
+    async with serve(create_edge(ROUTES)) as served:
+        reader, writer = await asyncio.open_connection(served.host, served.port)
+        connection = writer.get_extra_info("socket")
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for at in range(0, 3 * len(request), piece_bytes):  # the second and third wait on the same connection
+            writer.write((3 * request)[at : at + piece_bytes])
+            await asyncio.sleep(0)
+        for _ in range(3):
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 ")
+            assert await reader.readexactly(5) == b"hello"
+        writer.close()
+
+
+async def test_a_body_after_an_offer_has_to_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "REQUEST_SECONDS", 0.3)
+    async with serve(create_edge(ROUTES)) as served:
+        reader, writer = await asyncio.open_connection(served.host, served.port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\n" + OFFERS["h2c"] + b"Content-Length: 5\r\n\r\nab")
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()
+
+
+@pytest.mark.parametrize("name", ["Authorization", "X-API-Key", "Idempotency-Key", "Range"])
+async def test_whitespace_around_a_field_is_no_part_of_it(name: str) -> None:
+    async def show(request: Request) -> Response:
+        return PlainTextResponse(f"[{request.headers[name]}]")
+
+    async with serve(create_edge([Route("/", show)])) as served:
+        raw = await served.exchange("GET / HTTP/1.1", f"{name}: \t a b \t ")
+    assert raw.endswith(b"[a b]")
 
 
 @pytest.mark.parametrize("begun", [b"", b"\r\n\r\n", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\nX: "])
