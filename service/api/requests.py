@@ -60,7 +60,7 @@ def repeated_param(request: Request, allowed: str) -> list[str]:
 def bearer_token(request: Request) -> str:
     """The credentials of `Authorization: Bearer …` (RFC 6750); empty without."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return token.rstrip(" \t") if scheme.lower() == "bearer" else ""  # httptools leaves a field's whitespace on
+    return token if scheme.lower() == "bearer" else ""
 
 
 def weights(request: Request, header: str) -> dict[str, float]:
@@ -101,7 +101,8 @@ def _check_syntax(body: bytes) -> None:
     try:
         parse_strictly(body)
     except DuplicateNameError as error:
-        raise InvalidRequestError(f"The body has a key twice: {error.name[:MAX_QUOTED]}") from None
+        name = error.name[:MAX_QUOTED].encode(errors="replace").decode()  # JSON can spell what no answer can hold
+        raise InvalidRequestError(f"The body has a key twice: {name}") from None
     except (ValueError, RecursionError):
         raise InvalidRequestError(NOT_JSON) from None
     if b"\\u0000" in body:

@@ -93,6 +93,11 @@ async def test_a_duplicate_key_is_named(served: Served) -> None:
     assert response.json()["detail"] == "The body has a key twice: format"
 
 
+async def test_a_duplicate_key_that_is_no_text_is_refused(served: Served) -> None:
+    response = await post(served, b'{"\\ud800": 1, "\\ud800": 2}')
+    assert (response.status_code, response.json()["detail"]) == (400, "The body has a key twice: ?")
+
+
 @pytest.mark.parametrize(
     ("body", "named"),
     [
@@ -161,7 +166,6 @@ async def test_other_parameters_are_refused(served: Served, query: str, named: s
         ("Bearer ", ""),
         ("Bearer x.y.z", "x.y.z"),
         ("bEARER x.y.z", "x.y.z"),
-        ("Bearer x.y.z \t", "x.y.z"),
         ("Bearer  x.y.z", " x.y.z"),
         ("Basic x.y.z", ""),
         ("x.y.z", ""),
