@@ -120,7 +120,11 @@ def part_path(path: Path) -> Path:
 
 
 def _refuse_existing(path: Path, *, force: bool) -> None:
-    if not force and (path.exists() or path.is_symlink()):
+    """A rename would put a file in the place of a pipe, a device or a link: `/dev/stdout` may be any of these."""
+    there = path.exists() or path.is_symlink()
+    if there and (path.is_symlink() or not path.is_file()):
+        raise OutputError(f"{path} is no ordinary file; for standard output give -o -")
+    if there and not force:
         raise OutputError(f"{path} is there already; --force replaces it")
 
 

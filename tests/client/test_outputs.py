@@ -1,5 +1,6 @@
 """FILE.part and FILE."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,20 @@ def test_a_file_is_replaced_by_force_alone(path: Path) -> None:
     assert not part_path(path).exists()
     write(path, force=True)
     assert path.read_bytes() == b"new"
+
+
+def test_what_is_no_ordinary_file_stays(path: Path, tmp_path: Path) -> None:
+    os.mkfifo(path)
+    link, loose = tmp_path / "link", tmp_path / "loose"
+    link.symlink_to(path)
+    loose.symlink_to(tmp_path / "nothing")
+    for place in (path, link, loose, Path()):
+        for force in (False, True):
+            with pytest.raises(OutputError, match="no ordinary file"):
+                write(place, force=force)
+    assert path.is_fifo()
+    assert link.readlink() == path
+    assert sorted(tmp_path.iterdir()) == [path, link, loose]
 
 
 def test_nor_is_one_that_came_meanwhile(path: Path) -> None:
