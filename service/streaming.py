@@ -1,12 +1,10 @@
 """Documents, of one user's data or a list of users: one snapshot, one cursor after the other, chunks of bytes."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 
-import asyncpg
-
-from service.database import CONNECTION_LOST, QUERIES, Connection, Pool, UserId, acquire
+from service.database import QUERIES, Connection, Pool, UserId
 from service.datasets import Dataset
 from service.encoders import CsvEncoder, Encoder
 from service.errors import (
@@ -14,8 +12,8 @@ from service.errors import (
     ExportInProgressError,
     ExportTooLargeError,
     SubjectNotFoundError,
-    UnavailableError,
 )
+from service.snapshots import naming_failures, open_snapshot, require_whole_tables
 
 CHUNK_BYTES = 64 * 1024
 # However wide the rows, no fetch takes more than MAX_FETCHED * SLICE_BYTES.
@@ -31,10 +29,6 @@ TOO_LARGE_SUGGESTION = (
     "There are no date-range filters here: ask the people who run this service for a larger limit, "
     "or for your data by date range"
 )
-
-
-class _RollBackError(Exception):
-    """Ends a transaction of asyncpg's without committing it."""
 
 
 class _Chunks:
@@ -102,12 +96,12 @@ class _Chunks:
 
         The first value that is `end` is the last; no fetch is under way by then, to be cancelled with its transaction.
         """
-        with _naming_failures():
+        with naming_failures():
             cursor = await self._connection.cursor(query, *self._arguments, *arguments, timeout=QUERY_TIMEOUT_SECONDS)
         fetching = asyncio.create_task(cursor.fetch(FIRST_FETCHED, timeout=QUERY_TIMEOUT_SECONDS))
         try:
             while True:
-                with _naming_failures():
+                with naming_failures():
                     values = [record[0] for record in await fetching]
                 if not values:
                     return
@@ -225,10 +219,12 @@ async def open_document(  # noqa: PLR0913 (each is one independent fact of the r
     Raises SubjectNotFoundError, ExportTooLargeError, UnavailableError and, if `exclusive`, ExportInProgressError
     while another exclusive document of the user is open anywhere; DocumentError if the data can't be read.
     """
-    async with _open_snapshot(pool, acquire_timeout_seconds) as connection:
+    async with open_snapshot(pool, acquire_timeout_seconds) as connection:
         if exclusive and not await connection.fetchval(QUERIES["try_stream_lock"], str(user_id)):
             raise ExportInProgressError("A stream of your data is already running")
         counts = await _count(connection, datasets, user_id, max_records=max_records)
+        await require_whole_tables(connection)
+        _check_counts(counts, max_records)
         yield Document(connection, datasets, counts, user_id)
 
 
@@ -239,27 +235,22 @@ async def open_user_list(
     """A REPEATABLE READ, READ ONLY snapshot of the users with this e-mail address (None: all), from the first id
     greater than `after`. Raises UnavailableError.
     """
-    async with _open_snapshot(pool, acquire_timeout_seconds) as connection:
-        await connection.execute(QUERIES["plan_for_arguments"])
+    locking = f'SELECT FROM ({dataset.sql}) AS "row" LIMIT 0'
+    async with open_snapshot(pool, acquire_timeout_seconds) as connection:
+        with naming_failures():
+            await connection.fetch(locking, email, after, timeout=QUERY_TIMEOUT_SECONDS)
+        await require_whole_tables(connection)
         yield UserList(connection, dataset, email=email, after=after)
-
-
-@asynccontextmanager
-async def _open_snapshot(pool: Pool, acquire_timeout_seconds: float) -> AsyncIterator[Connection]:
-    """Rolled back at its end, with what the datasets' functions have set: the next user has the same connection."""
-    async with acquire(pool, timeout_seconds=acquire_timeout_seconds, server="source") as connection:
-        with suppress(_RollBackError):
-            async with connection.transaction(isolation="repeatable_read", readonly=True):
-                await connection.execute(QUERIES["use_portable_formats"])
-                yield connection
-                raise _RollBackError
 
 
 async def require_subject(pool: Pool, profile: Dataset, user_id: UserId, *, acquire_timeout_seconds: float) -> None:
     """Raise SubjectNotFoundError unless the user exists now, in a snapshot of its own."""
     query = f'SELECT EXISTS (SELECT FROM ({profile.sql}) AS "row")'  # noqa: S608 (checked at start-up)
-    async with _open_snapshot(pool, acquire_timeout_seconds) as connection:
-        if not await connection.fetchval(query, user_id):
+    async with open_snapshot(pool, acquire_timeout_seconds) as connection:
+        with naming_failures():
+            exists = await connection.fetchval(query, user_id)
+        await require_whole_tables(connection)
+        if not exists:
             raise SubjectNotFoundError("No such user")
 
 
@@ -270,30 +261,22 @@ async def _count(
     for dataset in datasets:
         bound = max_records + 1 - sum(counts)
         query = f'SELECT count(*) FROM (SELECT FROM ({dataset.sql}) AS "row" LIMIT $2::bigint) AS bounded'  # noqa: S608 (checked at start-up)
-        with _naming_failures():
+        with naming_failures():
             counts.append(await connection.fetchval(query, user_id, bound, timeout=QUERY_TIMEOUT_SECONDS))
-        if counts[0] == 0:
-            raise SubjectNotFoundError("No such user")
-        if counts[0] > 1:
-            raise DocumentError("The profile has more than one row")
-        if sum(counts) > max_records:
-            raise ExportTooLargeError(
-                TOO_LARGE_DETAIL,
-                record_count=f"more than {max_records}",
-                limit=max_records,
-                suggestion=TOO_LARGE_SUGGESTION,
-            )
+        if counts[0] != 1 or sum(counts) > max_records:
+            break
     return counts
 
 
-@contextmanager
-def _naming_failures() -> Iterator[None]:
-    """Failures of a query as errors of ours; `acquire` names those of the connection."""
-    try:
-        yield
-    except (TimeoutError, asyncpg.SerializationError, asyncpg.QueryCanceledError) as error:
-        raise UnavailableError("The application's database could not finish a query") from error
-    except CONNECTION_LOST:
-        raise
-    except asyncpg.PostgresError as error:
-        raise DocumentError("The application's data can't be read") from error
+def _check_counts(counts: Sequence[int], max_records: int) -> None:
+    if counts[0] == 0:
+        raise SubjectNotFoundError("No such user")
+    if counts[0] > 1:
+        raise DocumentError("The profile has more than one row")
+    if sum(counts) > max_records:
+        raise ExportTooLargeError(
+            TOO_LARGE_DETAIL,
+            record_count=f"more than {max_records}",
+            limit=max_records,
+            suggestion=TOO_LARGE_SUGGESTION,
+        )

@@ -7,18 +7,27 @@ SET LOCAL bytea_output = 'hex';
 SET LOCAL standard_conforming_strings = on;
 SET LOCAL lc_monetary = 'C';
 SET LOCAL jit = off;
+-- Of the operators' lists, a plan for any e-mail address, and for none, would read the whole table.
 SET LOCAL plan_cache_mode = force_custom_plan;
 -- The first row doesn't wait for a sort where an index gives the order: what a plan costs in all is not what counts.
 SET LOCAL enable_sort = off;
 SET LOCAL statement_timeout = 0;
 SET LOCAL idle_in_transaction_session_timeout = '5min'
 
--- name: plan_for_arguments
--- A plan for any e-mail address, and for none, would read the whole table.
-SET LOCAL plan_cache_mode = force_custom_plan
-
 -- name: find_snapshot_time
 SELECT (to_json(transaction_timestamp() AT TIME ZONE 'UTC') #>> '{}') || 'Z'
 
 -- name: try_stream_lock
 SELECT pg_try_advisory_xact_lock(hashtextextended('carryout:stream:' || $1::text, 0))
+
+-- name: has_rewritten_table
+-- Whether the snapshot knows a table that this transaction has locked by another file than it has now, or not at all.
+-- (Catalogs may be 0 there: their files are listed elsewhere.)
+SELECT EXISTS (
+  SELECT
+  FROM pg_locks
+  LEFT JOIN pg_class c ON c.oid = relation
+  WHERE pid = pg_backend_pid() AND locktype = 'relation'
+    AND (c.oid IS NULL OR (c.relkind IN ('r', 'm') AND c.relfilenode <> 0))
+    AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(relation)
+)

@@ -1,0 +1,184 @@
+"""What becomes of a snapshot while others lock, rebuild and exchange the tables that it reads."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import TypeAlias, TypeVar
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from service.database import Pool, open_pool
+from service.datasets import Dataset, load_datasets, load_user_lists
+from service.encoders import CsvEncoder
+from service.errors import UnavailableError
+from service.settings import SQL_DIR
+from service.streaming import open_user_list, require_subject
+
+from .documents import make_document, read_csv
+from .factories import Connection, create_user
+
+T = TypeVar("T")
+Make: TypeAlias = Callable[[], Awaitable[bytes]]
+
+APPLICATION = "snapshots"
+REBUILT = "was being rebuilt"
+UNFINISHED = "could not finish a query"
+EXCHANGE = """
+ALTER TABLE public.activity RENAME TO old_activity;
+CREATE TABLE public.activity AS SELECT * FROM public.old_activity;
+"""
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[Pool]:
+    async with open_pool(database_url, size=1, application_name=APPLICATION) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def datasets(database: Connection) -> tuple[Dataset, ...]:
+    return await load_datasets(database, SQL_DIR / "datasets", user_id_type="uuid", forbidden=["*_hash"])
+
+
+@pytest.fixture
+async def user_id(database: Connection) -> UUID:
+    return await create_user(database, activity=3, content=3)
+
+
+@pytest.fixture
+def make(pool: Pool, datasets: tuple[Dataset, ...], user_id: UUID) -> Make:
+    return lambda: make_document(pool, datasets, user_id, CsvEncoder())
+
+
+@pytest.fixture
+async def migrating(database_url: str) -> AsyncIterator[Connection]:
+    """A session whose transaction has begun."""
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("BEGIN")
+    yield connection
+    await connection.close()
+
+
+async def until_waiting(reading: "asyncio.Future[T]", database: Connection) -> None:
+    waiting = "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'"
+    while not reading.done() and not await database.fetchval(waiting, APPLICATION):
+        await asyncio.sleep(0.01)
+
+
+async def while_waited_for(migrating: Connection, database: Connection, reading: Awaitable[T]) -> T:
+    """What `reading` gives if `migrating` commits once that waits for it."""
+    task = asyncio.ensure_future(reading)
+    await until_waiting(task, database)
+    await migrating.execute("COMMIT")
+    return await task
+
+
+async def make_list(pool: Pool, dataset: Dataset) -> bytes:
+    async with (
+        open_user_list(pool, dataset, email=None, after=None, acquire_timeout_seconds=10) as users,
+        aclosing(users.chunks(CsvEncoder())) as chunks,
+    ):
+        return b"".join([chunk async for chunk in chunks])
+
+
+class TestRewrittenTables:
+    """To a snapshot that is older they are empty, and were quietly left out."""
+
+    @pytest.mark.parametrize("table", ["users", "activity", "content"])
+    async def test_no_document_is_made_without_their_rows(
+        self, database: Connection, migrating: Connection, make: Make, table: str
+    ) -> None:
+        await migrating.execute(f"ALTER TABLE public.{table} ADD COLUMN extra uuid DEFAULT gen_random_uuid()")
+        with pytest.raises(UnavailableError, match=REBUILT):
+            await while_waited_for(migrating, database, make())
+
+        document = await make()
+
+        assert len(read_csv(document.decode())) == 1 + 7
+
+    async def test_no_document_is_made_without_a_new_tables_rows(
+        self, database: Connection, migrating: Connection, make: Make
+    ) -> None:
+        await migrating.execute(EXCHANGE)
+        with pytest.raises(UnavailableError, match=REBUILT):
+            await while_waited_for(migrating, database, make())
+
+        document = await make()
+
+        assert len(read_csv(document.decode())) == 1 + 7
+
+    async def test_no_list_is_made_without_their_rows(
+        self, pool: Pool, database: Connection, migrating: Connection, user_id: UUID
+    ) -> None:
+        lists = await load_user_lists(database, SQL_DIR / "datasets", forbidden=["*_hash"])
+        await migrating.execute("ALTER TABLE public.users ADD COLUMN extra uuid DEFAULT gen_random_uuid()")
+        with pytest.raises(UnavailableError, match=REBUILT):
+            await while_waited_for(migrating, database, make_list(pool, lists["export"]))
+
+        document = await make_list(pool, lists["export_full"])
+
+        assert str(user_id) not in document.decode()
+        assert len(read_csv(document.decode())) == 1 + 1
+
+    async def test_nobody_is_taken_for_erased(
+        self,
+        pool: Pool,
+        database: Connection,
+        migrating: Connection,
+        datasets: tuple[Dataset, ...],
+        user_id: UUID,
+    ) -> None:
+        await migrating.execute("ALTER TABLE public.users ADD COLUMN extra uuid DEFAULT gen_random_uuid()")
+        checking = require_subject(pool, datasets[0], user_id, acquire_timeout_seconds=10)
+        with pytest.raises(UnavailableError, match=REBUILT):
+            await while_waited_for(migrating, database, checking)
+
+        await require_subject(pool, datasets[0], user_id, acquire_timeout_seconds=10)
+
+    @pytest.mark.parametrize(
+        "change", ["ALTER TABLE public.content ADD COLUMN extra text", "REINDEX TABLE public.content"]
+    )
+    async def test_what_leaves_the_rows_in_place_does_no_harm(
+        self, database: Connection, migrating: Connection, make: Make, change: str
+    ) -> None:
+        await migrating.execute(change)
+        await migrating.execute("LOCK TABLE public.content")
+
+        document = await while_waited_for(migrating, database, make())
+
+        assert len(read_csv(document.decode())) == 1 + 7
+
+
+class TestPassingTroubles:
+    async def test_a_lock_that_takes_too_long(self, database: Connection, migrating: Connection, make: Make) -> None:
+        name = await database.fetchval("SELECT current_database()")
+        await database.execute(f"ALTER DATABASE {name} SET lock_timeout = '100ms'")
+        await migrating.execute("LOCK TABLE public.users, public.activity")
+
+        with pytest.raises(UnavailableError, match=UNFINISHED):
+            await make()
+
+    async def test_a_deadlock(self, database: Connection, migrating: Connection, make: Make) -> None:
+        """Ours is the session that PostgreSQL ends: the other looks for none."""
+        await migrating.execute("SET LOCAL deadlock_timeout = '10min'")
+        await migrating.execute("LOCK TABLE public.content")
+        making = asyncio.ensure_future(make())
+        await until_waiting(making, database)
+        await migrating.execute("LOCK TABLE public.activity")
+
+        with pytest.raises(UnavailableError, match=UNFINISHED):
+            await making
+
+    async def test_a_sort_that_finds_no_room(
+        self, pool: Pool, database: Connection, datasets: tuple[Dataset, ...]
+    ) -> None:
+        user_id = await create_user(database, content=2_000, body_bytes=1_000)
+        name = await database.fetchval("SELECT current_database()")
+        await database.execute("DROP INDEX public.content_by_user")
+        await database.execute(f"ALTER DATABASE {name} SET work_mem = '64kB'")
+        await database.execute(f"ALTER DATABASE {name} SET temp_file_limit = '64kB'")
+
+        with pytest.raises(UnavailableError, match=UNFINISHED):
+            await make_document(pool, datasets, user_id, CsvEncoder())
