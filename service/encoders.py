@@ -40,6 +40,9 @@ class Encoder(Protocol):
     def rows(self, position: int, rows: Sequence[bytes], *, first: bool) -> bytes:
         """Rows of the dataset at `position`; never empty, `first` if none of that dataset went before."""
 
+    def added_bytes(self, position: int) -> int:
+        """How much longer a row of the dataset at `position` gets than its text."""
+
     def end_dataset(self, position: int, *, empty: bool) -> bytes:
         """What closes the dataset at `position`."""
 
@@ -90,6 +93,9 @@ class CsvEncoder:
         lines = _with_semicolons_quoted(b"\\".join(rows))[1:-1].replace(b")\\(", suffix + prefix)
         return _single_backslashes(prefix + lines + suffix)
 
+    def added_bytes(self, position: int) -> int:
+        return len(self._prefixes[position]) + len(self._suffixes[position])
+
     def end_dataset(self, position: int, *, empty: bool) -> bytes:  # noqa: ARG002 (nothing to close)
         return b""
 
@@ -120,6 +126,9 @@ class JsonEncoder:
     def rows(self, position: int, rows: Sequence[bytes], *, first: bool) -> bytes:
         opening = self._opening(position) if first else b",\n"
         return opening + b",\n".join(rows)
+
+    def added_bytes(self, position: int) -> int:  # noqa: ARG002 (of every dataset)
+        return len(b",\n")
 
     def end_dataset(self, position: int, *, empty: bool) -> bytes:
         return self._opening(position) + b"]" if empty else b"]"

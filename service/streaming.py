@@ -1,7 +1,7 @@
 """Documents, of one user's data or a list of users: one snapshot, one cursor after the other, chunks of bytes."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 
 from service.database import QUERIES, Connection, Pool, UserId
@@ -21,6 +21,8 @@ SLICE_BYTES = 4 * 1024
 TOO_LONG = b""
 FIRST_FETCHED = 100
 MAX_FETCHED = 1_000
+# Of what an encoder adds to rows, the profile's cells above all; a profile may be wide, and the rows many.
+MAX_ADDED_BYTES = 1024 * 1024
 QUERY_TIMEOUT_SECONDS = 300.0
 # A fetch under way is usually done in milliseconds; cancelling it costs PostgreSQL another connection.
 LEAVE_SECONDS = 0.5
@@ -145,10 +147,11 @@ class Document(_Chunks):
         for position, dataset in enumerate(self._datasets[1:], start=1):
             done = 0
             async with aclosing(self._batches(encoder, dataset)) as batches:
-                async for rows in batches:
-                    self.records_done += len(rows)
-                    yield encoder.rows(position, rows, first=done == 0)
-                    done += len(rows)
+                async for batch in batches:
+                    for rows in _portions(batch, encoder.added_bytes(position)):
+                        self.records_done += len(rows)
+                        yield encoder.rows(position, rows, first=done == 0)
+                        done += len(rows)
             self._check_count(position, done)
             yield encoder.end_dataset(position, empty=done == 0)
         yield encoder.end()
@@ -182,6 +185,12 @@ def _next_number(values: list[bytes]) -> int:
     """How many rows, or slices, like these make a chunk."""
     size = sum(map(len, values))
     return max(1, min(CHUNK_BYTES * len(values) // (size + 1), MAX_FETCHED))
+
+
+def _portions(rows: list[bytes], added_bytes: int) -> Iterator[list[bytes]]:
+    """So few at a time that what is added to them stays below MAX_ADDED_BYTES."""
+    number = max(1, MAX_ADDED_BYTES // (added_bytes + 1))
+    return (rows[start : start + number] for start in range(0, len(rows), number))
 
 
 def _short(lines: str) -> str:

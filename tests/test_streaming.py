@@ -13,7 +13,7 @@ from service.datasets import Dataset, load_datasets
 from service.encoders import CsvEncoder, JsonEncoder
 from service.errors import DocumentError, ExportTooLargeError, SubjectNotFoundError
 from service.settings import SQL_DIR
-from service.streaming import CHUNK_BYTES, MAX_FETCHED, SLICE_BYTES
+from service.streaming import CHUNK_BYTES, MAX_ADDED_BYTES, MAX_FETCHED, SLICE_BYTES
 
 from .documents import make_document, open_patiently, read_csv
 from .factories import Connection, create_user, create_user_with
@@ -191,6 +191,18 @@ class TestChunks:
 
         assert document.records_done == 5_004
         assert len(sizes) < 5 + document.size_bytes / CHUNK_BYTES
+
+    async def test_a_wide_profile_makes_no_large_chunks_of_narrow_rows(
+        self, pool: Pool, database: Connection, datasets: tuple[Dataset, ...]
+    ) -> None:
+        user_id = await create_user(database, activity=1_000)
+        await database.execute("UPDATE public.users SET name = repeat('x', $1) WHERE id = $2", 100_000, user_id)
+        async with open_patiently(pool, datasets, user_id) as document:
+            sizes = [len(chunk) async for chunk in document.chunks(CsvEncoder())]
+
+        assert document.records_done == 1_001
+        assert sum(sizes) > 1_001 * 100_000
+        assert max(sizes) < MAX_ADDED_BYTES + 2 * CHUNK_BYTES
 
     async def test_wide_rows_that_take_long_arrive_whole(
         self, pool: Pool, database: Connection, tmp_path: Path
