@@ -3,6 +3,8 @@
 const BASE = new URL(".", location);
 const RECONNECT_MS = 2000;
 const LONGEST_WAIT_MS = 30000;
+// What the service says of itself while it is busy or stops, and proxies say of it.
+export const UNAVAILABLE = [502, 503, 504];
 
 export class ApiError extends Error {
   constructor(status, problem, retryAfter) {
@@ -38,7 +40,7 @@ export class Client {
         wait = RECONNECT_MS;
       } catch (error) {
         if (signal.aborted) return;
-        if (error instanceof ApiError && ![429, 503].includes(error.status)) throw error;
+        if (error instanceof ApiError && ![429, ...UNAVAILABLE].includes(error.status)) throw error;
         wait = Math.min(error.retryAfter ? error.retryAfter * 1000 : wait * 2, LONGEST_WAIT_MS);
       }
       await pause(wait, signal);

@@ -1,5 +1,7 @@
 // How the page says things.
 
+import { UNAVAILABLE } from "./client.js";
+
 const DATE = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 const TIME = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
 const NUMBER = new Intl.NumberFormat();
@@ -32,7 +34,7 @@ export function explain(error) {
   if (error.status === 409) return "A copy is already being made. Here it is.";
   if (error.status === 422) return [detail, suggestion].filter(Boolean).map(sentence).join(" ");
   if (error.status === 429) return `${sentence(error.message)} You can ask again at ${later(error.retryAfter)}.`;
-  if (error.status === 503) return "The service is busy. Please try again in a moment.";
+  if (UNAVAILABLE.includes(error.status)) return "The service is busy. Please try again in a moment.";
   return sentence(error.message);
 }
 
