@@ -56,7 +56,8 @@ async def request_export(resources: Resources, request: ExportRequest) -> tuple[
     A small one comes back completed, a larger one pending. Raises ExportInProgressError, ExportTooLargeError,
     RateLimitedError, IdempotencyConflictError, SubjectNotFoundError and UnavailableError; then nothing was accepted.
     """
-    async with open_connection(resources) as connection:
+    # One snapshot: between two an export might appear that the request's own key has just made, and refuse it.
+    async with open_connection(resources) as connection, connection.transaction(isolation="repeatable_read"):
         if earlier := await _find_earlier(resources, connection, request):
             return earlier, False
         await _refuse_second(resources, connection, request.user_id)

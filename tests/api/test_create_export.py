@@ -241,13 +241,14 @@ class TestIdempotencyKey:
         problem = read_problem(await create(user_id, JSON, {"Idempotency-Key": "key-1"}), 422, "job_id")
         assert problem["job_id"] == first.json()["job_id"]
 
-    async def test_two_at_once_make_one(self, create: Create, database: Connection) -> None:
-        user_id = await create_user_with(database, 500)
-        headers = {"Idempotency-Key": "key-1"}
-        responses = await asyncio.gather(*(create(user_id, headers=headers) for _ in range(2)))
-        assert {response.status_code for response in responses} <= {201, 202}
-        assert len({response.json()["job_id"] for response in responses}) == 1
-        assert await count_exports(database) == 1
+    async def test_many_at_once_make_one(self, create: Create, database: Connection) -> None:
+        for made in range(1, 6):
+            user_id = await create_user_with(database, 500)
+            headers = {"Idempotency-Key": "key-1"}
+            responses = await asyncio.gather(*(create(user_id, headers=headers) for _ in range(100)))
+            assert {response.status_code for response in responses} <= {201, 202}
+            assert len({response.json()["job_id"] for response in responses}) == 1
+            assert await count_exports(database) == made
 
     async def test_is_each_users_own(self, create: Create, database: Connection) -> None:
         responses = [await create(await create_user(database), headers={"Idempotency-Key": "key-1"}) for _ in range(2)]
