@@ -125,6 +125,9 @@ def _network_errors(url: URL) -> Iterator[None]:
     except aiohttp.ClientConnectorSSLError as error:
         reason = str(getattr(error.os_error, "reason", "")).replace("_", " ").lower()
         raise RefusedError(f"{url.host}:{url.port} speaks no TLS ({reason}): is it http:// there?") from None
+    except aiohttp.ClientHttpProxyError as error:
+        kind = IncompleteError if error.status in UNAVAILABLE else RefusedError
+        raise kind(f"The proxy on the way to {url.host} answered {error.status} {error.message}") from None
     except aiohttp.ClientConnectorError as error:
         raise IncompleteError(f"Can't connect to {url.host}: {error.strerror or error.os_error}") from None
     except TimeoutError:
@@ -135,8 +138,10 @@ def _network_errors(url: URL) -> Iterator[None]:
 
 def _find_proxy(url: URL) -> str | None:
     """By the usual variables. Not aiohttp's `trust_env`, which would send credentials out of ~/.netrc as well."""
-    host = url.host or ""
-    return None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(url.scheme)
+    proxy = urllib.request.getproxies().get(url.scheme)
+    if proxy is None or urllib.request.proxy_bypass(url.host or ""):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 def _refusal(response: aiohttp.ClientResponse, body: bytes) -> ClientError:

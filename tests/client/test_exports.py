@@ -7,10 +7,13 @@ from uuid import UUID
 import pytest
 from yarl import URL
 
+from client.api import Api
 from client.console import Console
-from client.errors import ExportFailedError, IncompleteError, InProgressError, RefusedError
+from client.errors import ClientError, ExportFailedError, IncompleteError, InProgressError, RefusedError
 from client.exports import Job, download_export, request_export, stream_export, wait_for
+from client.http import open_session
 from client.outputs import open_output
+from client.retries import Backoff
 from service import requesting
 from service.audit import Actor
 from service.bootstrap import Resources
@@ -40,16 +43,36 @@ async def fail(database: Connection, job_id: str) -> None:
     )
 
 
+@pytest.mark.parametrize("scheme", ["", "http://"])
 async def test_through_a_proxy_of_the_environment(
-    open_api: OpenApi, doors: Doors, database: Connection, monkeypatch: pytest.MonkeyPatch
+    open_api: OpenApi, doors: Doors, database: Connection, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name)
-    monkeypatch.setenv("http_proxy", doors.api.url)
+    monkeypatch.setenv("http_proxy", scheme + doors.api.url.removeprefix("http://"))
     async with open_api(await create_user(database)) as api:
         api.url = URL("http://carryout.invalid")
         assert (await api.create_export("csv")).job_id
     assert b"POST http://carryout.invalid/api/export HTTP/1.1" in doors.api.asked
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [("407 Proxy Authentication Required", RefusedError), ("502 Bad Gateway", IncompleteError)]
+)
+async def test_a_proxy_that_opens_no_tunnel_is_quoted(
+    monkeypatch: pytest.MonkeyPatch, status: str, error: type[ClientError]
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as proxy, open_session() as session:
+        monkeypatch.setenv("https_proxy", "http://127.0.0.1:{1}".format(*proxy.sockets[0].getsockname()))
+        api = Api(session, URL("https://carryout.invalid"), {}, backoff=Backoff(tries=1), say=lambda _sentence: None)
+        with pytest.raises(error, match=f"The proxy on the way to carryout.invalid answered {status}"):
+            await api.create_export("csv")
 
 
 async def test_a_lost_answer_is_asked_for_again(
