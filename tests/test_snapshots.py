@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from pathlib import Path
 from typing import TypeAlias, TypeVar
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from service.streaming import open_user_list, require_subject
 
 from .documents import make_document, read_csv
 from .factories import Connection, create_user
+from .sql.sources import load
 
 T = TypeVar("T")
 Make: TypeAlias = Callable[[], Awaitable[bytes]]
@@ -149,6 +151,21 @@ class TestRewrittenTables:
         document = await while_waited_for(migrating, database, make())
 
         assert len(read_csv(document.decode())) == 1 + 7
+
+    async def test_a_refreshed_view_shows_its_rows_to_everybody(
+        self, pool: Pool, database: Connection, migrating: Connection, user_id: UUID, tmp_path: Path
+    ) -> None:
+        await database.execute("CREATE MATERIALIZED VIEW digest AS SELECT id, user_id, title FROM public.content")
+        await database.execute("CREATE UNIQUE INDEX ON digest (id)")
+        profile = "SELECT id, email FROM public.users WHERE id = $1"
+        digest = "SELECT id, title FROM digest WHERE user_id = $1 GROUP BY id, title ORDER BY id, title"
+        datasets = await load(database, tmp_path, {"profile.sql": profile, "digest.sql": digest})
+        await migrating.execute("REFRESH MATERIALIZED VIEW digest")
+
+        reading = make_document(pool, datasets, user_id, CsvEncoder())
+        document = await while_waited_for(migrating, database, reading)
+
+        assert len(read_csv(document.decode())) == 1 + 4
 
 
 class TestPassingTroubles:

@@ -22,12 +22,12 @@ SELECT pg_try_advisory_xact_lock(hashtextextended('carryout:stream:' || $1::text
 
 -- name: has_rewritten_table
 -- Whether the snapshot knows a table that this transaction has locked by another file than it has now, or not at all.
--- (Catalogs may be 0 there: their files are listed elsewhere.)
+-- Catalogs may be 0 there: their files are listed elsewhere. Refreshed materialized views show their rows to everybody.
 SELECT EXISTS (
   SELECT
   FROM pg_locks
   LEFT JOIN pg_class c ON c.oid = relation
   WHERE pid = pg_backend_pid() AND locktype = 'relation'
-    AND (c.oid IS NULL OR (c.relkind IN ('r', 'm') AND c.relfilenode <> 0))
+    AND (c.oid IS NULL OR (c.relkind = 'r' AND c.relfilenode <> 0))
     AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(relation)
 )
