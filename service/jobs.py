@@ -47,10 +47,14 @@ class JobQueue:
             job = await self._redis.enqueue_job(RUN_EXPORT, str(job_id), _job_id=entry, _queue_name=QUEUE_NAME)
             if job is not None:
                 return True
-            # Known already: but lost from the queue, perhaps, or held by a worker that is gone.
+            # Known already: but held by a worker that is gone, perhaps, or lost from the queue, or due in the future
+            # there, if the clock of the host that asked first is ahead of ours.
             released = await self._redis.delete(in_progress_key_prefix + entry)
-            added = await self._redis.zadd(QUEUE_NAME, {entry: time.time_ns() // 1_000_000}, nx=True)
-        return bool(released or added)
+            now, due = time.time_ns() // 1_000_000, await self._redis.zscore(QUEUE_NAME, entry)
+            waits = due is not None and due <= now
+            if not waits:
+                await self._redis.zadd(QUEUE_NAME, {entry: now})
+        return bool(released) or not waits
 
     async def discard(self) -> None:
         """Empty the queue. Nothing is lost with it: the repair fills it again."""

@@ -1,6 +1,7 @@
 """What failed and what was put right is counted; and nothing is touched in a bucket that isn't ours any more."""
 
 import dataclasses
+import time
 import uuid
 
 import msgspec
@@ -13,7 +14,7 @@ from service.audit import Actor
 from service.bootstrap import Resources
 from service.errors import UnavailableError
 from service.exports import MAX_ATTEMPTS, Export, ExportStatus, object_key
-from service.jobs import open_queue
+from service.jobs import QUEUE_NAME, open_queue
 from tests.factories import Connection, create_user_with
 from tests.scraping import Scrape
 from worker.orphans import SWEEP_LOCK, remove_orphans, sweep
@@ -73,6 +74,18 @@ async def test_released(resources: Resources, database: Connection) -> None:
 
     await enqueue_forgotten(resources, lambda _: None)
 
+    assert await count(resources, "carryout_repairs_total", step="requeued") == 1
+
+
+async def test_asked_by_a_clock_that_is_ahead(resources: Resources, database: Connection) -> None:
+    export = await ask(resources, database)
+    queue, entry = resources.queue._redis, f"export:{export.id}:{export.attempt}"
+    await queue.zadd(QUEUE_NAME, {entry: (time.time() + 3_600) * 1_000})
+    await database.execute("UPDATE carryout.export_jobs SET enqueued_at = NULL")
+
+    await enqueue_forgotten(resources, lambda _: None)
+
+    assert await queue.zscore(QUEUE_NAME, entry) <= time.time() * 1_000
     assert await count(resources, "carryout_repairs_total", step="requeued") == 1
 
 

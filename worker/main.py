@@ -39,6 +39,8 @@ QUEUE_UNAVAILABLE = (
 MAILS_AT_ONCE = 10
 # arq gives up jobs by their tries without calling anybody. PostgreSQL counts them; arq is never to.
 NEVER_TRIES = 1_000_000
+# How many entries arq looks through for one that nobody works at: with its 100, further workers would find none.
+QUEUE_READ_LIMIT = 1_000
 # How long arq waits for an export, which goes on without it, and remembers an entry that a killed worker held.
 ARQ_WAITS_SECONDS = 600
 CLEAN_UP_SECONDS = 10.0
@@ -150,6 +152,7 @@ class _Worker:
             job_deserializer=deserialize,
             handle_signals=False,
             max_jobs=settings.worker_jobs,
+            queue_read_limit=QUEUE_READ_LIMIT,
             poll_delay=settings.worker_poll_seconds,
             job_timeout=ARQ_WAITS_SECONDS,
             max_tries=NEVER_TRIES,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import redis.asyncio
+from arq.constants import in_progress_key_prefix
 
 from devstack.stack import Stack
 from service import exporting
@@ -259,6 +260,18 @@ async def test_same_job_delivered_twice_at_once(world: World) -> None:
     ended = await world.ended(export)
     assert (ended.status, ended.attempt) == (ExportStatus.COMPLETED, 1)
     await assert_healed(world)
+
+
+async def test_behind_many_in_progress(world: World) -> None:
+    """Of a hundred entries, or of as many as arq reads by default, all may be in progress elsewhere."""
+    async with redis.asyncio.Redis.from_url(world.environ["CARRYOUT_REDIS_URL"]) as queue:
+        for number in range(200):
+            await queue.zadd(QUEUE_NAME, {f"elsewhere-{number}": 1})
+            await queue.set(f"{in_progress_key_prefix}elsewhere-{number}", b"1")
+        export = await world.ask(await world.create_user(records=10))
+        await world.start_worker()
+        assert (await world.ended(export)).status is ExportStatus.COMPLETED
+        await queue.flushall()
 
 
 @pytest.mark.parametrize("wrong_type", [False, True])
