@@ -254,8 +254,13 @@ class ExportRepository:
         rows = await connection.fetch(QUERIES["fail_lost_exports"], MAX_ATTEMPTS, message, limit)
         return [_export(row) for row in rows]
 
-    async def list_ended_files(self, connection: Connection, *, bucket_url: str, limit: int) -> list[Export]:
-        return [_export(row) for row in await connection.fetch(QUERIES["list_ended_files"], bucket_url, limit)]
+    async def claim_ended_file(self, connection: Connection, *, bucket: str, seconds: float) -> Export | None:
+        """An export whose file is to be deleted now, by nobody else for so long."""
+        return _export_or_none(await connection.fetchrow(QUERIES["claim_ended_file"], bucket, seconds))
+
+    async def put_off_deletion(self, connection: Connection, export: Export, *, longest_seconds: float) -> None:
+        """Each time for twice as long, from a minute on."""
+        await connection.execute(QUERIES["put_off_deletion"], export.id, longest_seconds)
 
     async def list_orphaned_keys(self, connection: Connection, keys: Sequence[str]) -> set[str]:
         """Those of `keys` that attempts of ours once made, and nobody owns: neither makes, nor may download."""

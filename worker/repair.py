@@ -5,6 +5,7 @@ What waits for S3 is apart from what asks PostgreSQL: a storage that hangs must 
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 import asyncpg
 import structlog
@@ -13,13 +14,15 @@ from service import exporting
 from service.audit import SYSTEM, AuditAction
 from service.bootstrap import Resources
 from service.database import CONNECTION_LOST
-from service.errors import OutageError, ServiceError
+from service.errors import OutageError, ServiceError, UnavailableError
 from service.exports import Export
 from service.troubles import Trouble
 from worker.orphans import sweep
 
 REPAIR_SECONDS = 1.0
 BATCH = 100
+DELETION_SECONDS = 60.0  # longer than the storage's answer may take
+LONGEST_KEPT_SECONDS = 86_400.0  # between two tries
 FAILURES = (ServiceError, asyncpg.PostgresError, *CONNECTION_LOST)
 
 logger = structlog.get_logger()
@@ -100,24 +103,32 @@ async def fail_lost(resources: Resources) -> None:
 
 
 async def expire_files(resources: Resources) -> None:
-    """Delete the files whose time is over. Whoever marks one first audits it.
-
-    An outage ends it; otherwise all are tried, and it raises what kept the last one that couldn't be deleted.
-    """
-    async with exporting.open_connection(resources) as connection:
-        ended = await resources.exports.list_ended_files(
-            connection, bucket_url=exporting.bucket_url(resources), limit=BATCH
-        )
-    kept: Exception | None = None
-    for export in ended:
+    """Delete the files whose time is over. An outage ends it; what the storage keeps holds up no other."""
+    for _ in range(BATCH):
+        export = await _claim_ended_file(resources)
+        if export is None:
+            return
         try:
             await _expire_file(resources, export)
         except OutageError:
+            await _put_off(resources, export, longest_seconds=0)
             raise  # the others would wait in vain, too
-        except FAILURES as error:
-            kept = error
-    if kept:
-        raise kept
+        except UnavailableError as error:
+            await _put_off(resources, export, longest_seconds=LONGEST_KEPT_SECONDS)
+            await logger.awarning("file_kept", job_id=str(export.id), exc_info=error)
+
+
+async def _claim_ended_file(resources: Resources) -> Export | None:
+    async with exporting.open_transaction(resources) as connection:
+        return await resources.exports.claim_ended_file(
+            connection, bucket=resources.settings.s3_bucket, seconds=DELETION_SECONDS
+        )
+
+
+async def _put_off(resources: Resources, export: Export, *, longest_seconds: float) -> None:
+    with suppress(UnavailableError):  # the claim runs out then
+        async with exporting.open_transaction(resources) as connection:
+            await resources.exports.put_off_deletion(connection, export, longest_seconds=longest_seconds)
 
 
 async def _expire_file(resources: Resources, export: Export) -> None:

@@ -25,13 +25,25 @@ WHERE id IN (
 )
 RETURNING *
 
--- name: list_ended_files
--- In our bucket: what another one holds would only stand in the way of the rest. So would the oldest, if the storage
--- didn't give them up (a retention period); by chance, workers also seldom meet at the same file.
-SELECT * FROM carryout.export_jobs
-WHERE status = 'completed' AND file_deleted_at IS NULL AND expires_at <= now() AND starts_with(file_url, $1)
-ORDER BY random()
-LIMIT $2
+-- name: claim_ended_file
+-- The one that has been due for longest in this bucket. It is nobody else's for $2 seconds.
+UPDATE carryout.export_jobs
+SET delete_after = now() + make_interval(secs => $2)
+WHERE id = (
+  SELECT id FROM carryout.export_jobs
+  WHERE status = 'completed' AND file_deleted_at IS NULL
+    AND split_part(file_url, '/', 3) = $1 AND greatest(expires_at, delete_after) <= now()
+  ORDER BY greatest(expires_at, delete_after)
+  LIMIT 1
+  FOR UPDATE SKIP LOCKED
+)
+RETURNING *
+
+-- name: put_off_deletion
+-- Until the file has been kept as long again as it is now, a minute at least and $2 seconds at most.
+UPDATE carryout.export_jobs
+SET delete_after = now() + least(greatest(now() - expires_at, interval '1 minute'), make_interval(secs => $2))
+WHERE id = $1 AND file_deleted_at IS NULL
 
 -- name: forget_old_idempotency_keys
 UPDATE carryout.export_jobs SET idempotency_key = NULL

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from devstack.ports import keep_port
 from devstack.stack import Stack
 from service import exporting
-from service.errors import OutageError, UnavailableError
+from service.errors import OutageError
 from service.exports import Export, object_key
 from tests.faults.oracle import at_rest
 from tests.faults.proxy import FaultProxy
@@ -80,12 +81,56 @@ async def test_held_files_keep_no_other(refusing_world: World, refusing_proxy: R
     held = (await _list_ended_keys(world))[::2]
     proxy.refused = dict.fromkeys(held, HTTPStatus.FORBIDDEN)
 
-    with pytest.raises(UnavailableError) as raised:
+    with capture_logs() as events:
+        await expire_files(world.resources)
         await expire_files(world.resources)
 
-    assert not isinstance(raised.value, OutageError)
+    assert [event["event"] for event in events].count("file_kept") == len(held)
     assert sorted(proxy.asked) == sorted(held)
     assert await _list_ended_keys(world) == held
+
+
+@pytest.mark.parametrize(
+    ("kept_for", "next_in"),
+    [("0 seconds", "1 minute"), ("10 minutes", "10 minutes"), ("30 days", "1 day")],
+)
+async def test_what_is_kept_is_tried_ever_less_often(
+    refusing_world: World, refusing_proxy: RefusingProxy, kept_for: str, next_in: str
+) -> None:
+    world, proxy = refusing_world, refusing_proxy
+    await _create_ended_files(world)
+    proxy.refused = dict.fromkeys(await _list_ended_keys(world), HTTPStatus.FORBIDDEN)
+    async with world.database() as connection:
+        await connection.execute("UPDATE carryout.export_jobs SET expires_at = now() - $1::text::interval", kept_for)
+        await expire_files(world.resources)
+        waits = "SELECT DISTINCT round(extract(epoch FROM delete_after - now()) / 60) FROM carryout.export_jobs"
+        minutes = await connection.fetchval("SELECT extract(epoch FROM $1::text::interval) / 60", next_in)
+        assert [row["round"] for row in await connection.fetch(waits)] == [minutes]
+
+
+async def test_outage_puts_nothing_off(refusing_world: World, refusing_proxy: RefusingProxy) -> None:
+    world, proxy = refusing_world, refusing_proxy
+    await _create_ended_files(world)
+    proxy.refused = dict.fromkeys(await _list_ended_keys(world), HTTPStatus.UNAUTHORIZED)
+    for asked in (1, 2):
+        with pytest.raises(OutageError):
+            await expire_files(world.resources)
+        assert len(proxy.asked) == asked
+
+    proxy.refused = {}
+    await expire_files(world.resources)
+    assert not await _list_ended_keys(world)
+
+
+async def test_workers_share_what_is_to_be_deleted(refusing_world: World, refusing_proxy: RefusingProxy) -> None:
+    world, proxy = refusing_world, refusing_proxy
+    await _create_ended_files(world)
+    held = await _list_ended_keys(world)
+    proxy.refused = dict.fromkeys(held, HTTPStatus.FORBIDDEN)
+
+    await asyncio.gather(*(expire_files(world.resources) for _ in range(4)))
+
+    assert sorted(proxy.asked) == held
 
 
 async def test_outage_ends_the_sweep(refusing_world: World, refusing_proxy: RefusingProxy) -> None:
