@@ -70,7 +70,7 @@ class ExportFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExportSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """An export as operators see it. `mail` is the state of its mail, `error_cause` what the user isn't told."""
+    """An export as operators see it. `mail` is the state of its mail; causes are what users aren't told."""
 
     id: uuid.UUID
     user_id: str
@@ -85,6 +85,7 @@ class ExportSummary(msgspec.Struct, frozen=True, kw_only=True):
     mail: str | None
     error_message: str | None
     error_cause: str | None
+    mail_cause: str | None
 
 
 class FileFacts(msgspec.Struct, frozen=True):

@@ -27,6 +27,7 @@ COLUMNS = {
     "mail": "mail",
     "error_message": "error message",
     "error_cause": "cause",
+    "mail_cause": "mail cause",
 }
 
 

@@ -1,5 +1,6 @@
 """The operators' commands about exports, on real exports and their files."""
 
+import dataclasses
 import re
 import uuid
 from typing import Any
@@ -15,6 +16,8 @@ from service import exporting, operating, requesting
 from service.audit import Actor
 from service.bootstrap import Resources
 from service.exports import Export, ExportFilter, ExportStatus
+from service.mailer import Mailer
+from service.notifying import send_due_mails
 from tests.commands import Ended, Run, run_command
 from tests.conftest import PUBLIC_URL
 from tests.factories import Connection, create_user, list_audit, refuse_audit
@@ -74,13 +77,21 @@ class TestList:
 
         assert header == [
             *("id", "user", "status", "format", "records", "bytes", "created", "completed", "expires", "file deleted"),
-            *("mail", "error message", "cause"),
+            *("mail", "error message", "cause", "mail cause"),
         ]
         facts = [str(completed.id), str(user_id), "completed", "csv", "3", str(completed.size_bytes)]
-        assert (first[:6], first[9:]) == (facts, ["-", "-", "-", "-"])
+        assert (first[:6], first[9:]) == (facts, ["-", "-", "-", "-", "-"])
         assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", cell) for cell in first[6:9])
         assert second[:6] == [str(failed.id), str(user_id), "failed", "json", "-", "-"]
-        assert second[8:] == ["-", "-", "pending", exporting.FAILED_MESSAGE, "DocumentError"]
+        assert second[8:] == ["-", "-", "pending", exporting.FAILED_MESSAGE, "DocumentError", "-"]
+
+    async def test_mail_that_waits(self, run: Run, resources: Resources, database: Connection) -> None:
+        failed = await ask(resources, await create_user(database), respond_async=True)
+        await fail(resources, database, failed)
+        nowhere = Mailer("smtp://127.0.0.1:1?starttls=never", "carryout@example.com")
+        await send_due_mails(dataclasses.replace(resources, mailer=nowhere), limit=1)
+        (shown,) = await show(run)
+        assert (shown["mail"], shown["mail_cause"]) == ("pending", "connecting ended in SMTPConnectError")
 
     async def test_json_lines(self, run: Run, resources: Resources, database: Connection) -> None:
         assert await show(run) == []
@@ -100,6 +111,7 @@ class TestList:
             "mail": None,
             "error_message": None,
             "error_cause": None,
+            "mail_cause": None,
         }
 
     async def test_filters(self, run: Run, resources: Resources, database: Connection) -> None:

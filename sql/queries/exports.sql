@@ -60,7 +60,7 @@ WITH latest AS (
 )
 SELECT latest.id, latest.user_id::text, latest.status, latest.format, latest.record_count, latest.size_bytes,
        latest.created_at, latest.completed_at, latest.expires_at, latest.file_deleted_at,
-       mail.state AS mail, latest.error_message, latest.error_cause
+       mail.state AS mail, latest.error_message, latest.error_cause, mail.last_error AS mail_cause
 FROM latest
 LEFT JOIN carryout.export_notifications AS mail ON mail.job_id = latest.id
 ORDER BY latest.created_at DESC, latest.id DESC
