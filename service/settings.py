@@ -148,6 +148,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["debug", "info", "warning", "error"], Meta(description="Least severe log lines to write")
     ] = "info"
 
+    @property
+    def public_path(self) -> str:
+        """What a proxy takes off the paths that users ask for: `/carryout`, or nothing."""
+        return urlsplit(self.public_url).path
+
     def __post_init__(self) -> None:
         """Derived defaults and the rules between settings."""
         _default(self, "source_database_url", self.database_url)

@@ -21,7 +21,8 @@ from tests import leaks
 from tests.api.serving import Served, serve
 from tests.factories import Connection, with_database
 
-PUBLIC_URL = "https://exports.example.com/carryout"
+PUBLIC_PATH = "/carryout"
+PUBLIC_URL = f"https://exports.example.com{PUBLIC_PATH}"
 TOKEN_TTL_SECONDS = 600
 PATIENCE_SECONDS = 60.0
 
@@ -138,4 +139,10 @@ def on_database(settings: Settings, url: str) -> Settings:
 
 
 def patient_client(served: Served) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=served.url, timeout=PATIENCE_SECONDS, trust_env=False)
+    hooks = {"request": [_take_off_public_path]}
+    return httpx.AsyncClient(base_url=served.url, timeout=PATIENCE_SECONDS, trust_env=False, event_hooks=hooks)
+
+
+async def _take_off_public_path(request: httpx.Request) -> None:
+    """As the proxy does that serves the API at PUBLIC_URL."""
+    request.url = request.url.copy_with(raw_path=request.url.raw_path.removeprefix(PUBLIC_PATH.encode()))

@@ -79,7 +79,7 @@ async def list_downloads(request: Request) -> Response:
         )
     shown = [_download(event) for event in found[: page.limit]]
     more = len(found) > page.limit
-    path = f"/api/export/{export.id}/downloads"
+    path = f"{resources.settings.public_path}/api/export/{export.id}/downloads"
     return json_response(DownloadPage(shown, f"{path}?limit={page.limit}&after={shown[-1].id}" if more else None))
 
 

@@ -127,10 +127,9 @@ async def list_exports(request: Request) -> Response:
     async with exporting.open_connection(resources) as connection:
         found = await resources.exports.list_owned(connection, user_id, after=page.after or None, limit=page.limit + 1)
         views = [await view_export(resources, connection, export) for export in found[: page.limit]]
+    path = f"{resources.settings.public_path}/api/export"
     more = len(found) > page.limit
-    return json_response(
-        ExportPage(views, f"/api/export?limit={page.limit}&after={views[-1].job_id}" if more else None)
-    )
+    return json_response(ExportPage(views, f"{path}?limit={page.limit}&after={views[-1].job_id}" if more else None))
 
 
 async def show_export(request: Request) -> Response:
@@ -177,7 +176,7 @@ def json_response(body: msgspec.Struct, status: int = 200, headers: dict[str, st
 
 
 async def _accepted(resources: Resources, export: Export) -> Response:
-    location = {"Location": f"/api/export/{export.id}"}
+    location = {"Location": f"{resources.settings.public_path}/api/export/{export.id}"}
     if export.status is ExportStatus.FAILED:
         async with exporting.open_connection(resources) as connection:
             return json_response(await view_export(resources, connection, export), 200, location)

@@ -19,7 +19,7 @@ from service.jobs import QUEUE_NAME
 from service.settings import Settings
 from tests.api.conftest import ASYNC, CSV, JSON, Create
 from tests.api.problems import read_problem
-from tests.conftest import PUBLIC_URL
+from tests.conftest import PUBLIC_PATH, PUBLIC_URL
 from tests.factories import Connection, create_user, create_user_with, list_actions, list_audit, refuse_audit
 
 
@@ -47,7 +47,7 @@ class TestSmall:
         assert body.keys() == {"job_id", "status", "download_url", "record_count", "expires_at"}
         assert (body["status"], body["record_count"]) == ("completed", 5)
         assert body["download_url"].startswith(f"{PUBLIC_URL}/api/export/{body['job_id']}/download?expires=")
-        assert response.headers["location"] == f"/api/export/{body['job_id']}"
+        assert response.headers["location"] == f"{PUBLIC_PATH}/api/export/{body['job_id']}"
         assert response.headers["content-type"] == "application/json"
         assert response.headers["cache-control"] == "private, no-store"
         assert response.headers["x-content-type-options"] == "nosniff"
@@ -103,7 +103,7 @@ class TestQueued:
         assert body.keys() == {"job_id", "status", "estimated_records", "estimated_completion"}
         assert (body["status"], body["estimated_records"]) == ("pending", 1_000)
         assert in_minutes(-1) < dt.datetime.fromisoformat(body["estimated_completion"]) < in_minutes(60)
-        assert response.headers["location"] == f"/api/export/{body['job_id']}"
+        assert response.headers["location"] == f"{PUBLIC_PATH}/api/export/{body['job_id']}"
         assert int(response.headers["retry-after"]) >= 1
         assert await list_actions(database) == ["export:requested"]
         queued = await resources.queue._redis.zscore(QUEUE_NAME, f"export:{body['job_id']}:0")

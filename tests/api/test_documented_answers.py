@@ -105,7 +105,7 @@ async def _client(resources: Resources, witness: Witness, /, **state: object) ->
     for name, value in state.items():
         setattr(app.state, name, value)
     async with serve(app) as served, patient_client(served) as client:
-        client.event_hooks = {"response": [witness]}
+        client.event_hooks["response"].append(witness)
         yield client
 
 

@@ -9,7 +9,7 @@ import pytest
 from service.bootstrap import Resources
 from tests.api.conftest import ASYNC, JSON, UNKNOWN_ID, VIEW, Create
 from tests.api.problems import bearer, read_problem, without_request_id
-from tests.conftest import PUBLIC_URL, Token
+from tests.conftest import PUBLIC_PATH, PUBLIC_URL, Token
 from tests.factories import Connection, create_user, create_user_with, list_actions, list_audit
 
 MALFORMED_IDS = [
@@ -104,6 +104,14 @@ class TestList:
             sizes.append(len(page["exports"]))
             path = page["next"]
         assert (seen, sizes) == (made[::-1], [2, 2, 1])
+
+    async def test_the_next_page_is_where_users_ask(
+        self, api: httpx.AsyncClient, create: Create, database: Connection, token: Token
+    ) -> None:
+        user_id = await create_user(database)
+        _, newest = [(await create(user_id)).json()["job_id"] for _ in range(2)]
+        page = (await api.get("/api/export?limit=1", headers=bearer(token(user_id)))).json()
+        assert page["next"] == f"{PUBLIC_PATH}/api/export?limit=1&after={newest}"
 
     async def test_views_are_those_of_each(
         self, api: httpx.AsyncClient, create: Create, database: Connection, token: Token

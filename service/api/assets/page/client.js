@@ -66,7 +66,7 @@ export class Client {
 
   async #fetch(method, path, options) {
     const headers = { ...options.headers, Authorization: `Bearer ${this.#token}` };
-    const response = await fetch(new URL(path.replace(/^\//, ""), BASE), { ...options, method, headers, cache: "no-store" });
+    const response = await fetch(new URL(path, BASE), { ...options, method, headers, cache: "no-store" });
     if (!response.ok) {
       const problem = await response.json().catch(() => ({}));
       throw new ApiError(response.status, problem, Number(response.headers.get("Retry-After")));
