@@ -24,6 +24,7 @@ NAME_OR_LITERAL = re.compile(r"""("(?:[^"]|"")+")|'(?:[^']|'')*'""")
 NAME = r'("(?:[^"]|"")+"|[^\W\d][\w$]*)'
 IDENTIFIER = re.compile(rf"{NAME}(\.)?")
 REFERENCE = re.compile(rf'(?<![\w$":]){NAME}\.{NAME}(?![\w$(])')  # neither a function nor a type
+CALL = re.compile(rf"{NAME}\(")
 WHOLE_ROW = re.compile(r'["\w]\.\*')
 SORT_OPTIONS = re.compile(r" (?:DESC|NULLS (?:FIRST|LAST)|COLLATE \S+|USING \S+)")
 SUBPLAN = re.compile(r"(?:Init|Sub)Plan \d+|\$\d+")  # $n before PostgreSQL 17
@@ -154,6 +155,18 @@ async def check_unique_order(connection: Connection, plan: Plan, *, has_order_by
     if not _determines(keys, unique_keys, list(_inferences(plan))):
         fault = "its ORDER BY isn't known to be unique" if keys else "it has no ORDER BY"
         raise ConfigurationError(f"{fault}: rows need a unique order, so end it with the primary key of what it lists")
+    await _check_repeatable(connection, plan)
+
+
+async def _check_repeatable(connection: Connection, plan: Plan) -> None:
+    """Raise ConfigurationError if two readings in one snapshot may differ: a document with wide rows takes two."""
+    nodes = list(_nodes(plan))
+    if any(node["Node Type"] == "Sample Scan" for node in nodes):
+        raise ConfigurationError("TABLESAMPLE gives other rows each time")
+    keys = [key for node in nodes for key in node.get("Sort Key", [])]
+    names = {_unquoted(name) for key in keys for name in CALL.findall(without_literals(key))}
+    if volatile := await connection.fetchval(QUERIES["find_volatile_function"], sorted(names)):
+        raise ConfigurationError(f"its order must not hang on {volatile}(), which is VOLATILE: it may differ each time")
 
 
 def is_ordered_by_first_output(plan: Plan) -> bool:

@@ -14,6 +14,7 @@ UNKNOWN_ORDER = (
     "its ORDER BY isn't known to be unique: rows need a unique order, so end it with the primary key of what it lists"
 )
 NO_ORDER = "it has no ORDER BY: rows need a unique order, so end it with the primary key of what it lists"
+CHANCE = "its order must not hang on random(), which is VOLATILE: it may differ each time"
 WHOLE_ROW = "a whole row would let columns leave that nobody chose; list the columns"
 RENAMED = (
     "public.{} has no column called {}: leave out the list of names after its alias, or make the view anew "
@@ -28,6 +29,8 @@ UNIQUE_ORDER = {
     "collated": 'SELECT id FROM posts WHERE user_id = $1 ORDER BY title COLLATE "C", id',
     "by position": "SELECT at, id FROM posts WHERE user_id = $1 ORDER BY 1, 2",
     "by a column that stays": "SELECT email FROM users WHERE id = $1 ORDER BY internal_id",
+    "chance that orders nothing": "SELECT id, random() AS n FROM posts WHERE user_id = $1 ORDER BY id",
+    "by a function": "SELECT id FROM posts WHERE user_id = $1 ORDER BY lower(title), date_trunc('day', at), id",
     "limited": "SELECT id FROM posts WHERE user_id = $1 ORDER BY id LIMIT 10",
     "join on a primary key": (
         "SELECT l.post_id, p.title FROM likes l JOIN posts p ON p.id = l.post_id "
@@ -166,6 +169,11 @@ NO_UNIQUE_ORDER = {
     "equation that may be false": (
         "SELECT id FROM likes l JOIN posts p ON (l.post_id = p.id) IS NOT TRUE WHERE l.user_id = $1 ORDER BY l.post_id",
         UNKNOWN_ORDER,
+    ),
+    "by chance": ("SELECT id FROM posts WHERE user_id = $1 ORDER BY random(), id", CHANCE),
+    "sample": (
+        "SELECT id FROM posts TABLESAMPLE bernoulli (50) WHERE user_id = $1 ORDER BY id",
+        "TABLESAMPLE gives other rows each time",
     ),
     "partial unique index": ("SELECT code FROM notes ORDER BY $1::uuid, user_id", UNKNOWN_ORDER),
     "unique expression": ("SELECT code FROM notes WHERE user_id = $1 ORDER BY lower(code)", UNKNOWN_ORDER),

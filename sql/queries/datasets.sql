@@ -44,6 +44,16 @@ WHERE NOT EXISTS (
 ORDER BY 1, 2
 LIMIT 1
 
+-- name: find_volatile_function
+-- The first of the given names that only volatile functions have, if any.
+SELECT p.proname::text
+FROM pg_proc p
+WHERE p.proname = ANY ($1::text[])
+GROUP BY p.proname
+HAVING bool_and(p.provolatile = 'v')
+ORDER BY p.proname
+LIMIT 1
+
 -- name: list_readable_columns
 -- What this session's role may read of the tables, and of the partitioned tables they are parts of.
 SELECT DISTINCT n.nspname::text AS schema, c.relname::text AS table, a.attname::text AS column
