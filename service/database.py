@@ -50,6 +50,7 @@ FAILURES: tuple[tuple[type[Exception], str], ...] = (
     (asyncpg.InsufficientPrivilegeError, "denies the user access to the database"),
     (asyncpg.TooManyConnectionsError, "has no connection left"),
     (asyncpg.CannotConnectNowError, "is starting or stopping"),
+    (asyncpg.ReadOnlySQLTransactionError, "is read-only"),
     (asyncpg.AdminShutdownError, ENDED_CONNECTION),
     (asyncpg.CrashShutdownError, ENDED_CONNECTION),
     (asyncpg.PostgresConnectionError, ENDED_CONNECTION),
@@ -110,7 +111,8 @@ async def _leave_session(_connection: Connection) -> None:
 
 @asynccontextmanager
 async def acquire(pool: Pool, *, timeout_seconds: float, server: str = "postgresql") -> AsyncIterator[Connection]:
-    """A connection of `pool`. Raises OutageError, of `server`, if none is free in time or PostgreSQL goes away.
+    """A connection of `pool`. Raises OutageError, of `server`, if none is free in time, PostgreSQL goes away, or it
+    has become a replica.
 
     What else the caller's block raises stays as it is, an OSError of another server, say.
     """
@@ -126,6 +128,11 @@ async def acquire(pool: Pool, *, timeout_seconds: float, server: str = "postgres
         if _is_servers(error) or _is_lost(connection):
             raise OutageError("PostgreSQL is not available", server=server) from error
         raise
+    except asyncpg.ReadOnlySQLTransactionError as error:
+        if server == "source":  # a dataset that writes
+            raise
+        connection.terminate()  # the next one may lead to the primary
+        raise OutageError("PostgreSQL is not available", server=server) from error
     finally:
         with suppress(*CONNECTION_LOST):
             await pool.release(connection)

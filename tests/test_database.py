@@ -250,6 +250,27 @@ class TestPool:
             async with acquire(pool, timeout_seconds=5) as connection:
                 await connection.execute("SELECT")
 
+    async def test_a_primary_that_became_a_replica_is_unavailable_and_asked_anew(self, database_url: str) -> None:
+        async def write(pool: Pool) -> None:
+            async with acquire(pool, timeout_seconds=5) as connection:
+                await connection.execute("CREATE TABLE public.written ()")
+
+        async with open_pool(database_url, size=1, application_name="test") as pool:
+            await pool.execute("SET default_transaction_read_only = on")
+            with pytest.raises(OutageError) as raised:
+                await write(pool)
+            await write(pool)
+        assert describe_failure(find_cause(raised.value)) == "is read-only"
+
+    async def test_a_dataset_that_writes_is_no_outage(self, database_url: str) -> None:
+        async with open_pool(database_url, size=1, application_name="test") as pool:
+            with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+                async with (
+                    acquire(pool, timeout_seconds=5, server="source") as connection,
+                    connection.transaction(readonly=True),
+                ):
+                    await connection.execute("CREATE TABLE public.written ()")
+
     @pytest.mark.parametrize("error", [asyncpg.DataError("x"), TimeoutError("x"), OSError("x"), KeyError("x")])
     async def test_a_callers_own_error_stays_what_it_is(self, database_url: str, error: Exception) -> None:
         async with open_pool(database_url, size=1, application_name="test") as pool:
