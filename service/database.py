@@ -38,6 +38,9 @@ CONNECTION_LOST = (
     asyncpg.CrashShutdownError,
 )
 
+# What a server says of its role, or of itself, to whatever is asked: no fault of the question.
+REFUSALS = (asyncpg.InsufficientPrivilegeError, asyncpg.ReadOnlySQLTransactionError)
+
 UNREACHABLE = "can't be reached"
 NO_ANSWER = "didn't answer in time"
 ENDED_CONNECTION = "ended the connection"
@@ -168,13 +171,15 @@ def _is_lost(connection: Connection) -> bool:
 async def connect(
     dsn: str, *, name: str = "CARRYOUT_DATABASE_URL"
 ) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    """One connection for a command. Raises ConfigurationError, naming the setting, if there is no such server, or it
-    goes away meanwhile.
+    """One connection for a command. Raises ConfigurationError, naming the setting, if there is no such server, it goes
+    away meanwhile, its role lacks a right, or it is a replica that should be written to.
     """
     async with _naming_bad_dsn(name):
         connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_SECONDS)
     try:
         yield connection
+    except REFUSALS as error:  # their words name tables and schemas, never what is in them
+        raise ConfigurationError(f"PostgreSQL refuses this: {error.args[0]} ({name})") from error
     except CONNECTION_LOST as error:
         if _is_servers(error) or connection.is_closed():
             raise ConfigurationError(f"PostgreSQL went away ({name})") from error

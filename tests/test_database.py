@@ -121,6 +121,17 @@ class TestMigrate:
         with pytest.raises(ConfigurationError, match=f"is {other}, but this database was made with {user_id_type}"):
             await migrate(empty_url, user_id_type=other)
 
+    @pytest.mark.parametrize(
+        ("option", "words"),
+        [
+            ("role=pg_monitor", "permission denied for schema carryout"),
+            ("default_transaction_read_only=on", "cannot execute .* in a read-only transaction"),
+        ],
+    )
+    async def test_what_the_server_refuses_is_said(self, database_url: str, option: str, words: str) -> None:
+        with pytest.raises(ConfigurationError, match=rf"^PostgreSQL refuses this: {words} \(CARRYOUT_DATABASE_URL\)$"):
+            await migrate(f"{database_url}?options=-c%20{option}", user_id_type="uuid")
+
     async def test_a_server_that_is_not_there_is_named(self) -> None:
         with pytest.raises(ConfigurationError, match="PostgreSQL can't be reached"):
             await migrate(NOWHERE, user_id_type="uuid")
