@@ -6,7 +6,7 @@ from typing import Final
 import botocore.exceptions
 import redis.exceptions
 
-from service.database import NO_ANSWER, REFUSED_PASSWORD, UNREACHABLE, describe_failure
+from service.database import NO_ANSWER, REFUSED_PASSWORD, describe_failure, describe_unreachable
 from service.errors import ServiceError, find_cause
 
 NO_BUCKET: Final = "has no such bucket"
@@ -18,15 +18,18 @@ S3_STATUSES: Final[Mapping[str, str]] = {"404": NO_BUCKET, "403": DENIED, "401":
 KINDS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (redis.exceptions.AuthenticationError, REFUSED_PASSWORD),
     (redis.exceptions.BusyLoadingError, "is still loading its data"),
-    (redis.exceptions.ConnectionError, UNREACHABLE),
     (redis.exceptions.TimeoutError, NO_ANSWER),
     (redis.exceptions.OutOfMemoryError, "has no memory left"),
     (redis.exceptions.ReadOnlyError, "is a read-only replica"),
     (botocore.exceptions.NoCredentialsError, NO_CREDENTIALS),
     (botocore.exceptions.ConnectTimeoutError, NO_ANSWER),
     (botocore.exceptions.ReadTimeoutError, NO_ANSWER),
-    (botocore.exceptions.ConnectionError, UNREACHABLE),
-    (botocore.exceptions.HTTPClientError, UNREACHABLE),
+)
+# What a library makes of an OSError.
+CONNECTION_FAILURES: Final = (
+    redis.exceptions.ConnectionError,
+    botocore.exceptions.ConnectionError,
+    botocore.exceptions.HTTPClientError,
 )
 
 
@@ -38,4 +41,6 @@ def describe_cause(error: BaseException) -> str:
     if isinstance(cause, botocore.exceptions.ClientError):
         code = cause.response["Error"]["Code"]
         return S3_STATUSES.get(code, f"answers with the error {code}")
-    return next((words for kind, words in KINDS if isinstance(cause, kind)), None) or describe_failure(cause)
+    if words := next((words for kind, words in KINDS if isinstance(cause, kind)), None):
+        return words
+    return describe_unreachable(cause) if isinstance(cause, CONNECTION_FAILURES) else describe_failure(cause)

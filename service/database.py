@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import re
 import socket
+import ssl
 import traceback
 import uuid
 from collections.abc import AsyncIterator, Iterable
@@ -58,11 +59,16 @@ FAILURES: tuple[tuple[type[Exception], str], ...] = (
     (asyncpg.CrashShutdownError, ENDED_CONNECTION),
     (asyncpg.PostgresConnectionError, ENDED_CONNECTION),
     (asyncpg.InternalClientError, ENDED_CONNECTION),
-    (asyncpg.exceptions.ClientConfigurationError, "can't be asked: the URL is wrong"),
+    (asyncpg.UndefinedObjectError, "doesn't know a parameter that the URL gives"),
+    (asyncpg.exceptions.ClientConfigurationError, "can't be asked: the URL, or a file for its sslmode, is wrong"),
     (asyncpg.InterfaceError, ENDED_CONNECTION),
     (TimeoutError, NO_ANSWER),
     (socket.gaierror, f"{UNREACHABLE}: its host is unknown"),
     (ConnectionRefusedError, f"{UNREACHABLE}: nothing listens there"),
+    (FileNotFoundError, f"{UNREACHABLE}: a file or socket that its URL names is missing"),
+    (ssl.SSLCertVerificationError, f"{UNREACHABLE}: its certificate can't be verified"),
+    (ssl.SSLError, f"{UNREACHABLE} by TLS"),
+    (ConnectionError, f"{UNREACHABLE}: it closed the connection (do both sides speak TLS?)"),
     (OSError, UNREACHABLE),
 )
 
@@ -201,6 +207,16 @@ def describe_failure(error: BaseException) -> str:
     """What follows the server's name in a sentence. An error's own words may hold addresses and users."""
     words = (words for kind, words in FAILURES if isinstance(error, kind))
     return next(words, f"can't be used: {type(error).__name__}")
+
+
+def describe_unreachable(error: BaseException | None) -> str:
+    """The same of a library's own error, by the OSError that led to it."""
+    words = UNREACHABLE
+    while error is not None:
+        if isinstance(error, OSError):
+            words = describe_failure(error)
+        error = error.__cause__ or error.__context__
+    return words
 
 
 async def migrate(dsn: str, *, user_id_type: str, directory: Path = SQL_DIR / "migrations") -> list[str]:

@@ -84,7 +84,7 @@ class TestRefusedStarts:
             (
                 "CARRYOUT_REDIS_URL",
                 f"redis://:hunter2@127.0.0.1:{CLOSED_PORT}/0",
-                "Redis can't be reached (CARRYOUT_REDIS_URL)",
+                "Redis can't be reached: nothing listens there (CARRYOUT_REDIS_URL)",
             ),
             (
                 "CARRYOUT_S3_BUCKET",
