@@ -9,7 +9,7 @@ import structlog
 
 from service.audit import AuditLog
 from service.auth import JwtVerifier, open_jwt_verifier
-from service.causes import DENIED, NO_BUCKET, NO_CREDENTIALS, describe_cause
+from service.causes import DENIED, NO_BUCKET, NO_BUCKET_NAME, NO_CREDENTIALS, describe_cause
 from service.database import NO_ANSWER, Pool, check_schema, connect, open_pool
 from service.datasets import Dataset, list_exposed_columns, load_datasets, load_user_lists
 from service.errors import ConfigurationError, UnavailableError
@@ -26,7 +26,12 @@ from service.tracing import Tracer
 
 S3_KEY_SETTINGS = "CARRYOUT_S3_ACCESS_KEY_ID, CARRYOUT_S3_SECRET_ACCESS_KEY"
 START_CHECKS = 5
-S3_SETTINGS = {NO_BUCKET: "CARRYOUT_S3_BUCKET", DENIED: S3_KEY_SETTINGS, NO_CREDENTIALS: S3_KEY_SETTINGS}
+S3_SETTINGS = {
+    NO_BUCKET: "CARRYOUT_S3_BUCKET",
+    NO_BUCKET_NAME: "CARRYOUT_S3_BUCKET",
+    DENIED: S3_KEY_SETTINGS,
+    NO_CREDENTIALS: S3_KEY_SETTINGS,
+}
 
 logger = structlog.get_logger()
 

@@ -10,6 +10,7 @@ from service.database import NO_ANSWER, REFUSED_PASSWORD, describe_failure, desc
 from service.errors import ServiceError, find_cause
 
 NO_BUCKET: Final = "has no such bucket"
+NO_BUCKET_NAME: Final = "has no buckets of such a name"
 DENIED: Final = "denies access to the bucket"
 NO_CREDENTIALS: Final = "can't be asked without credentials"
 # The answers to HEAD, which have no body to name their error.
@@ -21,7 +22,9 @@ KINDS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (redis.exceptions.TimeoutError, NO_ANSWER),
     (redis.exceptions.OutOfMemoryError, "has no memory left"),
     (redis.exceptions.ReadOnlyError, "is a read-only replica"),
+    (redis.exceptions.InvalidResponse, "answers in another protocol than Redis'"),
     (botocore.exceptions.NoCredentialsError, NO_CREDENTIALS),
+    (botocore.exceptions.ParamValidationError, NO_BUCKET_NAME),
     (botocore.exceptions.ConnectTimeoutError, NO_ANSWER),
     (botocore.exceptions.ReadTimeoutError, NO_ANSWER),
 )

@@ -15,12 +15,13 @@ import msgspec
 import redis.exceptions
 from arq.constants import in_progress_key_prefix
 
-from service.errors import OutageError
+from service.errors import ConfigurationError, OutageError
 
 QUEUE_NAME: Final = "carryout:exports"
 RUN_EXPORT: Final = "run_export"
 ANSWER_TIMEOUT_SECONDS = 2.0
-FAILURES = (redis.exceptions.RedisError, OSError)  # TimeoutError is an OSError
+# TimeoutError is an OSError; RuntimeError is uvloop's word for a connection that was closed a moment ago.
+FAILURES = (redis.exceptions.RedisError, OSError, RuntimeError)
 
 
 def serialize(job: dict[str, Any]) -> bytes:
@@ -88,9 +89,14 @@ async def open_queue(url: str) -> AsyncIterator[JobQueue]:
 
 
 def open_redis(url: str) -> arq.connections.ArqRedis:
-    connection: arq.connections.ArqRedis = arq.connections.ArqRedis.from_url(
-        url, socket_timeout=ANSWER_TIMEOUT_SECONDS, socket_connect_timeout=ANSWER_TIMEOUT_SECONDS
-    )
+    """Connects to nothing yet. Raises ConfigurationError if the URL gives what a connection can't be made of."""
+    try:
+        connection: arq.connections.ArqRedis = arq.connections.ArqRedis.from_url(
+            url, socket_timeout=ANSWER_TIMEOUT_SECONDS, socket_connect_timeout=ANSWER_TIMEOUT_SECONDS
+        )
+        connection.connection_pool.make_connection()  # type: ignore[no-untyped-call] # the library has no types here
+    except (ValueError, TypeError, redis.exceptions.RedisError):
+        raise ConfigurationError("CARRYOUT_REDIS_URL has a parameter that is unknown or wrong") from None
     connection.job_serializer = serialize
     connection.job_deserializer = deserialize
     connection.default_queue_name = QUEUE_NAME

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
 from http import HTTPStatus
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 import aiohttp
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession, get_session
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, InvalidRegionError
 
-from service.errors import OutageError, UnavailableError
+from service.errors import ConfigurationError, OutageError, UnavailableError
 from service.settings import Settings
 
 # A download holds its connection for as long as its reader takes; with botocore's 10, ten slow readers stop the rest.
@@ -46,8 +46,22 @@ def _session() -> AioSession:
     return get_session()
 
 
-def create_client(settings: Settings, endpoint_url: str) -> Any:
-    """A context manager that opens one."""
+@asynccontextmanager
+async def open_client(settings: Settings, endpoint_url: str, *, name: str) -> AsyncIterator[Any]:
+    """Asks nobody yet. Raises ConfigurationError, with the `name` of a wrong `endpoint_url`, if none can be made."""
+    async with AsyncExitStack() as stack:
+        try:
+            client = await stack.enter_async_context(_create_client(settings, endpoint_url))
+        except InvalidRegionError:
+            raise ConfigurationError("CARRYOUT_S3_REGION is no name of a region") from None
+        except ValueError:
+            raise ConfigurationError(f"CARRYOUT_{name} names no valid host (letters, digits, `-` and `.`)") from None
+        except BotoCoreError as error:  # of AWS's own variables and files
+            raise ConfigurationError(f"The AWS configuration is wrong: {error}") from error
+        yield client
+
+
+def _create_client(settings: Settings, endpoint_url: str) -> Any:
     config = AioConfig(
         signature_version="s3v4",
         s3={"addressing_style": "path" if endpoint_url else "auto"},

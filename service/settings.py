@@ -227,6 +227,8 @@ def _require_url(url: str, name: str, schemes: set[str]) -> None:
         _ = parts.port
     except ValueError:
         raise ConfigurationError(_named(name, "is no URL")) from None
+    if any(character.isspace() for character in url):
+        raise ConfigurationError(_named(name, "has a space in it"))
     if parts.scheme not in schemes:
         raise ConfigurationError(_named(name, f"must begin with {' or '.join(sorted(s + '://' for s in schemes))}"))
     if parts.scheme.startswith("http") and (not parts.hostname or parts.query or parts.fragment):

@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 
 from service.attachments import attachment
 from service.errors import ExportGoneError, UnavailableError
-from service.s3 import answer_within, create_client
+from service.s3 import answer_within, open_client
 from service.settings import Settings
 
 # S3 takes parts from 5 MiB and at most 10,000 of them; two of these are in memory during an upload.
@@ -218,9 +218,9 @@ class ObjectStorage:
 async def open_storage(settings: Settings) -> AsyncIterator[ObjectStorage]:
     """Open the bucket of `settings`; one for each process, as making its clients takes a fifth of a second of CPU."""
     async with (
-        create_client(settings, settings.s3_endpoint_url) as client,
+        open_client(settings, settings.s3_endpoint_url, name="S3_ENDPOINT_URL") as client,
         # A URL signed for one host is refused by another.
-        create_client(settings, settings.s3_public_url) as signer,
+        open_client(settings, settings.s3_public_url, name="S3_PUBLIC_URL") as signer,
         aclosing(ObjectStorage(client, signer, settings.s3_bucket)) as storage,
     ):
         yield storage

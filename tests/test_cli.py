@@ -91,12 +91,14 @@ class TestRefusedStarts:
                 "no-such-bucket",
                 "S3 has no such bucket, asked for no-such-bucket (CARRYOUT_S3_BUCKET)",
             ),
+            ("CARRYOUT_S3_BUCKET", "No Bucket", "asked for No Bucket (CARRYOUT_S3_BUCKET)"),
             (
                 "CARRYOUT_S3_SECRET_ACCESS_KEY",
                 "hunter2",
                 "(CARRYOUT_S3_ACCESS_KEY_ID, CARRYOUT_S3_SECRET_ACCESS_KEY)",
             ),
             ("CARRYOUT_S3_ENDPOINT_URL", f"http://127.0.0.1:{CLOSED_PORT}", "(CARRYOUT_S3_ENDPOINT_URL)"),
+            ("AWS_PROFILE", "absent", "The AWS configuration is wrong: The config profile (absent) could not be found"),
             ("CARRYOUT_USER_ID_TYPE", "bigint", "CARRYOUT_USER_ID_TYPE"),
         ],
     )

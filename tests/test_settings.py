@@ -94,6 +94,8 @@ def test_all_missing_ones_are_named_at_once() -> None:
         ("CARRYOUT_REDIS_URL", "localhost:6379"),
         ("CARRYOUT_SMTP_URL", "http://localhost"),
         ("CARRYOUT_PUBLIC_URL", "exports.example.com"),
+        ("CARRYOUT_PUBLIC_URL", "https://exports.example.com\nCARRYOUT_X=1"),
+        ("CARRYOUT_SMTP_URL", "smtp://mail server"),
         ("CARRYOUT_OTLP_ENDPOINT", "collector:4318"),
         ("CARRYOUT_TRUSTED_PROXIES", "10.0.0.0/8,ingress"),
         ("CARRYOUT_TRUSTED_PROXIES", "10.0.0.1/8"),

@@ -5,7 +5,7 @@ import hashlib
 import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from urllib.parse import parse_qs
 from uuid import uuid4
@@ -16,7 +16,7 @@ import pytest
 
 from devstack.stack import Stack
 from service import storage as storage_module
-from service.errors import ExportGoneError, OutageError, UnavailableError
+from service.errors import ConfigurationError, ExportGoneError, OutageError, UnavailableError
 from service.settings import Settings, from_env
 from service.storage import PART_BYTES, ObjectStorage, OpenUpload, open_storage
 from tests.wires import Connection, Proxy
@@ -114,6 +114,19 @@ async def read(storage: ObjectStorage, key: str, byte_range: tuple[int, int] | N
 async def assert_nothing_left(storage: ObjectStorage, key: str) -> None:
     assert [found async for page in storage.list_keys(key) for found in page] == []
     assert [upload async for page in storage.list_uploads(key) for upload in page] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("s3_endpoint_url", "http://minio_server:9000", "CARRYOUT_S3_ENDPOINT_URL names no valid host"),
+        ("s3_public_url", "https://files_of.example.com", "CARRYOUT_S3_PUBLIC_URL names no valid host"),
+        ("s3_region", "Europe (Frankfurt)", "CARRYOUT_S3_REGION is no name of a region"),
+    ],
+)
+async def test_what_no_client_can_be_made_of_is_refused(settings: Settings, name: str, text: str, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{words}"):
+        await AsyncExitStack().enter_async_context(open_storage(msgspec.structs.replace(settings, **{name: text})))
 
 
 @pytest.mark.parametrize("size", [0, 1, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 2 * PART_BYTES, len(LARGE)])
