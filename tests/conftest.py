@@ -139,10 +139,10 @@ def on_database(settings: Settings, url: str) -> Settings:
 
 
 def patient_client(served: Served) -> httpx.AsyncClient:
-    hooks = {"request": [_take_off_public_path]}
+    async def take_off_public_path(request: httpx.Request) -> None:
+        """As the proxy does that serves the API at PUBLIC_URL; a redirect to the storage goes past it."""
+        if str(request.url).startswith(f"{served.url}{PUBLIC_PATH}/"):
+            request.url = request.url.copy_with(raw_path=request.url.raw_path.removeprefix(PUBLIC_PATH.encode()))
+
+    hooks = {"request": [take_off_public_path]}
     return httpx.AsyncClient(base_url=served.url, timeout=PATIENCE_SECONDS, trust_env=False, event_hooks=hooks)
-
-
-async def _take_off_public_path(request: httpx.Request) -> None:
-    """As the proxy does that serves the API at PUBLIC_URL."""
-    request.url = request.url.copy_with(raw_path=request.url.raw_path.removeprefix(PUBLIC_PATH.encode()))

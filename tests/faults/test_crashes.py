@@ -21,19 +21,20 @@ async def test_worker_killed(world: World, point: str) -> None:
     export = await world.ask(await world.create_user(records=LARGE))
     victim = await world.start_worker(crash_at=point)
     assert await victim.ended() == -signal.SIGKILL, victim.log
-    await _let_mail_leases_pass(world)
+    await _let_long_leases_pass(world)
     await world.start_worker()
     ended = await world.ended(export)
     assert (ended.status, ended.record_count) == (ExportStatus.COMPLETED, LARGE)
     await assert_healed(world)
 
 
-async def _let_mail_leases_pass(world: World) -> None:
-    """They are long, as a mail server may take its time."""
+async def _let_long_leases_pass(world: World) -> None:
+    """Those of mails and deletions, as a mail server and the storage may take their time."""
     async with world.database() as connection:
         await connection.execute(
             "UPDATE carryout.export_notifications SET lease_expires_at = now() WHERE state = 'sending'"
         )
+        await connection.execute("UPDATE carryout.export_jobs SET delete_after = now() WHERE delete_after > now()")
 
 
 async def test_worker_killed_mid_expiry(world: World) -> None:
@@ -43,7 +44,7 @@ async def test_worker_killed_mid_expiry(world: World) -> None:
     async with world.database() as connection:
         await connection.execute("UPDATE carryout.export_jobs SET expires_at = now()")
     assert await victim.ended() == -signal.SIGKILL, victim.log
-    await _let_mail_leases_pass(world)
+    await _let_long_leases_pass(world)
     await world.start_worker()
     await assert_healed(world)
 
