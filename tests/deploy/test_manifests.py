@@ -193,13 +193,15 @@ def test_all_traffic_is_denied_but_what_is_named(manifests: Manifests, settings:
 def test_the_ingress_hides_what_is_not_for_users(manifests: Manifests, settings: Settings) -> None:
     ingress = manifests.get("Ingress", "carryout")
     (rule,) = ingress["spec"]["rules"]
-    (path,) = rule["http"]["paths"]
     assert f"https://{rule['host']}" == settings.public_url
-    assert (path["path"], path["pathType"]) == ("/api", "Prefix")
-    inside = {route.path for route in ROUTES if not route.path.startswith("/api/")}
-    assert {"/livez", "/readyz", "/metrics"} <= inside
-    (port,) = manifests.get("Service", path["backend"]["service"]["name"])["spec"]["ports"]
-    assert port["name"] == path["backend"]["service"]["port"]["name"]
+    opened = {(path["path"], path["pathType"]) for path in rule["http"]["paths"]}
+    assert opened == {("/", "Exact"), ("/assets", "Prefix"), ("/api", "Prefix")}
+    inside = {route.path for route in ROUTES if route.path != "/" and not route.path.startswith(("/api/", "/assets/"))}
+    assert inside == {"/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/{name}"}
+    (name,) = {path["backend"]["service"]["name"] for path in rule["http"]["paths"]}
+    (port_name,) = {path["backend"]["service"]["port"]["name"] for path in rule["http"]["paths"]}
+    (port,) = manifests.get("Service", name)["spec"]["ports"]
+    assert port["name"] == port_name
     assert port["targetPort"] in {
         item["name"] for item in container(manifests.get("Deployment", "carryout-api"))["ports"]
     }
