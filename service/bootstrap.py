@@ -10,7 +10,7 @@ import structlog
 from service.audit import AuditLog
 from service.auth import JwtVerifier, open_jwt_verifier
 from service.causes import DENIED, NO_BUCKET, NO_BUCKET_NAME, NO_CREDENTIALS, describe_cause
-from service.database import NO_ANSWER, Pool, check_schema, connect, open_pool
+from service.database import Pool, check_schema, connect, open_pool
 from service.datasets import Dataset, list_exposed_columns, load_datasets, load_user_lists
 from service.errors import ConfigurationError, UnavailableError
 from service.exports import ExportRepository
@@ -23,6 +23,7 @@ from service.notifications import NotificationRepository
 from service.settings import Settings
 from service.storage import ObjectStorage, open_storage
 from service.tracing import Tracer
+from service.unreachable import NO_ANSWER
 
 S3_KEY_SETTINGS = "CARRYOUT_S3_ACCESS_KEY_ID, CARRYOUT_S3_SECRET_ACCESS_KEY"
 START_CHECKS = 5

@@ -6,8 +6,9 @@ from typing import Final
 import botocore.exceptions
 import redis.exceptions
 
-from service.database import NO_ANSWER, REFUSED_PASSWORD, describe_failure, describe_unreachable
+from service.database import REFUSED_PASSWORD, describe_failure
 from service.errors import ServiceError, find_cause
+from service.unreachable import NO_ANSWER, Failures, describe_unreachable, find_words
 
 NO_BUCKET: Final = "has no such bucket"
 NO_BUCKET_NAME: Final = "has no buckets of such a name"
@@ -16,7 +17,7 @@ NO_CREDENTIALS: Final = "can't be asked without credentials"
 # The answers to HEAD, which have no body to name their error.
 S3_STATUSES: Final[Mapping[str, str]] = {"404": NO_BUCKET, "403": DENIED, "401": DENIED}
 # The first that fits: redis derives the special from the general.
-KINDS: Final[tuple[tuple[type[Exception], str], ...]] = (
+KINDS: Final[Failures] = (
     (redis.exceptions.AuthenticationError, REFUSED_PASSWORD),
     (redis.exceptions.BusyLoadingError, "is still loading its data"),
     (redis.exceptions.TimeoutError, NO_ANSWER),
@@ -44,6 +45,6 @@ def describe_cause(error: BaseException) -> str:
     if isinstance(cause, botocore.exceptions.ClientError):
         code = cause.response["Error"]["Code"]
         return S3_STATUSES.get(code, f"answers with the error {code}")
-    if words := next((words for kind, words in KINDS if isinstance(cause, kind)), None):
+    if words := find_words(KINDS, cause):
         return words
     return describe_unreachable(cause) if isinstance(cause, CONNECTION_FAILURES) else describe_failure(cause)

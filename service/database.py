@@ -3,8 +3,6 @@
 import asyncio
 import hashlib
 import re
-import socket
-import ssl
 import traceback
 import uuid
 from collections.abc import AsyncIterator, Iterable
@@ -17,6 +15,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from service.errors import ConfigurationError, OutageError
 from service.settings import SQL_DIR
+from service.unreachable import OS_FAILURES, Failures, find_words
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
@@ -42,12 +41,10 @@ CONNECTION_LOST = (
 # What a server says of its role, or of itself, to whatever is asked: no fault of the question.
 REFUSALS = (asyncpg.InsufficientPrivilegeError, asyncpg.ReadOnlySQLTransactionError)
 
-UNREACHABLE = "can't be reached"
-NO_ANSWER = "didn't answer in time"
 ENDED_CONNECTION = "ended the connection"
 REFUSED_PASSWORD = "refused the password"  # noqa: S105 (words)
 # The first that fits.
-FAILURES: tuple[tuple[type[Exception], str], ...] = (
+FAILURES: Failures = (
     (asyncpg.InvalidPasswordError, REFUSED_PASSWORD),
     (asyncpg.InvalidAuthorizationSpecificationError, "refused the user"),
     (asyncpg.InvalidCatalogNameError, "has no such database"),
@@ -62,14 +59,7 @@ FAILURES: tuple[tuple[type[Exception], str], ...] = (
     (asyncpg.UndefinedObjectError, "doesn't know a parameter that the URL gives"),
     (asyncpg.exceptions.ClientConfigurationError, "can't be asked: the URL, or a file for its sslmode, is wrong"),
     (asyncpg.InterfaceError, ENDED_CONNECTION),
-    (TimeoutError, NO_ANSWER),
-    (socket.gaierror, f"{UNREACHABLE}: its host is unknown"),
-    (ConnectionRefusedError, f"{UNREACHABLE}: nothing listens there"),
-    (FileNotFoundError, f"{UNREACHABLE}: a file or socket that its URL names is missing"),
-    (ssl.SSLCertVerificationError, f"{UNREACHABLE}: its certificate can't be verified"),
-    (ssl.SSLError, f"{UNREACHABLE} by TLS"),
-    (ConnectionError, f"{UNREACHABLE}: it closed the connection (do both sides speak TLS?)"),
-    (OSError, UNREACHABLE),
+    *OS_FAILURES,
 )
 
 
@@ -205,18 +195,7 @@ async def _naming_bad_dsn(name: str) -> AsyncIterator[None]:
 
 def describe_failure(error: BaseException) -> str:
     """What follows the server's name in a sentence. An error's own words may hold addresses and users."""
-    words = (words for kind, words in FAILURES if isinstance(error, kind))
-    return next(words, f"can't be used: {type(error).__name__}")
-
-
-def describe_unreachable(error: BaseException | None) -> str:
-    """The same of a library's own error, by the OSError that led to it."""
-    words = UNREACHABLE
-    while error is not None:
-        if isinstance(error, OSError):
-            words = describe_failure(error)
-        error = error.__cause__ or error.__context__
-    return words
+    return find_words(FAILURES, error) or f"can't be used: {type(error).__name__}"
 
 
 async def migrate(dsn: str, *, user_id_type: str, directory: Path = SQL_DIR / "migrations") -> list[str]:

@@ -18,6 +18,7 @@ import jinja2
 import msgspec
 
 from service.errors import ConfigurationError
+from service.unreachable import describe_unreachable
 
 CONVERSATION_SECONDS = 30.0
 OPERATION_SECONDS = 10.0
@@ -176,9 +177,8 @@ class _Conversation:
             return self.judge(response.code, response.message)
         protocol.write(DOT_FIRST.sub(b"..", message) + b".\r\n")
         self._step = _Step.MESSAGE
-        response = (
-            await protocol.read_response()
-        )  # as long as the conversation may last: nothing is worse than not to know
+        # As long as the conversation may last: nothing is worse than not to know.
+        response = await protocol.read_response()
         return self.judge(response.code, response.message)
 
     def judge(self, code: int, text: str) -> Delivery:
@@ -200,7 +200,11 @@ class _Conversation:
         return self._unknown(cause)
 
     def broken(self, error: Exception) -> Delivery:
-        return self._unknown(f"{self._step} ended in {type(error).__name__}")
+        if self._step is not _Step.CONNECT:
+            return self._unknown(f"{self._step} ended in {type(error).__name__}")
+        if type(error) is aiosmtplib.SMTPException:  # the library's own words for what a server doesn't offer
+            return self._unknown(f"the server lacks what CARRYOUT_SMTP_URL asks for: {error}")
+        return self._unknown(f"the server {describe_unreachable(error)}")
 
     def close(self) -> None:
         """Say goodbye, and don't wait for an answer: how the mail fared must be recorded first."""

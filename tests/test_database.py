@@ -10,7 +10,6 @@ import pytest
 
 from devstack.stack import Stack
 from service.database import (
-    NO_ANSWER,
     Pool,
     acquire,
     check_schema,
@@ -22,6 +21,7 @@ from service.database import (
 )
 from service.errors import ConfigurationError, OutageError, UnavailableError, find_cause
 from service.settings import SQL_DIR
+from service.unreachable import NO_ANSWER
 
 from .factories import Connection, create_user, with_database
 from .sql.databases import open_database

@@ -19,6 +19,7 @@ from tests.smtp import DROP, HANG, SmtpServer, open_smtp_server
 MAIL_FROM = "Carryout <exports@example.com>"
 MESSAGE_ID = "<7d9b8d62-0d5a-4d27-8f07-2a9f0ed7a1c4@example.com>"
 ADA = "ada@example.org"
+LACKS = "the server lacks what CARRYOUT_SMTP_URL asks for:"
 READY: dict[str, object] = {
     "created_at": datetime(2026, 3, 1, 9, 30, tzinfo=UTC),
     "expires_at": datetime(2026, 3, 8, 9, 31, 59, tzinfo=UTC),
@@ -163,7 +164,7 @@ async def test_a_refused_connection_is_tried_again() -> None:
     async with open_smtp_server() as server:
         url = server.url
 
-    assert (await send(url)).outcome is Outcome.RETRY
+    assert await send(url) == Delivery(Outcome.RETRY, "the server can't be reached: nothing listens there")
 
 
 @pytest.mark.parametrize(
@@ -236,8 +237,16 @@ async def test_no_mail_without_starttls() -> None:
     async with open_smtp_server(extensions=["AUTH PLAIN"]) as server:
         delivery = await send(f"smtp://user:password@localhost:{server.port}")
 
-    assert delivery.outcome is Outcome.RETRY
+    assert delivery == Delivery(Outcome.RETRY, f"{LACKS} SMTP STARTTLS extension not supported by server.")
     assert [command.partition(" ")[0] for command in server.commands] == ["EHLO"]
+
+
+@pytest.mark.usefixtures("trusted")
+async def test_a_server_that_takes_no_password_is_named_as_the_cause(tls: ssl.SSLContext) -> None:
+    async with open_smtp_server(extensions=["STARTTLS"], tls=tls) as server:
+        delivery = await send(f"smtp://user:password@localhost:{server.port}")
+
+    assert delivery == Delivery(Outcome.RETRY, f"{LACKS} The SMTP AUTH extension is not supported by this server.")
 
 
 @pytest.mark.parametrize("scheme", ["smtp", "smtps"])
@@ -245,7 +254,7 @@ async def test_no_mail_to_a_server_nobody_vouches_for(tls: ssl.SSLContext, schem
     async with open_smtp_server(extensions=["STARTTLS"], tls=tls, smtps=scheme == "smtps") as server:
         delivery = await send(f"{scheme}://user:password@localhost:{server.port}")
 
-    assert delivery.outcome is Outcome.RETRY
+    assert delivery == Delivery(Outcome.RETRY, "the server can't be reached: its certificate can't be verified")
     assert not [command for command in server.commands if command.startswith(("AUTH", "MAIL"))]
 
 

@@ -20,10 +20,11 @@ from devstack.stack import Stack
 from service import servers
 from service.bootstrap import Resources
 from service.causes import describe_cause
-from service.database import NO_ANSWER, connect
+from service.database import connect
 from service.jobs import open_queue
 from service.servers import Servers, watch_servers
 from service.settings import Settings
+from service.unreachable import NO_ANSWER
 from tests.api.conftest import ASYNC, Create
 from tests.api.problems import read_problem
 from tests.api.serving import until
