@@ -13,7 +13,7 @@ BENCH_STAMP := $(VENV)/.bench-installed
 export POSTGRES_BIN ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test browser proxies load check bench bench-quick lock swagger-ui clean
+.PHONY: help demo run test browser proxies chaos load check bench bench-quick lock swagger-ui clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
