@@ -99,7 +99,7 @@ def _make_distant_home(link: Path, account: Account) -> Path:
 
 def _temporary_folders() -> list[Path]:
     """The first survives a restart of the machine."""
-    return [path for path in (Path("/var/tmp"), Path(tempfile.gettempdir())) if path.is_dir()]  # noqa: S108 - mkdtemp
+    return [path for path in (Path("/var/tmp"), Path(tempfile.gettempdir())) if path.is_dir()]  # noqa: S108 (mkdtemp)
 
 
 def _remove_orphans(account: Account) -> None:

@@ -131,10 +131,9 @@ class ChildProcess:
             raise self._failure(f"ended with status {self._process.returncode}")
 
     def _failure(self, fact: str) -> ConfigurationError:
-        lines = (
-            self.log_path.read_bytes()[self._log_start_bytes :][-LOG_TAIL_BYTES:].decode(errors="replace").split("\n")
-        )
-        tail = " | ".join([line.strip() for line in lines if line.strip()][-LOG_TAIL_LINES:])
+        log = self.log_path.read_bytes()[self._log_start_bytes :]
+        lines = [line.strip() for line in log[-LOG_TAIL_BYTES:].decode(errors="replace").split("\n")]
+        tail = " | ".join([line for line in lines if line][-LOG_TAIL_LINES:])
         return ConfigurationError(f"{self.name} {fact}; its log ends: {tail or '(empty)'}")
 
 
@@ -185,7 +184,7 @@ def _signal_holder(pid_path: Path, *, force: bool) -> None:
 async def _wait_for_lock(fd: int) -> bool:
     with suppress(TimeoutError):
         async with asyncio.timeout(STOP_TIMEOUT_SECONDS):
-            while not try_lock(fd):  # noqa: ASYNC110 - another process holds it
+            while not try_lock(fd):  # noqa: ASYNC110 (another process holds it)
                 await asyncio.sleep(POLL_SECONDS)
             return True
     return False

@@ -62,9 +62,8 @@ async def open_otel_tracer(endpoint: str) -> AsyncIterator[OtelTracer]:
 
 async def _flush(provider: TracerProvider, exporter: OTLPSpanExporter) -> None:
     """Send what is left, for FLUSH_SECONDS at most; the SDK would try for half a minute."""
-    flushing = threading.Thread(
-        target=provider.shutdown, name=FLUSHING, daemon=True
-    )  # the process's end waits for no daemon
+    # A daemon, for which the process's end doesn't wait.
+    flushing = threading.Thread(target=provider.shutdown, name=FLUSHING, daemon=True)
     flushing.start()
     await asyncio.to_thread(flushing.join, FLUSH_SECONDS)
     if flushing.is_alive():

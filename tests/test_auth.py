@@ -118,7 +118,7 @@ class TestPublicKeyFile:
             UNKNOWN_KIND,
             SECRET.encode(),
             private_pem(RSA_KEY),
-            public_pem(rsa.generate_private_key(65537, 1024).public_key()),  # noqa: S505 - the weakness is the point
+            public_pem(rsa.generate_private_key(65537, 1024).public_key()),  # noqa: S505 (the weakness is the point)
             public_pem(ec.generate_private_key(ec.SECP384R1()).public_key()),
             public_pem(x25519.X25519PrivateKey.generate().public_key()),
         ],

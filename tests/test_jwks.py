@@ -352,7 +352,7 @@ class TestParseKeySet:
             ECAlgorithm.to_jwk(EC_KEY, as_dict=True),
             OKPAlgorithm.to_jwk(ED_KEY, as_dict=True),
             RSAAlgorithm.to_jwk(
-                rsa.generate_private_key(65537, 1024).public_key(),  # noqa: S505 - the weakness is the point
+                rsa.generate_private_key(65537, 1024).public_key(),  # noqa: S505 (the weakness is the point)
                 as_dict=True,
             ),
         ],

@@ -37,7 +37,7 @@ def test_layout_is_stable() -> None:
 @given(
     job_id=st.uuids(),
     expires_at=st.datetimes(
-        datetime(1970, 1, 2),  # noqa: DTZ001 - hypothesis wants naive bounds and adds the zone
+        datetime(1970, 1, 2),  # noqa: DTZ001 (hypothesis wants naive bounds and adds the zone)
         timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=45))]),
     ),
 )
@@ -72,7 +72,7 @@ def test_shortened_signature_fails(cut: slice) -> None:
         ("1767225600\n", ""),
         ("1_767_225_600", ""),
         ("1767225600.0", ""),
-        ("１７６７２２５６００", ""),  # noqa: RUF001 - int() takes full-width digits
+        ("１７６７２２５６００", ""),  # noqa: RUF001 (int() takes full-width digits)
         ("-1", ""),
         ("", ""),
         ("9" * 13, ""),

@@ -22,7 +22,7 @@ from service.storage import PART_BYTES, ObjectStorage, OpenUpload, open_storage
 from tests.wires import Connection, Proxy
 
 CSV = "text/csv; charset=utf-8"
-LARGE = random.Random(1).randbytes(20 * 2**20)  # noqa: S311 - content, not a secret: two whole parts and a half
+LARGE = random.Random(1).randbytes(20 * 2**20)  # noqa: S311 (content, not a secret: two whole parts and a half)
 Cut = Callable[[bytes, bytes | None], bool]
 
 

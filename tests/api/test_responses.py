@@ -128,7 +128,7 @@ async def test_a_later_failure_breaks_the_connection(error: Exception) -> None:
     async def download(client: httpx.AsyncClient) -> None:
         async with client.stream("GET", "/") as response:
             async for chunk in response.aiter_raw():
-                received.append(chunk)  # noqa: PERF401 - what came before the break counts
+                received.append(chunk)  # noqa: PERF401 (what came before the break counts)
 
     async with serve(create_edge([stream(source)])) as served, served.client() as client:
         with pytest.raises(httpx.RemoteProtocolError):
