@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
@@ -63,33 +64,28 @@ class Resources:
     tracer: Tracer
 
 
+class _Source(NamedTuple):
+    """What the application's database is found to be at the start."""
+
+    datasets: tuple[Dataset, ...]
+    user_lists: dict[str, Dataset]
+    exposed_columns: list[str]
+
+
 @asynccontextmanager
 async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     """Raises ConfigurationError, one sentence that names what is wrong, if a server or a dataset is amiss."""
     mailer = Mailer(settings.smtp_url, settings.mail_from)
     async with connect(settings.database_url) as connection:
         await check_schema(connection, user_id_type=settings.user_id_type)
-    async with connect(settings.source_database_url, name="CARRYOUT_SOURCE_DATABASE_URL") as connection:
-        datasets = await load_datasets(
-            connection,
-            Path(settings.datasets_dir),
-            user_id_type=settings.user_id_type,
-            forbidden=settings.forbidden_columns,
-        )
-        to_operators = [name for name in settings.forbidden_columns if name not in settings.operator_columns]
-        user_lists = await load_user_lists(connection, Path(settings.datasets_dir), forbidden=to_operators)
-        exposed = await list_exposed_columns(
-            connection,
-            [*datasets, *user_lists.values()],
-            forbidden=to_operators if user_lists else settings.forbidden_columns,
-        )
+    source = await _read_source(settings)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         resources = Resources(
             settings=settings,
             tracer=await enter(_open_tracer(settings)),
-            datasets=datasets,
-            user_lists=user_lists,
+            datasets=source.datasets,
+            user_lists=source.user_lists,
             flags=await enter(open_flags(settings.database_url, settings.features)),
             database=await enter(
                 open_pool(settings.database_url, size=settings.pool_size, application_name="carryout")
@@ -117,11 +113,27 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         resources.metrics.watch_pool("database", resources.database)
         resources.metrics.watch_pool("source", resources.source)
         resources.metrics.watch_pool("streams", resources.streams)
-        resources.metrics.exposed_columns.set(len(exposed))
+        resources.metrics.exposed_columns.set(len(source.exposed_columns))
         await _require_servers(resources)
-        if exposed:
-            await logger.awarning("source_role_can_read_forbidden_columns", columns=exposed)
+        if source.exposed_columns:
+            await logger.awarning("source_role_can_read_forbidden_columns", columns=source.exposed_columns)
         yield resources
+
+
+async def _read_source(settings: Settings) -> _Source:
+    to_operators = [name for name in settings.forbidden_columns if name not in settings.operator_columns]
+    directory = Path(settings.datasets_dir)
+    async with connect(settings.source_database_url, name="CARRYOUT_SOURCE_DATABASE_URL") as connection:
+        datasets = await load_datasets(
+            connection, directory, user_id_type=settings.user_id_type, forbidden=settings.forbidden_columns
+        )
+        user_lists = await load_user_lists(connection, directory, forbidden=to_operators)
+        exposed_columns = await list_exposed_columns(
+            connection,
+            [*datasets, *user_lists.values()],
+            forbidden=to_operators if user_lists else settings.forbidden_columns,
+        )
+    return _Source(datasets, user_lists, exposed_columns)
 
 
 @asynccontextmanager

@@ -24,7 +24,7 @@ def serve(host: str, port: int, env_file: Path | None) -> None:
 
     settings = load_settings(env_file)
     configure_logging(settings.log_level)
-    _serve(serve_api(settings, host=host, port=port))
+    _run_on_uvloop(serve_api(settings, host=host, port=port))
 
 
 @click.command()
@@ -35,7 +35,7 @@ def worker(env_file: Path | None) -> None:
 
     settings = load_settings(env_file)
     configure_logging(settings.log_level)
-    _serve(work(settings))
+    _run_on_uvloop(work(settings))
 
 
 @click.command()
@@ -93,7 +93,7 @@ def demo(data_dir: Path) -> None:
     asyncio.run(run_demo(data_dir))
 
 
-def _serve(work: Coroutine[Any, Any, None]) -> None:
-    """Run a process that lasts, on uvloop: a stream takes a fifth less CPU than on asyncio's own loop."""
+def _run_on_uvloop(work: Coroutine[Any, Any, None]) -> None:
+    """A stream takes a fifth less CPU than on asyncio's own loop."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work)
