@@ -5,11 +5,12 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 
+import asyncpg
 import structlog
 
 from service.audit import SYSTEM, Actor, AuditAction
 from service.bootstrap import Resources
-from service.database import Connection, UserId, acquire
+from service.database import CONNECTION_LOST, Connection, UserId, acquire
 from service.encoders import create_encoder
 from service.ending import end_export, record_export
 from service.errors import (
@@ -18,6 +19,7 @@ from service.errors import (
     ExportNotReadyError,
     ExportSupersededError,
     OutageError,
+    ServiceError,
     SubjectNotFoundError,
     UnavailableError,
 )
@@ -27,6 +29,8 @@ from service.tracing import trace_id_of
 
 CANCELLED_MESSAGE = "cancelled by user"
 FAILED_MESSAGE = "The export could not be made. Please ask for it again later."
+# How a step may fail; anything else is a defect of the code.
+FAILURES = (ServiceError, asyncpg.PostgresError, *CONNECTION_LOST)
 
 logger = structlog.get_logger()
 

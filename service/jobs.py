@@ -45,7 +45,7 @@ class JobQueue:
         """
         entry = f"export:{job_id}:{attempt}"
         async with _answer_in_time():
-            job = await self._redis.enqueue_job(RUN_EXPORT, str(job_id), _job_id=entry, _queue_name=QUEUE_NAME)
+            job = await self._redis.enqueue_job(RUN_EXPORT, str(job_id), _job_id=entry)
             if job is not None:
                 return True
             # Known already: but held by a worker that is gone, perhaps, or lost from the queue, or due in the future

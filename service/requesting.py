@@ -3,23 +3,22 @@
 import asyncio
 from contextlib import suppress
 
-import asyncpg
 import msgspec
 import structlog
 
 from service.audit import SYSTEM, Actor, AuditAction
 from service.bootstrap import Resources
-from service.database import CONNECTION_LOST, Connection, UserId
+from service.database import Connection, UserId
 from service.encoders import Format
 from service.errors import (
     ExportInProgressError,
     ExportSupersededError,
     IdempotencyConflictError,
-    ServiceError,
     SubjectNotFoundError,
     UnavailableError,
 )
 from service.exporting import (
+    FAILURES,
     complete,
     enqueue,
     fail,
@@ -34,7 +33,6 @@ from service.exports import Export, FileFacts
 from service.streaming import Document
 
 RETRY_AFTER_FAILURE_SECONDS = 2.0
-FAILURES = (ServiceError, asyncpg.PostgresError, *CONNECTION_LOST)
 
 logger = structlog.get_logger()
 

@@ -7,14 +7,12 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
-import asyncpg
 import structlog
 
 from service import exporting
 from service.audit import SYSTEM, AuditAction
 from service.bootstrap import Resources
-from service.database import CONNECTION_LOST
-from service.errors import OutageError, ServiceError, UnavailableError
+from service.errors import OutageError, UnavailableError
 from service.exports import Export
 from service.troubles import Trouble
 from worker.orphans import sweep
@@ -23,7 +21,6 @@ REPAIR_SECONDS = 1.0
 BATCH = 100
 DELETION_SECONDS = 60.0  # longer than the storage's answer may take
 LONGEST_KEPT_SECONDS = 86_400.0  # between two tries
-FAILURES = (ServiceError, asyncpg.PostgresError, *CONNECTION_LOST)
 
 logger = structlog.get_logger()
 
@@ -33,10 +30,10 @@ async def repair_forever(resources: Resources, run_here: Callable[[Export], None
     enqueueing, failing = _trouble("enqueue forgotten"), _trouble("fail lost")
     while True:
         beat()
-        async with enqueueing.noting(*FAILURES):
+        async with enqueueing.noting(*exporting.FAILURES):
             await enqueue_forgotten(resources, run_here)
         beat()
-        async with failing.noting(*FAILURES):
+        async with failing.noting(*exporting.FAILURES):
             await fail_lost(resources)
         await asyncio.sleep(REPAIR_SECONDS)
 
@@ -44,7 +41,7 @@ async def repair_forever(resources: Resources, run_here: Callable[[Export], None
 async def expire_forever(resources: Resources) -> None:
     expiring = _trouble("expire files")
     while True:
-        async with expiring.noting(*FAILURES):
+        async with expiring.noting(*exporting.FAILURES):
             await expire_files(resources)
         await asyncio.sleep(REPAIR_SECONDS)
 
@@ -52,9 +49,9 @@ async def expire_forever(resources: Resources) -> None:
 async def sweep_forever(resources: Resources) -> None:
     forgetting, sweeping = _trouble("forget idempotency keys"), _trouble("sweep")
     while True:
-        async with forgetting.noting(*FAILURES):
+        async with forgetting.noting(*exporting.FAILURES):
             await forget_idempotency_keys(resources)
-        async with sweeping.noting(*FAILURES):
+        async with sweeping.noting(*exporting.FAILURES):
             await _sweep(resources)
         await asyncio.sleep(resources.settings.sweep_seconds)
 

@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import asyncpg
 import structlog
 
 from service import exporting
@@ -48,7 +47,7 @@ async def run_export(resources: Resources, job_id: uuid.UUID) -> None:
         if export is not None:
             with structlog.contextvars.bound_contextvars(attempt=export.attempt, **exporting.log_context(export)):
                 await _attempt(resources, export)
-    except (ServiceError, asyncpg.PostgresError, *CONNECTION_LOST) as error:
+    except exporting.FAILURES as error:
         await logger.aerror("export_unrecorded", job_id=str(job_id), exc_info=error)
 
 
