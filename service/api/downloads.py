@@ -12,16 +12,9 @@ from starlette.responses import RedirectResponse, Response
 
 from service import exporting
 from service.api.auth import link_actor, require_user, resources_of, user_actor
-from service.api.exports import (
-    MAX_PAGE_SIZE,
-    PAGE_SIZE,
-    Instant,
-    NextPage,
-    job_id_of,
-    json_response,
-    read_page_query,
-)
-from service.api.responses import ChunkedStream, attachment_headers
+from service.api.exports import MAX_PAGE_SIZE, PAGE_SIZE, Instant, NextPage
+from service.api.requests import job_id_of, read_query
+from service.api.responses import ChunkedStream, attachment_headers, json_response
 from service.audit import Actor, AuditEvent
 from service.auth import BIGINT
 from service.bootstrap import Resources
@@ -71,7 +64,7 @@ async def list_downloads(request: Request) -> Response:
     """For the owner, who learns from it whether the link has got around."""
     resources = resources_of(request)
     user_id = await require_user(request)
-    page = read_page_query(request, DownloadPageQuery)
+    page = read_query(request, DownloadPageQuery)
     export = await exporting.get_owned(resources, job_id_of(request), user_id, user_actor(request, user_id))
     async with exporting.open_connection(resources) as connection:
         found = await resources.audit.list_downloads(

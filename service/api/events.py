@@ -13,8 +13,8 @@ from starlette.responses import Response
 
 from service import exporting
 from service.api.auth import require_user, resources_of, user_actor
-from service.api.exports import ExportView, job_id_of, view_export
-from service.api.requests import query_params
+from service.api.exports import ExportView, view_export
+from service.api.requests import job_id_of, query_params
 from service.api.responses import ChunkedStream
 from service.bootstrap import Resources
 from service.database import UserId

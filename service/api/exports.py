@@ -4,7 +4,7 @@ import datetime as dt
 import math
 import re
 import uuid
-from typing import Annotated, TypeVar
+from typing import Annotated
 from urllib.request import parse_http_list
 
 import msgspec
@@ -14,11 +14,12 @@ from starlette.responses import Response
 
 from service import exporting, requesting
 from service.api.auth import require_user, resources_of, user_actor
-from service.api.requests import query_params, read_json
+from service.api.requests import job_id_of, query_params, read_json, read_query
+from service.api.responses import json_response
 from service.bootstrap import Resources
 from service.database import Connection
 from service.encoders import Format
-from service.errors import ExportNotFoundError, InvalidRequestError, UnavailableError
+from service.errors import InvalidRequestError, UnavailableError
 from service.exports import Export, ExportStatus
 
 PAGE_SIZE = 20
@@ -26,8 +27,6 @@ MAX_PAGE_SIZE = 100
 UNKNOWN_WAIT = dt.timedelta(minutes=1)
 WANTED_BODY = """send {"format":"csv"} or {"format":"json"}"""
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
-
-T = TypeVar("T")
 
 Instant = Annotated[dt.datetime, Meta(tz=True)]
 LinkUrl = Annotated[str, Meta(description="The signed link. It needs no credentials and works until `expires_at`.")]
@@ -123,7 +122,7 @@ async def create_export(request: Request) -> Response:
 async def list_exports(request: Request) -> Response:
     resources = resources_of(request)
     user_id = await require_user(request)
-    page = read_page_query(request, PageQuery)
+    page = read_query(request, PageQuery)
     async with exporting.open_connection(resources) as connection:
         found = await resources.exports.list_owned(connection, user_id, after=page.after or None, limit=page.limit + 1)
         views = [await view_export(resources, connection, export) for export in found[: page.limit]]
@@ -149,30 +148,6 @@ async def delete_export(request: Request) -> Response:
     export = await exporting.get_owned(resources, job_id_of(request), user_id, actor)
     await exporting.cancel_or_delete(resources, export, actor)
     return Response(status_code=204)
-
-
-def read_page_query(request: Request, type_: type[T]) -> T:
-    given = query_params(request, {"after", "limit"})
-    try:
-        return msgspec.convert(given, type_, strict=False)
-    except msgspec.ValidationError as error:
-        raise InvalidRequestError(str(error)) from None
-
-
-def job_id_of(request: Request) -> uuid.UUID:
-    """Raises ExportNotFoundError for what can't be an id, as for an unknown one."""
-    text = request.path_params["job_id"]
-    try:
-        job_id = uuid.UUID(text)
-    except ValueError:
-        raise ExportNotFoundError from None
-    if str(job_id) != text.lower():
-        raise ExportNotFoundError
-    return job_id
-
-
-def json_response(body: msgspec.Struct, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(body), status, headers=headers, media_type="application/json")
 
 
 async def _accepted(resources: Resources, export: Export) -> Response:

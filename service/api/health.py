@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.errors import render_error
-from service.api.exports import json_response
 from service.api.requests import repeated_param
+from service.api.responses import json_response
 from service.errors import InvalidRequestError, OutageError, UnavailableError
 from service.servers import SERVERS, Server, Servers
 

@@ -1,6 +1,7 @@
 """What a request says, read strictly."""
 
 import re
+import uuid
 from collections.abc import Set as AbstractSet
 from typing import TypeVar
 from urllib.parse import parse_qsl
@@ -8,10 +9,11 @@ from urllib.parse import parse_qsl
 import msgspec
 from starlette.requests import Request
 
-from service.errors import InvalidRequestError, InvalidValueError, UnsupportedMediaTypeError
+from service.errors import ExportNotFoundError, InvalidRequestError, InvalidValueError, UnsupportedMediaTypeError
 from service.strict_json import DuplicateNameError, parse_strictly
 
 T = TypeVar("T")
+S = TypeVar("S", bound=msgspec.Struct)
 
 INCOMPLETE_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 NOT_JSON = "The body is not valid JSON"
@@ -49,12 +51,33 @@ def query_params(request: Request, allowed: AbstractSet[str]) -> dict[str, str]:
     return params
 
 
+def read_query(request: Request, type_: type[S]) -> S:
+    """The query parameters as `type_`, whose fields are the known ones. Raises InvalidRequestError."""
+    given = query_params(request, set(type_.__struct_fields__))
+    try:
+        return msgspec.convert(given, type_, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidRequestError(str(error)) from None
+
+
 def repeated_param(request: Request, allowed: str) -> list[str]:
     """The values of the only query parameter, which may be given again and again. Raises InvalidRequestError."""
     pairs = _parse_query(request.scope["query_string"])
     for name, _ in pairs:
         _require_known(name, {allowed})
     return [value for _, value in pairs]
+
+
+def job_id_of(request: Request) -> uuid.UUID:
+    """Raises ExportNotFoundError for what can't be an id, as for an unknown one."""
+    text = request.path_params["job_id"]
+    try:
+        job_id = uuid.UUID(text)
+    except ValueError:
+        raise ExportNotFoundError from None
+    if str(job_id) != text.lower():
+        raise ExportNotFoundError
+    return job_id
 
 
 def bearer_token(request: Request) -> str:

@@ -1,4 +1,4 @@
-"""Streams that end as they really ended, and downloads under a safe name."""
+"""JSON, streams that end as they really ended, and downloads under a safe name."""
 
 import asyncio
 import time
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -156,6 +157,10 @@ class ChunkedStream(Response):
 
     def _start(self) -> Message:
         return {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+
+
+def json_response(body: msgspec.Struct, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(body), status, headers=headers, media_type="application/json")
 
 
 def attachment_headers(filename: str) -> dict[str, str]:

@@ -16,8 +16,8 @@ from starlette.responses import Response
 from service import exporting, operating
 from service.api.audited import AuditedStream, Opened
 from service.api.auth import key_actor, resources_of
-from service.api.exports import json_response
 from service.api.requests import bearer_token, query_params
+from service.api.responses import json_response
 from service.audit import Actor, AuditAction
 from service.auth import BIGINT, parse_bigint
 from service.bootstrap import Resources

@@ -17,7 +17,7 @@ from starlette.types import Message
 from service.api import downloads, error_pages, exports, middleware
 from service.api.compression import negotiate
 from service.api.proxies import ProxyMiddleware
-from service.api.requests import query_params, read_json
+from service.api.requests import job_id_of, query_params, read_json
 from service.auth import open_jwt_verifier
 from service.bootstrap import Resources
 from service.errors import (
@@ -224,7 +224,7 @@ def test_preferences_and_idempotency_keys(prefer: str, key: str) -> None:
 def test_job_ids(text: str) -> None:
     tried["job id"] += 1
     try:
-        found = exports.job_id_of(Request({"type": "http", "path_params": {"job_id": text}}))
+        found = job_id_of(Request({"type": "http", "path_params": {"job_id": text}}))
     except ExportNotFoundError:
         return
     assert str(found) == text.lower()
