@@ -132,8 +132,9 @@ WHERE id = $1 AND status IN ('pending', 'processing')
 RETURNING *
 
 -- name: end_link
-UPDATE carryout.export_jobs SET expires_at = now()
-WHERE id = $1 AND status = 'completed' AND expires_at > now()
+-- Not by now(), the transaction's beginning: whoever began earlier and comes later would end it a second time.
+UPDATE carryout.export_jobs SET expires_at = clock_timestamp()
+WHERE id = $1 AND status = 'completed' AND expires_at > clock_timestamp()
 RETURNING *
 
 -- name: mark_file_deleted

@@ -1,11 +1,12 @@
 """Watching exports, ending them, and seeing nobody else's."""
 
 import datetime as dt
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
 
+from service import exporting
 from service.bootstrap import Resources
 from tests.api.conftest import ASYNC, JSON, UNKNOWN_ID, VIEW, Create
 from tests.api.problems import bearer, read_problem, without_request_id
@@ -178,6 +179,16 @@ class TestDelete:
         *_, deleted = await list_audit(database)
         assert (await list_actions(database)).count("export:deleted") == 1
         assert (deleted["action"], deleted["actor"]) == ("export:deleted", str(user_id))
+
+    async def test_by_one_that_began_earlier_is_once(
+        self, api: httpx.AsyncClient, create: Create, database: Connection, token: Token, resources: Resources
+    ) -> None:
+        user_id = await create_user(database)
+        created = await create(user_id)
+        async with exporting.open_transaction(resources) as earlier:
+            await earlier.fetchval("SELECT now()")
+            await api.delete(created.headers["location"], headers=bearer(token(user_id)))
+            assert await resources.exports.end_link(earlier, UUID(created.json()["job_id"])) is None
 
 
 class TestOthers:
