@@ -131,23 +131,22 @@ async def _redirect(resources: Resources, export: Export, actor: Actor) -> Respo
 
 async def _proxy(request: Request, resources: Resources, export: Export, actor: Actor) -> Response:
     wanted = _slice(request, export)
-    await exporting.record_download(
-        resources, export, actor, outcome=f"bytes {wanted.first}-{wanted.last}" if wanted.partial else "proxied"
-    )
     headers = _file_headers(export) | {"Content-Length": str(wanted.last - wanted.first + 1)}
     if wanted.partial:
         headers["Content-Range"] = f"bytes {wanted.first}-{wanted.last}/{export.size_bytes}"
     return ChunkedStream(
-        _chunks(resources, export, wanted),
+        _chunks(resources, export, actor, wanted),
         status_code=206 if wanted.partial else 200,
         media_type=MEDIA_TYPES[export.format],
         headers=headers,
     )
 
 
-async def _chunks(resources: Resources, export: Export, wanted: Slice) -> AsyncGenerator[bytes, None]:
+async def _chunks(resources: Resources, export: Export, actor: Actor, wanted: Slice) -> AsyncGenerator[bytes, None]:
     byte_range = (wanted.first, wanted.last) if wanted.partial else None
+    outcome = f"bytes {wanted.first}-{wanted.last}" if wanted.partial else "proxied"
     async with resources.storage.open_download(exporting.key_of(export), byte_range) as chunks:
+        await exporting.record_download(resources, export, actor, outcome=outcome)  # what can't be had is no download
         async for chunk in chunks:
             yield chunk
 

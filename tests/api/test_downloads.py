@@ -303,8 +303,12 @@ class TestProxy:
         await refuse_audit(database, "export:downloaded")
         read_problem(await api.get(file.link), 500)
 
-    async def test_the_object_is_gone(self, api: httpx.AsyncClient, file: File, resources: Resources) -> None:
+    async def test_what_the_storage_has_not_is_no_download(
+        self, api: httpx.AsyncClient, file: File, resources: Resources, database: Connection
+    ) -> None:
         async with exporting.open_connection(resources) as connection:
             export = await exporting.get_file(resources, connection, UUID(file.job_id))
         await resources.storage.delete(exporting.key_of(export))
+        before = await list_actions(database)
         read_problem(await api.get(file.link), 410)
+        assert await list_actions(database) == before
