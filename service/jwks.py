@@ -63,7 +63,8 @@ class Jwks:
         self._session = session
         self._url = url
         self._algorithms = algorithms
-        self._keys: tuple[VerificationKey, ...] | None = None
+        self._keys: tuple[VerificationKey, ...] = ()
+        self._up_to_date = False
         self._refetch_allowed_at = 0.0
         self._fetching = asyncio.create_task(self._fetch())
         self._refreshing = asyncio.create_task(self._refresh_forever())
@@ -71,7 +72,7 @@ class Jwks:
     async def find(self, key_id: str | None, algorithm: str) -> VerificationKey | None:
         """The key a token's header asks for. Only tokens with an unknown key wait for the provider.
 
-        Raises UnavailableError while no fetch has succeeded yet.
+        Raises UnavailableError for an unknown key while the provider, who may have published it, can't be asked.
         """
         if algorithm not in self._algorithms:
             return None
@@ -79,7 +80,7 @@ class Jwks:
         if key is None:
             await self._refetch()
             key = self._pick(key_id, algorithm)
-        if self._keys is None:
+        if key is None and not self._up_to_date:
             raise UnavailableError("The identity provider's keys can't be fetched")
         return key
 
@@ -89,11 +90,11 @@ class Jwks:
         await asyncio.gather(self._refreshing, self._fetching, return_exceptions=True)
 
     def _pick(self, key_id: str | None, algorithm: str) -> VerificationKey | None:
-        """A token that names no key is accepted only where there is no choice."""
+        """A token that names no key is accepted only where there is no choice; some publish one key twice."""
         fitting = [
-            key for key in self._keys or () if algorithm in key.algorithms and (key_id is None or key_id == key.key_id)
+            key for key in self._keys if algorithm in key.algorithms and (key_id is None or key_id == key.key_id)
         ]
-        return fitting[0] if len(fitting) == 1 else None
+        return fitting[0] if fitting and all(key.key == fitting[0].key for key in fitting) else None
 
     async def _refetch(self) -> None:
         """Join a running fetch, or start one if the last request that did so was long enough ago."""
@@ -102,7 +103,8 @@ class Jwks:
             if now < self._refetch_allowed_at:
                 return
             self._refetch_allowed_at = now + REFETCH_COOLDOWN_SECONDS
-        await self._join_fetch()
+        if not await self._join_fetch():
+            self._refetch_allowed_at = time.monotonic() + RETRY_SECONDS
 
     async def _refresh_forever(self) -> None:
         while True:
@@ -120,7 +122,11 @@ class Jwks:
         except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
             status = error.status if isinstance(error, aiohttp.ClientResponseError) else None
             logger.warning("jwks_fetch_failed", error_type=type(error).__name__, status=status)
+            self._up_to_date = False
             return False
+        if not self._keys:
+            logger.warning("jwks_has_no_usable_key", algorithms=self._algorithms)
+        self._up_to_date = True
         return True
 
     async def _download(self) -> bytearray:

@@ -218,10 +218,25 @@ class TestOutage:
         async with opened(provider) as verifier:
             assert await verifier.verify(make_token()) == USER
             provider.answer(**answer)
-            with pytest.raises(AuthenticationError):
+            with pytest.raises(UnavailableError):
                 await verifier.verify(make_token(OTHER_KEY, kid="two"))
             assert len(provider.requests) == 2
             assert await verifier.verify(make_token()) == USER
+
+    async def test_a_key_published_meanwhile_is_fetched_soon_after(
+        self, provider: IdentityProvider, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(jwks, "RETRY_SECONDS", 0.0)
+        async with opened(provider) as verifier:
+            assert await verifier.verify(make_token()) == USER
+            provider.answer(status=503)
+            for _ in range(2):
+                with pytest.raises(UnavailableError):
+                    await verifier.verify(make_token(OTHER_KEY, kid="two"))
+            provider.publish({**OTHER_JWK, "kid": "two"})
+            assert await verifier.verify(make_token(OTHER_KEY, kid="two")) == USER
+            with pytest.raises(AuthenticationError):
+                await verifier.verify(make_token(OTHER_KEY, kid="three"))
 
     @pytest.mark.parametrize("answer", BROKEN)
     async def test_without_any_keys_nobody_is_judged(self, provider: IdentityProvider, answer: dict[str, Any]) -> None:
@@ -240,6 +255,15 @@ class TestOutage:
                     await verifier.verify(make_token())
         failure = {"error_type": "ClientResponseError", "status": 404}
         assert events[0] == {"event": "jwks_fetch_failed", "log_level": "warning", **failure}
+
+    async def test_the_log_tells_that_no_key_fits(self, provider: IdentityProvider) -> None:
+        provider.publish({**ED_JWK, "alg": "Ed448"})
+        with capture_logs() as events:
+            async with opened(provider) as verifier:
+                with pytest.raises(AuthenticationError):
+                    await verifier.verify(make_token())
+        fields = {"log_level": "warning", "algorithms": ("RS256", "ES256", "EdDSA")}
+        assert events[0] == {"event": "jwks_has_no_usable_key", **fields}
 
     async def test_keys_outlive_the_provider(self, provider: IdentityProvider, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(jwks, "REFRESH_SECONDS", 0.01)
@@ -298,6 +322,16 @@ class TestChoiceOfKey:
             assert await verifier.verify(make_token(key, algorithm, kid=algorithm)) == USER
             with pytest.raises(AuthenticationError):
                 await verifier.verify(make_token(key, algorithm, kid="RS256" if algorithm == "EdDSA" else "EdDSA"))
+
+    async def test_a_key_may_be_published_twice(self, provider: IdentityProvider) -> None:
+        provider.publish({**ED_JWK, "kid": "one"}, {**ED_JWK, "kid": "one", "issuer": "another"})
+        async with opened(provider) as verifier:
+            assert await verifier.verify(make_token()) == USER
+            provider.publish({**ED_JWK, "kid": "one"}, {**OTHER_JWK, "kid": "one"})
+            with pytest.raises(AuthenticationError):
+                await verifier.verify(make_token(kid="two"))
+            with pytest.raises(AuthenticationError):
+                await verifier.verify(make_token())
 
     async def test_a_token_without_a_name_needs_a_single_candidate(self, provider: IdentityProvider) -> None:
         nameless = jwt.encode(claims(), ED_KEY, "EdDSA")
