@@ -107,6 +107,20 @@ async def test_from_asking_to_deleting(site: Site, tab: Tab) -> None:
     await worker.ended()
 
 
+async def test_deleting_right_after_keeping(site: Site, tab: Tab) -> None:
+    """A closed dialog tells so later than it gives the focus back: the one opened meanwhile is another one's."""
+    tab.sign_in(await site.world.create_user(records=10))
+    tab.ask("csv")
+    tab.until_text(f"{FIRST} .badge", "Ready")
+    tab.driver.execute_script(
+        """const remove = document.querySelector(arguments[0]), dialog = document.getElementById("confirm");
+        remove.click(); dialog.close("no"); remove.click();""",
+        f"{FIRST} .remove",
+    )
+    tab.find("#confirm-yes").click()
+    tab.until_text(f"{FIRST} .badge", "Ended")
+
+
 async def test_keyboard_alone(site: Site, tab: Tab) -> None:
     user_id = await site.world.create_user(records=10)
     tab.open()

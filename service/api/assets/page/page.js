@@ -13,6 +13,7 @@ const by = (id) => document.getElementById(id);
 let client = null;
 let session = new AbortController();
 let nextPage = null;
+let settle = () => {}; // what waits for the dialog
 
 function takeToken() {
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
@@ -150,12 +151,11 @@ async function remove(view) {
 }
 
 function confirmed() {
+  settle("no"); // what was closed a moment ago: its event may still be to come
   const dialog = by("confirm");
   dialog.returnValue = "no";
   dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true });
-  });
+  return new Promise((resolve) => { settle = resolve; });
 }
 
 function downloads(path) {
@@ -181,6 +181,7 @@ onSubmit(by("sign-in"), async () => {
   if (client) by("history-title").focus();
 });
 onSubmit(by("ask"), (data) => ask(data.get("format")));
+by("confirm").addEventListener("close", ({ target }) => { if (!target.open) settle(target.returnValue); });
 by("sign-out").addEventListener("click", () => signOut());
 by("more").addEventListener("click", () => attempt(async () => addPage(await client.call("GET", nextPage))));
 window.addEventListener("hashchange", () => { takeToken(); begin(); });
