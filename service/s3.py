@@ -15,8 +15,10 @@ from botocore.exceptions import BotoCoreError, ClientError, InvalidRegionError
 from service.errors import ConfigurationError, OutageError, UnavailableError
 from service.settings import Settings
 
-# A download holds its connection for as long as its reader takes; with botocore's 10, ten slow readers stop the rest.
+# A download holds its connection for as long as its reader takes, so that slow readers could have them all; what
+# downloads leave is for uploads, deletions and checks.
 MAX_CONNECTIONS = 100
+MAX_DOWNLOADS = 80
 CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 30
 

@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 
 from service.attachments import attachment
 from service.errors import ExportGoneError, UnavailableError
-from service.s3 import answer_within, open_client
+from service.s3 import MAX_DOWNLOADS, answer_within, open_client
 from service.settings import Settings
 
 # S3 takes parts from 5 MiB and at most 10,000 of them; two of these are in memory during an upload.
@@ -24,6 +24,7 @@ MAX_PRESIGN_SECONDS = 300
 CALL_TIMEOUT_SECONDS = 45.0  # one read timeout of 30 s, and a retry that is answered
 SEND_TIMEOUT_SECONDS = 120.0  # one part at 70 kB/s
 CHECK_TIMEOUT_SECONDS = 2.0  # a probe's patience
+BUSY_SECONDS = 10  # until somebody's download may have ended
 ABORT_SECONDS = 2.0  # a worker that is told to stop has seconds, not a hanging storage's time-outs
 
 
@@ -43,6 +44,7 @@ class ObjectStorage:
         self._signer = signer
         self._bucket = bucket
         self._aborting: set[asyncio.Task[None]] = set()
+        self._downloads = asyncio.Semaphore(MAX_DOWNLOADS)
 
     async def aclose(self) -> None:
         """Give the aborts that are still under way a moment; whoever sweeps `list_uploads` does the rest."""
@@ -89,16 +91,19 @@ class ObjectStorage:
         """Open the object, or its bytes from first to last (inclusive) of `byte_range`, as an iterator of chunks.
 
         Raises ExportGoneError when there is none. The range must lie inside the object. An object that breaks off
-        raises UnavailableError from the iterator.
+        raises UnavailableError from the iterator, and so does opening while MAX_DOWNLOADS are open.
         """
+        if self._downloads.locked():
+            raise UnavailableError("Too many files are being downloaded", retry_after_seconds=BUSY_SECONDS)
         asked = {"Range": "bytes={}-{}".format(*byte_range)} if byte_range else {}
-        async with answer_within(CALL_TIMEOUT_SECONDS):
-            try:
-                answer = await self._client.get_object(Bucket=self._bucket, Key=key, **asked)
-            except self._client.exceptions.NoSuchKey as error:
-                raise ExportGoneError("The file has been deleted") from error
-        async with answer["Body"] as body, aclosing(_read(body)) as chunks:
-            yield chunks
+        async with self._downloads:
+            async with answer_within(CALL_TIMEOUT_SECONDS):
+                try:
+                    answer = await self._client.get_object(Bucket=self._bucket, Key=key, **asked)
+                except self._client.exceptions.NoSuchKey as error:
+                    raise ExportGoneError("The file has been deleted") from error
+            async with answer["Body"] as body, aclosing(_read(body)) as chunks:
+                yield chunks
 
     async def presign(self, key: str, *, filename: str, content_type: str, expires_in_seconds: int) -> str:
         """Return a URL that downloads the object as `filename` for `expires_in_seconds` (at most 300).
