@@ -4,11 +4,14 @@ import asyncio
 import hashlib
 import signal
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 import pytest
 from selenium.webdriver import ActionChains, Keys
 
+from service.database import Connection
+from tests import wires
 from tests.browser.conftest import Site, Tab
 
 FIRST = "#history > li:first-child"
@@ -54,6 +57,44 @@ async def answer_once(port: int, status: str) -> None:
 
     async with await asyncio.start_server(answer, "127.0.0.1", port):
         await answered.wait()
+
+
+class HoldingProxy(wires.Proxy):
+    """Keeps the requests with `token` back until `go` is set; `asked` says that there is one."""
+
+    def __init__(self, url: str, token: str) -> None:
+        super().__init__(url)
+        self.token = token.encode()
+        self.asked = asyncio.Event()
+        self.go = asyncio.Event()
+
+    def connect(self, client: asyncio.StreamWriter) -> wires.Connection:
+        return _Holding(client, self)
+
+
+class _Holding(wires.Connection):
+    def __init__(self, client: asyncio.StreamWriter, proxy: HoldingProxy) -> None:
+        super().__init__(client)
+        self._proxy = proxy
+
+    async def ask(self, chunk: bytes) -> bytes:
+        if self._proxy.token in chunk:
+            self._proxy.asked.set()
+            await self._proxy.go.wait()
+        return chunk
+
+
+async def insert_failed(connection: Connection, user_id: UUID, count: int, message: str) -> None:
+    """One a day."""
+    await connection.execute(
+        """INSERT INTO carryout.export_jobs
+          (user_id, format, status, queued, estimated_records, created_at, completed_at, error_message)
+        SELECT $1, 'csv', 'failed', true, 1, now() - n * interval '1 day', now(), $3
+        FROM generate_series(1, $2) AS n""",
+        user_id,
+        count,
+        message,
+    )
 
 
 def downloaded(folder: Path) -> Path | None:
@@ -157,12 +198,74 @@ async def test_keyboard_alone(site: Site, tab: Tab) -> None:
     tab.until_text(f"{FIRST} .badge", "Ended")
 
 
+async def test_a_token_that_a_mail_has_wrapped(site: Site, tab: Tab) -> None:
+    token = site.token(await site.world.create_user(records=1))
+    tab.open()
+    tab.until(lambda: tab.is_shown("#sign-in"))
+    tab.find("#token").send_keys(f"Bearer {token[:70]}\n{token[70:]}")
+    tab.find("#sign-in button").click()
+    tab.until(lambda: tab.is_shown("#empty"))
+
+
+class TestTwoUsersOfOneTab:
+    @pytest.mark.parametrize("valid", [True, False])
+    async def test_an_answer_to_the_first_that_comes_late(self, site: Site, tab: Tab, *, valid: bool) -> None:
+        first, second = [await site.world.create_user(records=1) for _ in range(2)]
+        async with site.world.database() as connection:
+            await insert_failed(connection, first, 12, "Hers broke")
+            await insert_failed(connection, second, 1, "His broke")
+        token = site.token(first) if valid else "x.y.z"
+
+        def change_users() -> None:
+            tab.find("#sign-out").click()
+            tab.find("#token").send_keys(site.token(second))
+            tab.find("#sign-in button").click()
+            tab.until_text(f"{FIRST} .note", "His broke")
+
+        def ask_again() -> None:
+            tab.ask()
+            tab.until_text(f"{FIRST} .badge", "Ready")
+
+        async with HoldingProxy(site.url, token).open() as proxy:
+            await asyncio.to_thread(tab.driver.get, f"{proxy.url}/#token={token}")
+            await proxy.asked.wait()
+            await asyncio.to_thread(change_users)
+            proxy.go.set()
+            await asyncio.to_thread(ask_again)
+            tab.until_count("#history > li", 2)
+            assert tab.text("#history > li:last-child .note") == "His broke"
+            assert not tab.is_shown("#more, #alert")
+
+    async def test_going_back(self, site: Site, tab: Tab) -> None:
+        user_id = await site.world.create_user(records=1)
+        async with site.world.database() as connection:
+            await insert_failed(connection, user_id, 1, "It broke")
+        tab.sign_in(user_id)
+        tab.until_text(f"{FIRST} .note", "It broke")
+        tab.open("/docs")
+        tab.open()
+        tab.until_text(f"{FIRST} .note", "It broke")
+        tab.find("#sign-out").click()
+        tab.driver.back()
+        tab.driver.back()
+        assert tab.driver.current_url == f"{site.url}/"
+        tab.until(lambda: tab.is_shown("#sign-in"))
+        assert not tab.is_shown("#ask")
+        assert tab.text("#history") == ""
+
+
 class TestRefusals:
     async def test_no_token(self, tab: Tab) -> None:
         tab.open("/#token=x.y.z")
         tab.until_text("#alert", "This access token isn't valid, or not any more. Please sign in again.")
         assert tab.is_shown("#sign-in")
         assert tab.driver.execute_script("return sessionStorage.length") == 0
+        assert "401" in "".join(tab.complaints())
+
+    async def test_a_text_that_no_header_can_carry(self, tab: Tab) -> None:
+        tab.open("/#token=ey…Q")
+        tab.until_text("#alert", "This access token isn't valid, or not any more. Please sign in again.")
+        assert tab.is_shown("#sign-in")
         assert "401" in "".join(tab.complaints())
 
     async def test_one_in_progress(self, site: Site, tab: Tab) -> None:
@@ -236,13 +339,7 @@ class TestLooks:
 async def test_older_copies_come_when_asked_for(site: Site, tab: Tab) -> None:
     user_id = await site.world.create_user(records=1)
     async with site.world.database() as connection:
-        await connection.execute(
-            """INSERT INTO carryout.export_jobs
-              (user_id, format, status, queued, estimated_records, created_at, completed_at, error_message)
-            SELECT $1, 'csv', 'failed', true, 1, now() - n * interval '1 day', now(), 'It broke'
-            FROM generate_series(1, 12) AS n""",
-            user_id,
-        )
+        await insert_failed(connection, user_id, 12, "It broke")
     tab.sign_in(user_id)
     tab.until_count("#history > li", 10)
     assert tab.text(f"{FIRST} .note") == "It broke"

@@ -17,9 +17,12 @@ export class ApiError extends Error {
 
 export class Client {
   #token;
+  #signal;
 
-  constructor(token) {
-    this.#token = token;
+  /** What is under way when `signal` aborts ends in an AbortError: nothing comes late, to whoever signs in next. */
+  constructor(token, signal) {
+    this.#token = token.replace(/[^\x21-\x7e]/g, ""); // line breaks of a mail, quotes: no header could carry them
+    this.#signal = signal;
   }
 
   /** The JSON answer, or null for an empty one. Throws ApiError, and TypeError if nothing answers. */
@@ -31,25 +34,25 @@ export class Client {
     return response.status === 204 ? null : response.json();
   }
 
-  /** Calls `show` with the export whenever it changes, until it has ended or `signal` aborts. Throws what no waiting mends. */
-  async watch(jobId, show, signal) {
+  /** Calls `show` with the export whenever it changes, until it has ended or the signal aborts. Throws what no waiting mends. */
+  async watch(jobId, show) {
     let wait = RECONNECT_MS;
-    while (!signal.aborted) {
+    while (!this.#signal.aborted) {
       try {
-        if (await this.#follow(jobId, show, signal)) return;
+        if (await this.#follow(jobId, show)) return;
         wait = RECONNECT_MS;
       } catch (error) {
-        if (signal.aborted) return;
+        if (this.#signal.aborted) return;
         if (error instanceof ApiError && ![429, ...UNAVAILABLE].includes(error.status)) throw error;
         wait = Math.min(error.retryAfter ? error.retryAfter * 1000 : wait * 2, LONGEST_WAIT_MS);
       }
-      await pause(wait, signal);
+      await pause(wait, this.#signal);
     }
   }
 
   /** One stream of events. True if it said that the export has ended. EventSource can't send a token. */
-  async #follow(jobId, show, signal) {
-    const response = await this.#fetch("GET", `api/export/${jobId}/events`, { signal });
+  async #follow(jobId, show) {
+    const response = await this.#fetch("GET", `api/export/${jobId}/events`, {});
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";
     for (;;) {
@@ -66,7 +69,8 @@ export class Client {
 
   async #fetch(method, path, options) {
     const headers = { ...options.headers, Authorization: `Bearer ${this.#token}` };
-    const response = await fetch(new URL(path, BASE), { ...options, method, headers, cache: "no-store" });
+    const signal = this.#signal;
+    const response = await fetch(new URL(path, BASE), { ...options, method, headers, signal, cache: "no-store" });
     if (!response.ok) {
       const problem = await response.json().catch(() => ({}));
       throw new ApiError(response.status, problem, Number(response.headers.get("Retry-After")));

@@ -26,10 +26,11 @@ async function begin() {
   session.abort();
   session = new AbortController();
   const token = sessionStorage.getItem(KEY);
-  client = token && new Client(token);
+  client = token && new Client(token, session.signal);
   by("sign-in").hidden = Boolean(client);
   for (const id of ["signed-in", "sign-out"]) by(id).hidden = !client;
   by("history").replaceChildren();
+  for (const id of ["empty", "more"]) by(id).hidden = true;
   if (client) await attempt(loadHistory);
 }
 
@@ -41,12 +42,14 @@ function signOut(reason = "") {
   by("token").focus();
 }
 
-/** The result of `action`, or undefined once its failure has been explained. */
+/** The result of `action`, or undefined once its failure has been explained, or its user has signed out. */
 async function attempt(action) {
+  const { signal } = session;
   complain("");
   try {
     return await action();
   } catch (error) {
+    if (signal.aborted && (error instanceof ApiError || error.name === "AbortError")) return undefined;
     if (!(error instanceof ApiError || error instanceof TypeError)) throw error;
     if (error.status === 401) signOut("This access token isn't valid, or not any more. Please sign in again.");
     else complain(explain(error));
@@ -98,7 +101,7 @@ async function show(jobId) {
 }
 
 function watch(view) {
-  attempt(() => client.watch(view.job_id, showChange, session.signal));
+  attempt(() => client.watch(view.job_id, showChange));
 }
 
 function showChange(view) {
@@ -185,6 +188,8 @@ by("confirm").addEventListener("close", ({ target }) => { if (!target.open) sett
 by("sign-out").addEventListener("click", () => signOut());
 by("more").addEventListener("click", () => attempt(async () => addPage(await client.call("GET", nextPage))));
 window.addEventListener("hashchange", () => { takeToken(); begin(); });
+// Going back brings the page as it was left, whoever has signed out since.
+window.addEventListener("pageshow", (event) => { if (event.persisted) begin(); });
 
 takeToken();
 begin();
