@@ -14,6 +14,8 @@ import click
 from client.errors import MEANINGS, ClientError, ExitCode
 from client.options import Target, target_options
 
+# Tokens end while exports are made: their jobs go on, and their files wait for a new one.
+RESUMABLE = {ExitCode.INCOMPLETE, ExitCode.NOT_AUTHORISED}
 EXIT_CODES = "\b\nExit codes:\n" + "\n".join(f"  {code:<3}  {meaning}" for code, meaning in MEANINGS.items())
 
 
@@ -60,7 +62,7 @@ def _run(target: Target, work: Coroutine[Any, Any, None]) -> None:
     try:
         asyncio.run(work)
     except ClientError as error:
-        target.console.fail(str(error), resumable=error.exit_code is ExitCode.INCOMPLETE, hint=error.hint)
+        target.console.fail(str(error), resumable=error.exit_code in RESUMABLE, hint=error.hint)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(ExitCode.BROKEN_PIPE)

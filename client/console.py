@@ -19,7 +19,7 @@ class Console:
     def __init__(self, *, quiet: bool) -> None:
         self.resume_hint = ""
         self._quiet = quiet
-        self._bars = sys.stderr.isatty()
+        self._bars = sys.stderr is not None and sys.stderr.isatty()  # None where a script closed it
 
     def say(self, sentence: str) -> None:
         if not self._quiet:

@@ -128,6 +128,9 @@ def _network_errors(url: URL) -> Iterator[None]:
     except aiohttp.ClientHttpProxyError as error:
         kind = IncompleteError if error.status in UNAVAILABLE else RefusedError
         raise kind(f"The proxy on the way to {url.host} answered {error.status} {error.message}") from None
+    except aiohttp.ClientProxyConnectionError as error:
+        reason = error.strerror or error.os_error
+        raise IncompleteError(f"Can't connect to the proxy on the way to {url.host}: {reason}") from None
     except aiohttp.ClientConnectorError as error:
         raise IncompleteError(f"Can't connect to {url.host}: {error.strerror or error.os_error}") from None
     except TimeoutError:

@@ -141,6 +141,14 @@ class TestExport:
         assert (start.folder / "my data.csv").read_bytes().count(b"\r\n") == 302
         assert f"\r\nRange: bytes={left_bytes}-\r\n".encode() in doors.storage.asked
 
+    async def test_standard_error_closed(self, start: Start, url: str, database: Connection, token: Token) -> None:
+        user_id = await create_user(database)
+        command = shlex.join([sys.executable, "-m", "service.cli", "export", "--url", url, "-o", "data.csv"])
+        variables = {"PYTHONPATH": str(SQL_DIR.parent), "no_proxy": "127.0.0.1", "CARRYOUT_TOKEN": token(user_id)}
+        export = await asyncio.create_subprocess_shell(f"{command} 2>&-", cwd=start.folder, env=variables)
+        assert await export.wait() == 0
+        assert (start.folder / "data.csv").exists()
+
     async def test_to_standard_output_with_a_bar_on_the_terminal(
         self, start: Start, url: str, database: Connection, token: Token
     ) -> None:
@@ -217,6 +225,9 @@ class TestExitCodes:
         assert refused.exit_code == ExitCode.NOT_AUTHORISED
         assert refused.stderr.startswith("carryout: Missing or invalid token (request_id ")
         assert (await invoke("users", CARRYOUT_API_KEY="x")).exit_code == ExitCode.NOT_AUTHORISED
+        meanwhile = await invoke("export", "--job", str(UUID(int=1)), CARRYOUT_TOKEN="x")
+        assert meanwhile.exit_code == ExitCode.NOT_AUTHORISED
+        assert f"\nTo go on: carryout export --job {UUID(int=1)} --url " in meanwhile.stderr
         assert not file.exists()
 
     async def test_in_progress(

@@ -75,6 +75,16 @@ async def test_a_proxy_that_opens_no_tunnel_is_quoted(
             await api.create_export("csv")
 
 
+async def test_a_proxy_that_is_not_there_is_named_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_session() as session:
+        for scheme in ("http", "https"):
+            monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:1")
+            url = URL(f"{scheme}://carryout.invalid")
+            api = Api(session, url, {}, backoff=Backoff(tries=1), say=lambda _sentence: None)
+            with pytest.raises(IncompleteError, match=r"^Can't connect to the proxy on the way to carryout\.invalid: "):
+                await api.create_export("csv")
+
+
 async def test_a_lost_answer_is_asked_for_again(
     open_api: OpenApi, doors: Doors, database: Connection, make_export: MakeExport
 ) -> None:
