@@ -147,7 +147,8 @@ def _welcome(stack: Stack, settings: Settings, port: int, key: str | None, secon
 
 
 def _examples(token: str, url: str) -> list[str]:
-    call = 'curl -sS -H "Authorization: Bearer $TOKEN"'
+    credentials = '-H "Authorization: Bearer $TOKEN"'
+    call = f"curl -sS {credentials}"
     post = f"{call} -H 'Content-Type: application/json'"
     return [
         f"TOKEN={token}",
@@ -156,14 +157,14 @@ def _examples(token: str, url: str) -> list[str]:
         "# a queued one is announced by a mail",
         f"""{post} -H 'Prefer: respond-async' -d '{{"format":"json"}}' {url}/api/export""",
         "# the same document, straight from the database",
-        f"{call} -o my-data.csv '{url}/api/export/stream?format=csv'",
+        f"curl -fsS {credentials} -o my-data.csv '{url}/api/export/stream?format=csv'",
         "# all exports so far",
         f"{call} {url}/api/export",
     ]
 
 
 def _operator_examples(key: str, url: str) -> list[str]:
-    call = 'curl -sS -H "X-API-Key: $KEY"'
+    call = 'curl -fsS -H "X-API-Key: $KEY"'
     return [
         f"KEY={key}",
         "# all users, streamed",
