@@ -49,11 +49,15 @@ PARAMETER_TYPE_NAMES = {"uuid": "uuid", "int8": "bigint", "text": "text"}
 
 
 class Column(msgspec.Struct, frozen=True):
-    """A result column; `type_name` and `category` are pg_type's typname and typcategory."""
+    """A result column; `type_name` and `category` are pg_type's typname and typcategory.
+
+    `cast_name` is the type's name in a cast, if it is one of PostgreSQL's own.
+    """
 
     name: str
     type_name: str
     category: str
+    cast_name: str | None
 
 
 class Dataset(msgspec.Struct, frozen=True):
@@ -207,7 +211,9 @@ async def _columns(connection: Connection, attributes: Sequence[asyncpg.Attribut
     if "?column?" in names:
         raise ConfigurationError("an expression has no name; add AS")
     types = await connection.fetch(QUERIES["list_types"], [attribute.type.oid for attribute in attributes])
-    return tuple(Column(name, row["name"], row["category"]) for name, row in zip(names, types, strict=True))
+    return tuple(
+        Column(name, row["name"], row["category"], row["cast_name"]) for name, row in zip(names, types, strict=True)
+    )
 
 
 def _find_repeated(names: Sequence[str]) -> str | None:

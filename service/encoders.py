@@ -167,16 +167,28 @@ def _csv_quoted(name: str) -> str:
 
 
 def _csv_cell(column: Column) -> str:
-    cell = f'"row".{_quoted(column.name)}'
+    if not _never_holds_a_formula(column):
+        return _guarded(f'"row".{_quoted(column.name)}::text')
+    cell = _unless_retyped(column)
     if column.type_name == "bool":
         return f"{cell}::text"
     if column.type_name == "json":
         return f"btrim({cell}::text, E' \\t\\r\\n')"
-    if column.type_name in {"timestamptz", "timestamp"}:
-        return _iso_timestamp(cell)
-    if _never_holds_a_formula(column):
-        return cell
-    text = f"{cell}::text"
+    return _iso_timestamp(cell) if column.type_name in {"timestamptz", "timestamp"} else cell
+
+
+def _unless_retyped(column: Column) -> str:
+    """The cell, in a query that PostgreSQL refuses once the column has become text, which would need the guard.
+
+    CASE wants results of one kind (PostgreSQL's manual, "UNION, CASE, and Related Constructs"), so an integer may
+    become a bigint; what is never chosen is gone from the plan, and costs nothing.
+    """
+    cell = f'"row".{_quoted(column.name)}'
+    same = f"{cell} -> 0" if column.type_name in {"json", "jsonb"} else f"NULL::{column.cast_name}"
+    return f"CASE WHEN false THEN {same} ELSE {cell} END"
+
+
+def _guarded(text: str) -> str:
     # "char", the first byte, is cheap and lets nearly every cell pass without the regular expression.
     return (
         rf"""CASE WHEN {text}::"char" IN (E'\t', E'\r', '''', '+', '-', '=', '@') AND {text} ~ '^''*[-+=@\t\r]' """
@@ -185,6 +197,8 @@ def _csv_cell(column: Column) -> str:
 
 
 def _never_holds_a_formula(column: Column) -> bool:
+    if column.cast_name is None:
+        return False  # the application's own type: it may be anything
     if column.category == "N" and column.type_name.startswith("reg"):
         return False  # regoperator and the like: numbers to PostgreSQL, but they are read as names
     return column.category in UNGUARDED_CATEGORIES or column.type_name in UNGUARDED_TYPES

@@ -3,11 +3,11 @@
 import csv
 import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-from uuid import UUID
+from typing import Any, TypeAlias
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -16,11 +16,14 @@ from devstack.stack import Stack
 from service.database import Connection, Pool, open_pool
 from service.datasets import Dataset, load_datasets
 from service.encoders import BOM, CsvEncoder, Encoder, JsonEncoder, create_encoder
+from service.errors import DocumentError
 from service.settings import SQL_DIR
 
 from .documents import make_document, read_csv, unguard
 from .sql.databases import open_database
 from .sql.sources import load
+
+Retype: TypeAlias = Callable[[str, str, str, str], Awaitable[str]]
 
 USER_ID = UUID("ada00000-0000-4000-8000-000000000000")
 HEADER = [
@@ -173,6 +176,29 @@ async def test_csv_guards_text_of_other_types(pool: Pool, database: Connection, 
     assert parse(document)[-1][2:] == ["'=1"] * 5
 
 
+async def test_types_are_read_without_a_right_to_name_them(database: Connection, tmp_path: Path) -> None:
+    role = f"reader_{uuid4().hex}"
+    transaction = database.transaction()
+    await transaction.start()
+    try:
+        await database.execute(
+            f"""CREATE SCHEMA types; CREATE TYPE types.mood AS ENUM ('=1');
+            CREATE TYPE types.span AS RANGE (subtype = int4); CREATE SCHEMA app;
+            CREATE TABLE app.moods (id uuid, email text, e types.mood, a types.mood[], r types.span);
+            INSERT INTO app.moods VALUES ('{USER_ID}', 'ada@example.com', '=1', '{{=1}}', '[1,2)');
+            CREATE ROLE {role}; GRANT USAGE ON SCHEMA app TO {role}; GRANT SELECT ON app.moods TO {role};
+            SET LOCAL ROLE {role}"""
+        )
+        (profile,) = await load(
+            database, tmp_path, {"profile.sql": "SELECT id, email, e, a, r FROM app.moods WHERE id = $1"}
+        )
+        line = await database.fetchval(CsvEncoder().row_text(profile), USER_ID)
+    finally:
+        await transaction.rollback()
+
+    assert line == f"""({USER_ID},ada@example.com,'=1,{{=1}},"[1,2)")"""
+
+
 async def test_csv_guards_the_names_of_operators(pool: Pool, database: Connection, tmp_path: Path) -> None:
     values = "'=(integer,integer)'::regoperator AS a, '||/'::regoper AS b, 0::regclass AS c, 'int4'::regtype AS d"
 
@@ -231,6 +257,57 @@ async def test_csv_never_guards_what_is_not_text(pool: Pool, database: Connectio
     document = await export_values(pool, database, tmp_path, values, CsvEncoder())
 
     assert dict(zip(cells, parse(document)[-1][2:], strict=True)) == cells
+
+
+@pytest.fixture
+async def retype(pool: Pool, database: Connection, tmp_path: Path) -> Retype:
+    """The cell of a column whose type is changed after its dataset was read."""
+
+    async def make(before: str, value: str, after: str, using: str) -> str:
+        await database.execute(f"CREATE TABLE retyped (id uuid PRIMARY KEY, value {before})")
+        await database.execute(f"INSERT INTO retyped VALUES ('{USER_ID}', {value})")
+        profile = "SELECT id, 'ada@example.com' AS email, value FROM retyped WHERE id = $1"
+        datasets = await load(database, tmp_path, {"profile.sql": profile})
+        await database.execute(f"ALTER TABLE retyped ALTER value TYPE {after} USING {using}")
+        return parse(await make_document(pool, datasets, USER_ID, CsvEncoder()))[-1][-1]
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("before", "value"),
+    [
+        *[("int", "1"), ("numeric(9,2)", "1"), ("money", "1"), ("bool", "true"), ("uuid", "gen_random_uuid()")],
+        *[("timestamptz", "now()"), ("timestamp", "now()"), ("date", "now()"), ("interval", "'1 day'")],
+        *[("json", "'1'"), ("jsonb", "'1'"), ("inet", "'10.0.0.1'"), ("bit(3)", "'101'"), ("int[]", "'{1}'")],
+        *[("int4range", "'[1,2]'"), ("point", "'(1,2)'"), ("bytea", "'1'")],
+    ],
+)
+async def test_csv_is_refused_once_a_column_has_become_text(retype: Retype, before: str, value: str) -> None:
+    with pytest.raises(DocumentError):
+        await retype(before, value, "text", "'=1+1'")
+
+
+@pytest.mark.parametrize(
+    ("before", "value", "after", "shown"),
+    [
+        ("int", "1", "bigint", "1"),
+        ("real", "-1.5", "double precision", "-1.5"),
+        ("int", "-1", "numeric(9,2)", "-1.00"),
+        ("bigint", "1", "smallint", "1"),
+        ("json", "' {\"a\": 1}'", "jsonb", '{"a": 1}'),
+        ("jsonb", "'[1]'", "json", "[1]"),
+        ("timestamp", "'2026-01-31 12:00'", "timestamptz", "2026-01-31T12:00:00Z"),
+        ("bit(3)", "'101'", "varbit", "101"),
+        ("int[]", "'{1}'", "bigint[]", "{1}"),
+        ("varchar(9)", "'=1'", "text", "'=1"),
+        ("text", "'-1'", "int", "'-1"),
+    ],
+)
+async def test_csv_outlives_a_change_of_a_column_to_a_like_type(
+    retype: Retype, before: str, value: str, after: str, shown: str
+) -> None:
+    assert await retype(before, value, after, f"value::{after}") == shown
 
 
 async def test_csv_quotes_odd_column_names(pool: Pool, database: Connection, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 -- name: list_types
-SELECT t.typname AS name, t.typcategory::text AS category
+-- For a cast, with -1 for no modifier: bit would be one bit. To name a type of the application's may take a right.
+SELECT t.typname AS name, t.typcategory::text AS category,
+  CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace THEN format_type(t.oid, -1) END AS cast_name
 FROM unnest($1::oid[]) WITH ORDINALITY AS wanted (oid, position)
 JOIN pg_type t ON t.oid = wanted.oid
 ORDER BY wanted.position
