@@ -19,7 +19,8 @@ from service.database import UserId, migrate
 from service.settings import Settings, from_env
 from tests import leaks
 from tests.api.serving import Served, serve
-from tests.factories import Connection, with_database
+from tests.factories import Connection
+from tests.sql.databases import with_database
 
 PUBLIC_PATH = "/carryout"
 PUBLIC_URL = f"https://exports.example.com{PUBLIC_PATH}"

@@ -1,7 +1,6 @@
 """Real rows for tests."""
 
 from typing import TypeAlias
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
@@ -59,7 +58,3 @@ async def refuse_audit(connection: Connection, action: str) -> None:
         CREATE TRIGGER refuse BEFORE INSERT ON carryout.export_audit
         FOR EACH ROW WHEN (NEW.action = '{action}') EXECUTE FUNCTION public.refuse();
     """)
-
-
-def with_database(url: str, name: str) -> str:
-    return urlsplit(url)._replace(path=f"/{name}").geturl()

@@ -23,8 +23,8 @@ from service.errors import ConfigurationError, OutageError, UnavailableError, fi
 from service.settings import SQL_DIR
 from service.unreachable import NO_ANSWER
 
-from .factories import Connection, create_user, with_database
-from .sql.databases import open_database
+from .factories import Connection, create_user
+from .sql.databases import open_database, with_database
 
 MIGRATIONS = [path.stem for path in sorted((SQL_DIR / "migrations").glob("*.sql"))]
 NOWHERE = "postgresql://127.0.0.1:1/nothing"

@@ -8,15 +8,14 @@ from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from uuid import uuid4
 
-import asyncpg
 import httpx
 
 from devstack.sample import SAMPLE_DIR
 from devstack.stack import Stack
+from service.database import connect
 from tests.deploy.manifests import Manifest, Manifests, container, secret_names
-from tests.factories import with_database
+from tests.sql.databases import open_database
 
 COMMAND = Path(sys.executable).parent / "carryout"
 PATIENCE_SECONDS = 60.0
@@ -66,16 +65,10 @@ def _environ(stack: Stack, manifests: Manifests) -> dict[str, str]:
 @asynccontextmanager
 async def _new_database(stack: Stack) -> AsyncIterator[str]:
     """With the application's tables, and none of Carryout's."""
-    name = f"release_{uuid4().hex}"
-    server = await asyncpg.connect(stack.environ["CARRYOUT_DATABASE_URL"])
-    await server.execute(f"CREATE DATABASE {name}")
-    url = with_database(stack.environ["CARRYOUT_DATABASE_URL"], name)
-    application = await asyncpg.connect(url)
-    await application.execute((SAMPLE_DIR / "schema.sql").read_text())
-    await application.close()
-    yield url
-    await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await server.close()
+    async with open_database(stack.environ["CARRYOUT_DATABASE_URL"]) as url:
+        async with connect(url) as application:
+            await application.execute((SAMPLE_DIR / "schema.sql").read_text())
+        yield url
 
 
 async def _until_ok(process: Process, url: str) -> None:

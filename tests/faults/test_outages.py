@@ -18,21 +18,9 @@ from service.jobs import QUEUE_NAME, serialize
 from tests.faults.oracle import assert_healed
 from tests.faults.proxy import FaultProxy
 from tests.faults.rubbish import enqueue, job, rubbish
-from tests.faults.world import Process, World, open_world
+from tests.faults.world import Process, World
 
 LARGE = 90_000
-
-
-@pytest.fixture
-async def s3_proxy(fragile_stack: Stack) -> AsyncIterator[FaultProxy]:
-    async with FaultProxy(fragile_stack.environ["CARRYOUT_S3_ENDPOINT_URL"]).open() as proxy:
-        yield proxy
-
-
-@pytest.fixture
-async def proxied_world(fragile_stack: Stack, s3_proxy: FaultProxy, tmp_path: Path) -> AsyncIterator[World]:
-    async with open_world(fragile_stack, tmp_path, CARRYOUT_S3_ENDPOINT_URL=s3_proxy.url) as opened:
-        yield opened
 
 
 async def _is_processing(world: World, export: Export) -> bool:

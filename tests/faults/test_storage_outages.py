@@ -25,18 +25,6 @@ from worker.repair import expire_files
 ENDED_FILES = 60
 
 
-@pytest.fixture
-async def s3_proxy(fragile_stack: Stack) -> AsyncIterator[FaultProxy]:
-    async with FaultProxy(fragile_stack.environ["CARRYOUT_S3_ENDPOINT_URL"]).open() as proxy:
-        yield proxy
-
-
-@pytest.fixture
-async def world(fragile_stack: Stack, s3_proxy: FaultProxy, tmp_path: Path) -> AsyncIterator[World]:
-    async with open_world(fragile_stack, tmp_path, CARRYOUT_S3_ENDPOINT_URL=s3_proxy.url) as opened:
-        yield opened
-
-
 class RefusingProxy(Proxy):
     """Answers a DELETE of a key of `refused` with that status itself; `asked` are those it answered."""
 
@@ -148,7 +136,8 @@ async def test_outage_ends_the_sweep(refusing_world: World, refusing_proxy: Refu
 
 
 @pytest.mark.parametrize("fault", ["refuse", "hang"])
-async def test_ended_files_hold_up_no_repair(world: World, s3_proxy: FaultProxy, fault: str) -> None:
+async def test_ended_files_hold_up_no_repair(proxied_world: World, s3_proxy: FaultProxy, fault: str) -> None:
+    world = proxied_world
     port = keep_port(world.folder / "port")
     worker = await world.start_worker(CARRYOUT_WORKER_METRICS_PORT=str(port))
     s3_proxy.mode = fault

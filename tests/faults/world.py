@@ -15,6 +15,7 @@ from pathlib import Path
 
 import redis.asyncio
 
+from devstack.sample import SAMPLE_DIR
 from devstack.stack import Stack
 from service import exporting, requesting
 from service.audit import Actor
@@ -22,6 +23,7 @@ from service.bootstrap import Resources, open_resources
 from service.database import Connection, connect, migrate
 from service.exports import Export
 from service.settings import SQL_DIR, from_env
+from tests.sql.databases import open_database
 
 HEALING_SECONDS = 30.0
 # Short, so that a lost worker is missed soon; long enough for a busy machine.
@@ -160,26 +162,19 @@ class World:
 
 @asynccontextmanager
 async def open_world(stack: Stack, folder: Path, **environ: str) -> AsyncIterator[World]:
-    name = f"w{uuid.uuid4().hex}"
-    admin = stack.environ["CARRYOUT_DATABASE_URL"]
-    async with connect(admin) as connection:
-        await connection.execute(f"CREATE DATABASE {name}")
-    settings = stack.environ | QUICK | {"CARRYOUT_DATABASE_URL": _other_database(admin, name)} | environ
-    await migrate(settings["CARRYOUT_DATABASE_URL"], user_id_type="uuid")
-    async with connect(settings["CARRYOUT_DATABASE_URL"]) as connection:
-        await connection.execute((SQL_DIR / "sample" / "schema.sql").read_text())
-    async with redis.asyncio.Redis.from_url(settings["CARRYOUT_REDIS_URL"]) as queue:
-        await queue.flushall()
-    try:
+    async with open_database(stack.environ["CARRYOUT_DATABASE_URL"]) as database_url:
+        settings = stack.environ | QUICK | {"CARRYOUT_DATABASE_URL": database_url} | environ
+        await migrate(database_url, user_id_type="uuid")
+        async with connect(database_url) as connection:
+            await connection.execute((SAMPLE_DIR / "schema.sql").read_text())
+        async with redis.asyncio.Redis.from_url(settings["CARRYOUT_REDIS_URL"]) as queue:
+            await queue.flushall()
         async with open_resources(from_env(settings)) as resources:
             world = World(stack, settings, resources, folder)
             try:
                 yield world
             finally:
                 await _kill(world.processes)
-    finally:
-        async with connect(admin) as connection:
-            await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 async def _kill(processes: list[Process]) -> None:
@@ -187,10 +182,6 @@ async def _kill(processes: list[Process]) -> None:
         if process.child.returncode is None:
             process.signal(signal.SIGKILL)
             await process.ended()
-
-
-def _other_database(url: str, name: str) -> str:
-    return url.rpartition("/")[0] + f"/{name}"
 
 
 async def idle_in_transaction(connection: Connection) -> int:

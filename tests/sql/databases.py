@@ -5,20 +5,23 @@ from uuid import uuid4
 
 import asyncpg
 
-from service.database import Connection
+from service.database import Connection, connect
 
 
 @asynccontextmanager
 async def open_database(server_url: str, options: str = "") -> AsyncIterator[str]:
-    """The URL of a new, empty database that is dropped at the end; `options` are those of CREATE DATABASE."""
-    name = f"sample_{uuid4().hex}"
-    server = await asyncpg.connect(server_url)
-    try:
+    """The URL of a new, empty database that is dropped at the end; `options` are those of CREATE DATABASE.
+
+    No connection is kept meanwhile: the server may be stopped and started.
+    """
+    name = f"test_{uuid4().hex}"
+    async with connect(server_url) as server:
         await server.execute(f"CREATE DATABASE {name} {options}")
-        yield urlsplit(server_url)._replace(path=f"/{name}").geturl()
+    try:
+        yield with_database(server_url, name)
     finally:
-        await server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-        await server.close()
+        async with connect(server_url) as server:
+            await server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 @asynccontextmanager
@@ -30,3 +33,7 @@ async def open_transaction(database_url: str) -> AsyncIterator[Connection]:
         yield connection
     finally:
         await connection.close()
+
+
+def with_database(url: str, name: str) -> str:
+    return urlsplit(url)._replace(path=f"/{name}").geturl()
