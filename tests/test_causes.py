@@ -17,9 +17,8 @@ from service.errors import ConfigurationError, OutageError
 from service.jobs import open_queue
 from service.settings import from_env
 from service.storage import open_storage
-
-from .certificates import write_certificate
-from .conftest import PUBLIC_URL
+from tests.certificates import write_certificate
+from tests.conftest import PUBLIC_URL
 
 Asked = Callable[[str, str], Awaitable[str]]
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -22,9 +22,8 @@ from service.database import (
 from service.errors import ConfigurationError, OutageError, UnavailableError, find_cause
 from service.settings import SQL_DIR
 from service.unreachable import NO_ANSWER
-
-from .factories import Connection, create_user
-from .sql.databases import open_database, with_database
+from tests.factories import Connection, create_user
+from tests.sql.databases import open_database, with_database
 
 MIGRATIONS = [path.stem for path in sorted((SQL_DIR / "migrations").glob("*.sql"))]
 NOWHERE = "postgresql://127.0.0.1:1/nothing"

@@ -10,8 +10,7 @@ from devstack.stack import Stack
 from service.database import Connection
 from service.datasets import csv_names, list_exposed_columns, load_datasets
 from service.settings import SQL_DIR
-
-from .sql.sources import PROFILE, Folder, load, open_source, refusal
+from tests.sql.sources import PROFILE, Folder, load, open_source, refusal
 
 BY_KEY = "SELECT id, title FROM posts WHERE user_id = $1 ORDER BY id"
 STAR = "`*` would let columns leave that nobody chose; list the columns"

@@ -18,10 +18,9 @@ from service.datasets import Dataset, load_datasets
 from service.encoders import BOM, CsvEncoder, Encoder, JsonEncoder, create_encoder
 from service.errors import DocumentError
 from service.settings import SQL_DIR
-
-from .documents import make_document, read_csv, unguard
-from .sql.databases import open_database
-from .sql.sources import load
+from tests.documents import make_document, read_csv, unguard
+from tests.sql.databases import open_database
+from tests.sql.sources import load
 
 Retype: TypeAlias = Callable[[str, str, str, str], Awaitable[str]]
 

@@ -7,8 +7,7 @@ import pytest
 
 from devstack.stack import Stack
 from service.database import Connection
-
-from .sql.sources import PROFILE, load, open_source, refusal
+from tests.sql.sources import PROFILE, load, open_source, refusal
 
 UNKNOWN_ORDER = (
     "its ORDER BY isn't known to be unique: rows need a unique order, so end it with the primary key of what it lists"

@@ -16,9 +16,8 @@ from service.database import Connection, Pool, open_pool
 from service.datasets import Dataset, load_datasets, load_user_lists
 from service.encoders import CsvEncoder, JsonEncoder
 from service.streaming import open_user_list
-
-from .documents import make_document, read_csv, unguard
-from .sql.databases import open_database
+from tests.documents import make_document, read_csv, unguard
+from tests.sql.databases import open_database
 
 Text: TypeAlias = st.SearchStrategy[str]
 Row: TypeAlias = Mapping[str, str | None]

@@ -16,10 +16,9 @@ from service.encoders import CsvEncoder
 from service.errors import UnavailableError
 from service.settings import SQL_DIR
 from service.streaming import open_user_list, require_subject
-
-from .documents import make_document, read_csv
-from .factories import Connection, create_user
-from .sql.sources import load
+from tests.documents import make_document, read_csv
+from tests.factories import Connection, create_user
+from tests.sql.sources import load
 
 T = TypeVar("T")
 Make: TypeAlias = Callable[[], Awaitable[bytes]]

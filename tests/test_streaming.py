@@ -14,10 +14,9 @@ from service.encoders import CsvEncoder, JsonEncoder
 from service.errors import DocumentError, ExportTooLargeError, SubjectNotFoundError
 from service.settings import SQL_DIR
 from service.streaming import CHUNK_BYTES, MAX_ADDED_BYTES, MAX_FETCHED, SLICE_BYTES
-
-from .documents import make_document, open_patiently, read_csv
-from .factories import Connection, create_user, create_user_with
-from .sql.sources import load
+from tests.documents import make_document, open_patiently, read_csv
+from tests.factories import Connection, create_user, create_user_with
+from tests.sql.sources import load
 
 MIB = 1024 * 1024
 PROFILE = "SELECT $1::uuid AS id, 'ada@example.com' AS email"

@@ -15,10 +15,9 @@ from service.encoders import CsvEncoder
 from service.errors import DocumentError, ExportInProgressError, UnavailableError
 from service.settings import SQL_DIR
 from service.streaming import open_document, require_subject
-
-from .documents import make_document, open_patiently
-from .factories import Connection, create_user
-from .sql.sources import load
+from tests.documents import make_document, open_patiently
+from tests.factories import Connection, create_user
+from tests.sql.sources import load
 
 APPLICATION = "streaming-connections"
 PROFILE = "SELECT $1::uuid AS id, 'ada@example.com' AS email"

@@ -14,8 +14,7 @@ from service.database import Connection
 from service.datasets import Dataset, load_datasets
 from service.errors import ConfigurationError
 from service.settings import Settings
-
-from .databases import open_database
+from tests.sql.databases import open_database
 
 Folder: TypeAlias = dict[str, str | bytes]
 

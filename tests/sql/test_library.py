@@ -8,8 +8,7 @@ import asyncpg
 import pytest
 
 from service.database import Connection
-
-from .databases import open_database, open_transaction
+from tests.sql.databases import open_database, open_transaction
 
 CANARY = "canary-never-exported-"
 LIBRARY = Path(__file__).parent.parent / "library"

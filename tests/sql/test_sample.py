@@ -21,8 +21,7 @@ from devstack.sample import (
 )
 from service.database import Connection
 from service.settings import SQL_DIR
-
-from .databases import open_database, open_transaction
+from tests.sql.databases import open_database, open_transaction
 
 CANARY = "canary-never-exported-"
 SAMPLE_DATASETS = SQL_DIR / "datasets"
