@@ -15,10 +15,12 @@ from devstack.stack import Stack, open_stack
 from service.api.app import create_app
 from service.auth import create_token
 from service.bootstrap import Resources, open_resources
-from service.database import UserId, migrate
-from service.settings import Settings, from_env
+from service.database import Pool, UserId, migrate, open_pool
+from service.datasets import Dataset, load_datasets
+from service.settings import SQL_DIR, Settings, from_env
 from tests import leaks
 from tests.api.serving import Served, serve
+from tests.documents import POOL_NAME
 from tests.factories import Connection
 from tests.sql.databases import with_database
 
@@ -82,6 +84,19 @@ async def database(database_url: str) -> AsyncIterator[Connection]:
     connection = await asyncpg.connect(database_url)
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[Pool]:
+    """One connection to the test's database, as documents are made by."""
+    async with open_pool(database_url, size=1, application_name=POOL_NAME) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def datasets(database: Connection) -> tuple[Dataset, ...]:
+    """The sample's."""
+    return await load_datasets(database, SQL_DIR / "datasets", user_id_type="uuid", forbidden=["*_hash"])
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,8 @@ from service.streaming import Document, open_document
 
 Line: TypeAlias = list[str | None]
 
+# Of the fixture `pool`: by it tests find the backend of a document in pg_stat_activity.
+POOL_NAME = "documents"
 CELL = re.compile(r'(?:"((?:[^"]|"")*)"|([^",\r\n]*))(,|\r\n)')
 GUARDED = re.compile(r"'+[-+=@\t\r]")
 

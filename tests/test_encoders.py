@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,10 +14,9 @@ import pytest
 
 from devstack.stack import Stack
 from service.database import Connection, Pool, open_pool
-from service.datasets import Dataset, load_datasets
+from service.datasets import Dataset
 from service.encoders import BOM, CsvEncoder, Encoder, JsonEncoder, create_encoder
 from service.errors import DocumentError
-from service.settings import SQL_DIR
 from tests.documents import make_document, read_csv, unguard
 from tests.sql.databases import open_database
 from tests.sql.sources import load
@@ -37,17 +36,6 @@ HOSTILE = [
 ]
 GUARDED = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "'=1", "''=1"]
 DETAILS: list[Any] = [None, {"a": [1, None, "=x"]}, "text", -1, True, {}, {"ratio": 1.5, "\u00e9": '"\\'}]
-
-
-@pytest.fixture
-async def pool(database_url: str) -> AsyncIterator[Pool]:
-    async with open_pool(database_url, size=1, application_name="encoders") as opened:
-        yield opened
-
-
-@pytest.fixture
-async def datasets(database: Connection) -> tuple[Dataset, ...]:
-    return await load_datasets(database, SQL_DIR / "datasets", user_id_type="uuid", forbidden=["*_hash"])
 
 
 @pytest.fixture

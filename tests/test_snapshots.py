@@ -10,37 +10,25 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from service.database import Pool, open_pool
-from service.datasets import Dataset, load_datasets, load_user_lists
+from service.database import Pool
+from service.datasets import Dataset, load_user_lists
 from service.encoders import CsvEncoder
 from service.errors import UnavailableError
 from service.settings import SQL_DIR
 from service.streaming import open_user_list, require_subject
-from tests.documents import make_document, read_csv
+from tests.documents import POOL_NAME, make_document, read_csv
 from tests.factories import Connection, create_user
 from tests.sql.sources import load
 
 T = TypeVar("T")
 Make: TypeAlias = Callable[[], Awaitable[bytes]]
 
-APPLICATION = "snapshots"
 REBUILT = "was being rebuilt"
 UNFINISHED = "could not finish a query"
 EXCHANGE = """
 ALTER TABLE public.activity RENAME TO old_activity;
 CREATE TABLE public.activity AS SELECT * FROM public.old_activity;
 """
-
-
-@pytest.fixture
-async def pool(database_url: str) -> AsyncIterator[Pool]:
-    async with open_pool(database_url, size=1, application_name=APPLICATION) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def datasets(database: Connection) -> tuple[Dataset, ...]:
-    return await load_datasets(database, SQL_DIR / "datasets", user_id_type="uuid", forbidden=["*_hash"])
 
 
 @pytest.fixture
@@ -64,7 +52,7 @@ async def migrating(database_url: str) -> AsyncIterator[Connection]:
 
 async def until_waiting(reading: "asyncio.Future[T]", database: Connection) -> None:
     waiting = "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'"
-    while not reading.done() and not await database.fetchval(waiting, APPLICATION):
+    while not reading.done() and not await database.fetchval(waiting, POOL_NAME):
         await asyncio.sleep(0.01)
 
 

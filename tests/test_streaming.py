@@ -1,18 +1,16 @@
 """One snapshot, counted, in chunks that stay small."""
 
 import json
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from service.database import Pool, UserId, open_pool
-from service.datasets import Dataset, load_datasets
+from service.database import Pool, UserId
+from service.datasets import Dataset
 from service.encoders import CsvEncoder, JsonEncoder
 from service.errors import DocumentError, ExportTooLargeError, SubjectNotFoundError
-from service.settings import SQL_DIR
 from service.streaming import CHUNK_BYTES, MAX_ADDED_BYTES, MAX_FETCHED, SLICE_BYTES
 from tests.documents import make_document, open_patiently, read_csv
 from tests.factories import Connection, create_user, create_user_with
@@ -20,17 +18,6 @@ from tests.sql.sources import load
 
 MIB = 1024 * 1024
 PROFILE = "SELECT $1::uuid AS id, 'ada@example.com' AS email"
-
-
-@pytest.fixture
-async def pool(database_url: str) -> AsyncIterator[Pool]:
-    async with open_pool(database_url, size=1, application_name="streaming") as opened:
-        yield opened
-
-
-@pytest.fixture
-async def datasets(database: Connection) -> tuple[Dataset, ...]:
-    return await load_datasets(database, SQL_DIR / "datasets", user_id_type="uuid", forbidden=["*_hash"])
 
 
 class TestSnapshot:

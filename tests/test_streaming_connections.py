@@ -1,7 +1,7 @@
 """However a document ends, its connection comes back; and whatever happens to the connection gets its right name."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -10,29 +10,16 @@ from uuid import uuid4
 import pytest
 
 from service.database import Pool, open_pool
-from service.datasets import Dataset, load_datasets
+from service.datasets import Dataset
 from service.encoders import CsvEncoder
 from service.errors import DocumentError, ExportInProgressError, UnavailableError
-from service.settings import SQL_DIR
 from service.streaming import open_document, require_subject
-from tests.documents import make_document, open_patiently
+from tests.documents import POOL_NAME, make_document, open_patiently
 from tests.factories import Connection, create_user
 from tests.sql.sources import load
 
-APPLICATION = "streaming-connections"
 PROFILE = "SELECT $1::uuid AS id, 'ada@example.com' AS email"
 SLEEPING = "SELECT pg_sleep(600) IS NULL AS slept WHERE $1::uuid IS NOT NULL"
-
-
-@pytest.fixture
-async def pool(database_url: str) -> AsyncIterator[Pool]:
-    async with open_pool(database_url, size=1, application_name=APPLICATION) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def datasets(database: Connection) -> tuple[Dataset, ...]:
-    return await load_datasets(database, SQL_DIR / "datasets", user_id_type="uuid", forbidden=["*_hash"])
 
 
 @pytest.fixture
@@ -43,7 +30,7 @@ async def sleeping(database: Connection, tmp_path: Path) -> tuple[Dataset, ...]:
 
 async def list_states(database: Connection) -> list[str]:
     rows = await database.fetch(
-        "SELECT state FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1", APPLICATION
+        "SELECT state FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1", POOL_NAME
     )
     return [row["state"] for row in rows]
 
@@ -66,7 +53,7 @@ async def is_idle_in_transaction(database: Connection) -> bool:
 async def signal_backend(database: Connection, function: str) -> None:
     await database.execute(
         f"SELECT {function} FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1",
-        APPLICATION,
+        POOL_NAME,
     )
 
 
@@ -194,7 +181,7 @@ class TestExclusive:
         self, database_url: str, database: Connection, datasets: tuple[Dataset, ...]
     ) -> None:
         ada, grace = await create_user(database), await create_user(database)
-        async with open_pool(database_url, size=2, application_name=APPLICATION) as pool:
+        async with open_pool(database_url, size=2, application_name=POOL_NAME) as pool:
             async with open_patiently(pool, datasets, ada, exclusive=True):
                 with pytest.raises(ExportInProgressError):
                     await open_patiently(pool, datasets, ada, exclusive=True).__aenter__()
