@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 
 from onboarding.catalog import Catalog
 from service.database import Connection
-from service.plans import Plan, explain, outputs, without_literals
+from service.plans import NAME, Plan, explain, outputs, without_literals
 
-REFERENCE = re.compile(r'(?:("(?:[^"]|"")+"|[^\W\d][\w$]*)\.)?("(?:[^"]|"")+"|[^\W\d][\w$]*)')
+REFERENCE = re.compile(rf"(?:{NAME}\.)?{NAME}")
 
 
 async def columns_read(

@@ -56,10 +56,8 @@ async def request_export(resources: Resources, request: ExportRequest) -> tuple[
     """
     # One snapshot: between two an export might appear that the request's own key has just made, and refuse it.
     async with open_connection(resources) as connection, connection.transaction(isolation="repeatable_read"):
-        if earlier := await _find_earlier(resources, connection, request):
+        if earlier := await _admit(resources, connection, request):
             return earlier, False
-        await _refuse_second(resources, connection, request.user_id)
-        await resources.exports.check_rate(connection, request.user_id, per_hour=resources.settings.exports_per_hour)
     fresh, file = False, None
     try:
         async with open_user_document(resources, request.user_id) as document:
@@ -81,6 +79,15 @@ async def request_export(resources: Resources, request: ExportRequest) -> tuple[
     return export, fresh
 
 
+async def _admit(resources: Resources, connection: Connection, request: ExportRequest) -> Export | None:
+    """What the request's key made before; otherwise raises if its user may not have another export now."""
+    earlier = await _find_earlier(resources, connection, request)
+    if earlier is None:
+        await _refuse_second(resources, connection, request.user_id)
+        await resources.exports.check_rate(connection, request.user_id, per_hour=resources.settings.exports_per_hour)
+    return earlier
+
+
 async def _find_earlier(resources: Resources, connection: Connection, request: ExportRequest) -> Export | None:
     if request.idempotency_key is None:
         return None
@@ -99,10 +106,8 @@ async def _refuse_second(resources: Resources, connection: Connection, user_id: 
 async def _accept(resources: Resources, request: ExportRequest, records: int, *, queued: bool) -> tuple[Export, bool]:
     async with open_transaction(resources) as connection:
         await resources.exports.lock_user(connection, request.user_id)
-        if earlier := await _find_earlier(resources, connection, request):
+        if earlier := await _admit(resources, connection, request):
             return earlier, False
-        await _refuse_second(resources, connection, request.user_id)
-        await resources.exports.check_rate(connection, request.user_id, per_hour=resources.settings.exports_per_hour)
         export = await resources.exports.create(
             connection,
             user_id=request.user_id,

@@ -43,7 +43,6 @@ MAX_DELAYED_KEYS = 100
 KEY_CHECK_SECONDS = 2.0
 CSV = re.compile("[Cc][Ss][Vv]")
 
-
 Chunks: TypeAlias = AsyncGenerator[bytes, None]
 
 
