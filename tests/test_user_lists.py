@@ -10,10 +10,9 @@ from service.database import Connection
 from service.datasets import load_user_lists
 from service.errors import ConfigurationError
 from service.settings import SQL_DIR
-from tests.sql.sources import FORBIDDEN, open_source
+from tests.sql.sources import FORBIDDEN, OPERATORS_FORBIDDEN, open_source
 
 WHERE = "WHERE ($1::text IS NULL OR email = $1) AND ($2::bigint IS NULL OR internal_id > $2)"
-OPERATORS_FORBIDDEN = [name for name in FORBIDDEN if name != "internal_id"]
 ORDER = "its ORDER BY must begin with the column that is id"
 FIRST = "its first column must be id, an integer"
 PARAMETERS = "its parameters must be $1::text, an e-mail address, and $2::bigint, an id"

@@ -24,7 +24,7 @@ from tests.conftest import Token, patient_client
 from tests.factories import CANARY, Connection, create_user
 from tests.operators import create_key
 from tests.scraping import scrape
-from tests.sql.sources import FORBIDDEN, load, open_source
+from tests.sql.sources import FORBIDDEN, OPERATORS_FORBIDDEN, load, open_source
 
 EXPOSED = "carryout_source_exposed_columns"
 HASH = "public.users.password_hash"
@@ -123,10 +123,9 @@ class TestWarning:
 
     async def test_what_operators_get_is_no_secret_from_the_role(self, database: Connection) -> None:
         datasets = await load_datasets(database, SQL_DIR / "datasets", user_id_type="uuid", forbidden=FORBIDDEN)
-        to_operators = [name for name in FORBIDDEN if name != "internal_id"]
-        lists = await load_user_lists(database, SQL_DIR / "datasets", forbidden=to_operators)
+        lists = await load_user_lists(database, SQL_DIR / "datasets", forbidden=OPERATORS_FORBIDDEN)
         assert await list_exposed_columns(database, datasets, forbidden=FORBIDDEN) == ["public.users.internal_id", HASH]
-        assert await list_exposed_columns(database, list(lists.values()), forbidden=to_operators) == [HASH]
+        assert await list_exposed_columns(database, list(lists.values()), forbidden=OPERATORS_FORBIDDEN) == [HASH]
 
     @pytest.mark.parametrize(
         ("sql", "exposed"),

@@ -7,20 +7,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import asyncpg
-import msgspec
 import pytest
 
 from devstack.stack import Stack
 from onboarding.checking import Findings, check
 from onboarding.initializing import Options, Outcome, initialize
 from service.database import Connection
-from service.settings import Settings
 from tests.sql.databases import open_database
+from tests.sql.sources import FORBIDDEN, OPERATORS_FORBIDDEN
 
 SCHEMAS = Path(__file__).parent / "schemas"
-FORBIDDEN: tuple[str, ...] = next(
-    field.default for field in msgspec.structs.fields(Settings) if field.name == "forbidden_columns"
-)
 
 
 class Given(NamedTuple):
@@ -53,7 +49,7 @@ class Application:
         defaults = {
             "directory": self.directory,
             "forbidden": FORBIDDEN,
-            "list_forbidden": tuple(name for name in FORBIDDEN if name != "internal_id"),
+            "list_forbidden": OPERATORS_FORBIDDEN,
         }
         return await initialize(self.connection, Options(**(defaults | options)))  # type: ignore[arg-type]
 

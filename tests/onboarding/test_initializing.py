@@ -15,7 +15,8 @@ from onboarding.reports import report_outcome
 from service.database import Connection
 from service.datasets import Dataset, load_datasets, load_user_lists
 from service.errors import ConfigurationError
-from tests.onboarding.conftest import FORBIDDEN, Application, committed, of
+from tests.onboarding.conftest import Application, committed, of
+from tests.sql.sources import FORBIDDEN
 
 
 @asynccontextmanager

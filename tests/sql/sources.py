@@ -57,6 +57,7 @@ ALTER TABLE entries RENAME kind TO kind_hash;
 CREATE VIEW guarded_people WITH (security_barrier) AS SELECT id, password_hash AS fingerprint FROM users;
 """
 (FORBIDDEN,) = [field.default for field in structs.fields(Settings) if field.name == "forbidden_columns"]
+OPERATORS_FORBIDDEN = tuple(name for name in FORBIDDEN if name != "internal_id")
 PROFILE = "SELECT id, email, name FROM users WHERE id = $1"
 
 
