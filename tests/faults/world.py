@@ -21,6 +21,7 @@ from service import exporting, requesting
 from service.audit import Actor
 from service.bootstrap import Resources, open_resources
 from service.database import Connection, connect, migrate
+from service.encoders import Format
 from service.exports import Export
 from service.settings import SQL_DIR, from_env
 from tests.sql.databases import open_database
@@ -97,7 +98,7 @@ class World:
         return process
 
     async def create_user(self, *, records: int) -> uuid.UUID:
-        """A user with that many records, the profile included. Their e-mail address is their id's."""
+        """A user with that many records, the profile included."""
         async with connect(self.environ["CARRYOUT_DATABASE_URL"]) as connection:
             user_id: uuid.UUID = await connection.fetchval(
                 """INSERT INTO public.users (email, name, password_hash)
@@ -112,11 +113,11 @@ class World:
             )
             return user_id
 
-    async def ask(self, user_id: uuid.UUID, format_: str = "csv", *, at_once: bool = False) -> Export:
+    async def ask(self, user_id: uuid.UUID, format_: Format = "csv", *, at_once: bool = False) -> Export:
         """What POST /api/export does; queued, unless it is to be made `at_once`."""
         request = requesting.ExportRequest(
             user_id,
-            format_,  # type: ignore[arg-type]
+            format_,
             Actor("user", str(user_id), request_id="test"),
             respond_async=not at_once,
         )
