@@ -51,7 +51,7 @@ class Application:
             "forbidden": FORBIDDEN,
             "list_forbidden": OPERATORS_FORBIDDEN,
         }
-        return await initialize(self.connection, Options(**(defaults | options)))  # type: ignore[arg-type]
+        return await initialize(self.connection, Options(**(defaults | options)))
 
     async def check(self) -> Findings:
         return await check(self.connection, self.directory)
