@@ -1,7 +1,6 @@
 """What happens to every request, as pure ASGI: Starlette's BaseHTTPMiddleware ends a broken stream politely.
 
-`Starlette(middleware=[Middleware(RequestMiddleware, metrics=…, tracer=…), Middleware(BodyLimitMiddleware,
-max_bytes=…)])`, in this order.
+RequestMiddleware belongs around BodyLimitMiddleware, whose refusals it answers.
 """
 
 import asyncio

@@ -32,8 +32,8 @@ class StreamingProtocol(HttpToolsProtocol):
 
     Notices a slow client in time and lets its connection be aborted: uvicorn itself only closes, and a closed
     connection stays open until the client has read what is buffered. Refuses what is no request with a problem
-    (RFC 9457), where uvicorn answers in plain text. Takes no offer of another protocol, as which uvicorn would read
-    the bodies of clients that offer HTTP/2 with every request: Java's, and `curl --http2`.
+    (RFC 9457), where uvicorn answers in plain text. Takes no offer of another protocol: some clients (Java's, and
+    `curl --http2`) offer HTTP/2 with every request, and uvicorn would take their bodies for that.
     """
 
     _head_bytes = 0
@@ -92,11 +92,11 @@ class StreamingProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def _should_upgrade(self) -> bool:
-        """Makes the parent pass over what `_read` reads again."""
+        """Makes the parent pass over a head that `_read` gives the parser again, without its offer."""
         return self.parser.get_method() != b"CONNECT"
 
     def _read(self, data: memoryview) -> None:
-        """Where the head offers another protocol the parser stops behind it: what follows needs a head without."""
+        """The parser stops behind a head that offers another protocol; behind the same one without, it goes on."""
         while data:
             try:
                 self.parser.feed_data(data)
