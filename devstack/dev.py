@@ -67,10 +67,7 @@ async def open_service(stack: Stack, port: int) -> AsyncIterator[Settings]:
     if not is_port_free(port):
         raise ConfigurationError(f"Port {port} is taken; choose another with --port")
     await ChildProcess("migrate", run_dir).run([*CARRYOUT, "migrate"], dict(os.environ) | environ)
-    if settings.source_database_url == settings.database_url:
-        await load_sample(settings.database_url)
-        if stack.postgres and DATASETS not in environ:  # other datasets read other tables, and need other grants
-            environ[SOURCE] = await grant_reader(settings.database_url, stack.reader_password)
+    environ |= await _load_sample(stack, settings)
     write_private(stack.data_dir / "env", "".join(f"{name}={text}\n" for name, text in environ.items()).encode())
     child_environ = dict(os.environ) | environ
     serve: Command = [*CARRYOUT, "serve", "--host", "127.0.0.1", "--port", str(port)]
@@ -84,6 +81,16 @@ async def open_service(stack: Stack, port: int) -> AsyncIterator[Settings]:
             yield from_env(environ)
     finally:
         await asyncio.gather(api.stop(), worker.stop())
+
+
+async def _load_sample(stack: Stack, settings: Settings) -> dict[str, str]:
+    """Unless the application's data is elsewhere. Gives the setting to read it by, where that is ours to make."""
+    if settings.source_database_url != settings.database_url:
+        return {}
+    await load_sample(settings.database_url)
+    if stack.postgres is None or DATASETS in stack.environ:  # other datasets read other tables, and need other grants
+        return {}
+    return {SOURCE: await grant_reader(settings.database_url, stack.reader_password)}
 
 
 @asynccontextmanager

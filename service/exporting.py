@@ -119,7 +119,7 @@ async def record_failure(resources: Resources, connection: Connection, failed: E
 
 async def store_file(resources: Resources, export: Export, document: Document) -> FileFacts:
     """Store `document` as this attempt's file."""
-    encoder = create_encoder(export.format)  # type: ignore[arg-type]
+    encoder = create_encoder(export.format)  # type: ignore[arg-type] # a constraint of the table
     with resources.tracer.span("s3 upload", "client") as span:
         digest = hashlib.sha256()
         async with aclosing(_digested(document.chunks(encoder), digest)) as chunks:
@@ -160,13 +160,16 @@ async def complete(resources: Resources, export: Export, file: FileFacts) -> Exp
         with suppress(UnavailableError):  # the sweep deletes it then
             await resources.storage.delete(export.object_key)
         raise
-    assert completed.completed_at is not None  # a constraint of the table
-    duration = completed.completed_at - completed.created_at
-    resources.metrics.exports.labels("completed", export.format).inc()
-    resources.metrics.export_duration.labels(export.format, str(completed.queued).lower()).observe(
-        duration.total_seconds()
-    )
+    _count_completed(resources, completed)
     return completed
+
+
+def _count_completed(resources: Resources, export: Export) -> None:
+    assert export.completed_at is not None  # a constraint of the table
+    duration = export.completed_at - export.created_at
+    queued = str(export.queued).lower()
+    resources.metrics.exports.labels("completed", export.format).inc()
+    resources.metrics.export_duration.labels(export.format, queued).observe(duration.total_seconds())
 
 
 async def cancel_or_delete(resources: Resources, export: Export, actor: Actor) -> None:
