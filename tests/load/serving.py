@@ -16,6 +16,7 @@ from devstack.process import ChildProcess, Command
 from devstack.stack import Stack
 from service.auth import create_token
 from service.settings import Settings, from_env
+from tests.api.problems import bearer
 from tests.conftest import PATIENCE_SECONDS, PUBLIC_URL
 from tests.scraping import Scrape, scrape
 
@@ -43,8 +44,9 @@ class Api:
     def forget_peak(self) -> None:
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")  # proc(5)
 
-    def token(self, user_id: object) -> dict[str, str]:
-        return {"Authorization": f"Bearer {create_token(self.settings, str(user_id), 3_600)}"}
+    def sign_in(self, user_id: object) -> dict[str, str]:
+        """The headers of a user's requests."""
+        return bearer(create_token(self.settings, str(user_id), 3_600))
 
     def _status(self, field: str) -> float:
         lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()

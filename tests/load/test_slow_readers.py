@@ -66,7 +66,7 @@ class Prober:
             self.probes.append(time.monotonic() - began_at)
             began_at = time.monotonic()
             answer = await self._api.client.post(
-                "/api/export", json={"format": "csv"}, headers=self._api.token(user_id)
+                "/api/export", json={"format": "csv"}, headers=self._api.sign_in(user_id)
             )
             assert answer.status_code == 201, answer.text
             self.exports.append(time.monotonic() - began_at)
