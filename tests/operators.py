@@ -7,13 +7,14 @@ from tests.factories import CANARY, Connection
 
 _INSERT_USERS = """
 INSERT INTO public.users (email, name, password_hash)
-SELECT 'user-' || n || '@example.com', 'User "' || n || '", ' || repeat('x', n % 50), $2
+SELECT 'user-' || n || '@example.com', 'User "' || n || '", ' || repeat('x', n % 50 + $3::int), $2
 FROM generate_series(1, $1::int) AS n
 """
 
 
-async def create_users(connection: Connection, count: int) -> None:
-    await connection.execute(_INSERT_USERS, count, CANARY)
+async def create_users(connection: Connection, count: int, *, name_bytes: int = 0) -> None:
+    """`name_bytes` is how much longer names are than a few dozen."""
+    await connection.execute(_INSERT_USERS, count, CANARY, name_bytes)
 
 
 async def create_key(connection: Connection, *scopes: Scope, name: str = "nightly") -> str:

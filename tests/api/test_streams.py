@@ -51,8 +51,8 @@ async def find_end(database: Connection, user_id: UUID, *, streams: int = 1) -> 
     return (await list_ends())[-1]
 
 
-async def count_source_sessions(database: Connection, *, in_transaction: bool = False) -> int:
-    """The sessions that read exports from this test's database."""
+async def count_stream_sessions(database: Connection, *, in_transaction: bool = False) -> int:
+    """The sessions by which streams read this test's database."""
     count: int = await database.fetchval(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
         " AND application_name = 'carryout-streams' AND (xact_start IS NOT NULL OR NOT $1)",
@@ -65,9 +65,9 @@ async def wait_for_whole_pools(database: Connection, resources: Resources) -> No
     """Until every connection is back, and none is still in a transaction."""
 
     async def whole() -> bool:
-        pools = (resources.source, resources.database)
+        pools = (resources.streams, resources.database)
         in_use = sum(pool.get_size() - pool.get_idle_size() for pool in pools)
-        return in_use == 0 and await count_source_sessions(database, in_transaction=True) == 0
+        return in_use == 0 and await count_stream_sessions(database, in_transaction=True) == 0
 
     await until(whole)
 
@@ -194,10 +194,10 @@ class TestHead:
         user_id = await create_user(database, content=10)
         response = await api.head(CSV_STREAM, headers=bearer(token(user_id)))
         assert (response.status_code, response.headers["content-type"]) == (200, "text/csv; charset=utf-8")
-        assert await count_source_sessions(database) == 0  # the pool connects when it is first used
+        assert await count_stream_sessions(database) == 0  # the pool connects when it is first used
         assert await list_actions(database) == []
         await api.get(CSV_STREAM, headers=bearer(token(user_id)))
-        assert await count_source_sessions(database) == 1
+        assert await count_stream_sessions(database) == 1
 
 
 class TestOneAtATime:
@@ -248,7 +248,7 @@ class TestBroken:
     ) -> None:
         user_id = await create_user(database, **LARGE)
         async with open_stalled_stream(served, token(user_id)):
-            assert await count_source_sessions(database, in_transaction=True) == 1
+            assert await count_stream_sessions(database, in_transaction=True) == 1
         end = await find_end(database, user_id)
         assert end["outcome"] == "client_gone"
         assert 1 <= end["records"] < 5_001

@@ -134,7 +134,7 @@ class TestFlags:
         response = await api.get(path)
         assert (response.status_code, response.content) == (200, body)
         assert response.headers["content-type"] == "application/json"
-        assert (resources.database.get_size(), resources.source.get_size()) == (0, 0)
+        assert [pool.get_size() for pool in (resources.database, resources.source, resources.streams)] == [0, 0, 0]
 
 
 class TestOrderOfChecks:

@@ -134,7 +134,7 @@ class TestLists:
         assert response.content == b""
         assert response.headers["content-disposition"] == 'attachment; filename="users_export.csv"'
         assert response.headers["content-type"] == "text/csv; charset=utf-8"
-        assert resources.source.get_size() == 0
+        assert resources.streams.get_size() == 0
         assert await export_events(database) == []
 
     async def test_file_names_are_settings(self, settings: Settings, resources: Resources, key: str) -> None:

@@ -9,21 +9,16 @@ from service.api import users
 from service.bootstrap import Resources
 from service.flags import Flag
 from tests.api.problems import read_problem
-from tests.api.users.conftest import (
-    EXPORT,
-    EXPORT_FULL,
-    download_while,
-    until_exported,
-)
+from tests.api.users.conftest import EXPORT, EXPORT_FULL, download_while, until_exported
 from tests.factories import Connection, list_actions, list_audit, refuse_audit
 from tests.operators import create_users, switch
 
+# With names of 2,000 letters, 12 MB: more than all buffers between cursor and client hold.
+MANY = 6_000
 TERMINATE_SOURCE = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND application_name = 'carryout-streams'
 """
-
-
 REVOKE = "UPDATE carryout.api_keys SET revoked_at = now()"
 EXPIRE = "UPDATE carryout.api_keys SET expires_at = now()"
 
@@ -56,21 +51,21 @@ class TestTrail:
     async def test_a_client_that_leaves(
         self, operator: httpx.AsyncClient, database: Connection, resources: Resources
     ) -> None:
-        await create_users(database, 200_000)
+        await create_users(database, MANY, name_bytes=2_000)
         async with operator.stream("GET", EXPORT) as response:
             await anext(response.aiter_bytes())
             assert "users:export_started" in await list_actions(database)
         action, list_, records, outcome = await until_exported(database)
         assert (action, list_, outcome) == ("users:exported", "users/export", "client_gone")
         assert records is not None
-        assert 0 < records < 200_000
-        while resources.source.get_idle_size() != resources.source.get_size():
+        assert 0 < records < MANY
+        while resources.streams.get_idle_size() != resources.streams.get_size():
             await asyncio.sleep(0.02)
 
     async def test_a_source_that_fails_breaks_the_download(
         self, operator: httpx.AsyncClient, database: Connection
     ) -> None:
-        await create_users(database, 200_000)
+        await create_users(database, MANY, name_bytes=2_000)
         with pytest.raises(httpx.RemoteProtocolError):
             await download_while(operator, database, TERMINATE_SOURCE)
         assert (await until_exported(database))[3] == "failed"
@@ -80,7 +75,7 @@ class TestTrail:
         self, operator: httpx.AsyncClient, database: Connection, monkeypatch: pytest.MonkeyPatch, ending: str
     ) -> None:
         monkeypatch.setattr(users, "KEY_CHECK_SECONDS", 0)
-        await create_users(database, 200_000)
+        await create_users(database, MANY, name_bytes=2_000)
         with pytest.raises(httpx.RemoteProtocolError):
             await download_while(operator, database, ending)
         assert (await until_exported(database))[3] == "failed"
@@ -88,7 +83,7 @@ class TestTrail:
     async def test_a_flag_that_is_switched_off_breaks_the_download(
         self, operator: httpx.AsyncClient, database: Connection, resources: Resources
     ) -> None:
-        await create_users(database, 200_000)
+        await create_users(database, MANY, name_bytes=2_000)
         async with operator.stream("GET", EXPORT) as response:
             parts = response.aiter_bytes()
             await anext(parts)
