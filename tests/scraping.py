@@ -8,17 +8,19 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 class Scrape:
     def __init__(self, text: str) -> None:
-        families = list(text_string_to_metric_families(text))
-        self.names = {family.name for family in families}
         self._samples: Samples = {
             (sample.name, frozenset(sample.labels.items())): sample.value
-            for family in families
+            for family in text_string_to_metric_families(text)
             for sample in family.samples
         }
 
     def value(self, name: str, **labels: str) -> float:
         """0 for what has not happened yet."""
         return self._samples.get((name, frozenset(labels.items())), 0.0)
+
+    def total(self, name: str) -> float:
+        """Over all labels."""
+        return sum(value for (named, _), value in self._samples.items() if named == name)
 
     def label_values(self, label: str) -> set[str]:
         """What this label has anywhere."""

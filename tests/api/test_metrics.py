@@ -3,10 +3,12 @@
 import asyncio
 
 import httpx
+import msgspec
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from service.bootstrap import Resources
+from service.settings import Settings
 from tests.api.conftest import UNKNOWN_ID, Create
 from tests.api.problems import bearer
 from tests.api.serving import Served
@@ -112,7 +114,7 @@ async def test_refused_requests(api: httpx.AsyncClient) -> None:
 
     assert seen.value(REQUESTS, method="POST", route="/api/export", status="401") == 1
     assert seen.value(REQUESTS, method="PUT", route="/api/export/stream", status="405") == 1
-    assert "carryout_exports_total" not in seen.names
+    assert seen.total("carryout_exports_total") == 0
 
 
 async def test_strangers_make_no_labels(api: httpx.AsyncClient, served: Served, token: Token) -> None:
@@ -130,14 +132,19 @@ async def test_strangers_make_no_labels(api: httpx.AsyncClient, served: Served, 
     assert str(UNKNOWN_ID) not in (await api.get("/metrics")).text
 
 
-async def test_pools(api: httpx.AsyncClient, resources: Resources) -> None:
-    async with resources.source.acquire():
-        seen = await scrape(api)
+class TestPools:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return msgspec.structs.replace(settings, pool_size=3, stream_pool_size=5)
 
-    for pool, size in (("database", resources.settings.pool_size), ("source", resources.settings.stream_pool_size)):
-        assert seen.value("carryout_pool_max_connections", pool=pool) == size
-    assert seen.value("carryout_pool_connections", pool="source", state="used") == 1
-    assert seen.value("carryout_pool_connections", pool="database", state="idle") == 1
+    async def test_each_is_told(self, api: httpx.AsyncClient, resources: Resources) -> None:
+        async with resources.source.acquire(), resources.streams.acquire(), resources.streams.acquire():
+            seen = await scrape(api)
+
+        for pool, most, used, idle in (("database", 3, 0, 1), ("source", 3, 1, 0), ("streams", 5, 2, 0)):
+            assert seen.value("carryout_pool_max_connections", pool=pool) == most
+            assert seen.value("carryout_pool_connections", pool=pool, state="used") == used
+            assert seen.value("carryout_pool_connections", pool=pool, state="idle") == idle
 
 
 async def test_open_metrics(api: httpx.AsyncClient) -> None:
