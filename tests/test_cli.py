@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from tests.api.problems import bearer, read_problem
 from tests.conftest import PUBLIC_URL
 from tests.factories import Connection, create_user
 from tests.sql.databases import open_database as open_empty_database
+from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent
 USER_ID = UUID("01234567-89ab-4def-8123-456789abcdef")
@@ -167,11 +168,6 @@ async def answers(client: httpx.AsyncClient, path: str, status: int) -> bool:
         return (await client.get(path)).status_code == status
     except httpx.ConnectError:
         return False
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    while not await condition():
-        await asyncio.sleep(0.05)
 
 
 async def read_to_end(chunks: AsyncIterator[bytes]) -> None:

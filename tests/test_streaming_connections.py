@@ -1,7 +1,6 @@
 """However a document ends, its connection comes back; and whatever happens to the connection gets its right name."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from service.streaming import open_document, require_subject
 from tests.documents import POOL_NAME, make_document, open_patiently
 from tests.factories import Connection, create_user
 from tests.sql.sources import load
+from tests.waiting import until
 
 PROFILE = "SELECT $1::uuid AS id, 'ada@example.com' AS email"
 SLEEPING = "SELECT pg_sleep(600) IS NULL AS slept WHERE $1::uuid IS NOT NULL"
@@ -33,11 +33,6 @@ async def list_states(database: Connection) -> list[str]:
         "SELECT state FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1", POOL_NAME
     )
     return [row["state"] for row in rows]
-
-
-async def until(condition: Callable[[], Awaitable[object]]) -> None:
-    while not await condition():
-        await asyncio.sleep(0.01)
 
 
 async def is_asleep(database: Connection) -> bool:

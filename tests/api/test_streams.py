@@ -4,7 +4,7 @@ import asyncio
 import csv
 import io
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import UUID
@@ -21,6 +21,7 @@ from tests.api.problems import bearer, read_problem
 from tests.api.serving import Served
 from tests.conftest import Token
 from tests.factories import CANARY, Connection, create_user, list_actions, list_audit, refuse_audit
+from tests.waiting import until
 
 CSV_STREAM = "/api/export/stream?format=csv"
 JSON_STREAM = "/api/export/stream?format=json"
@@ -30,11 +31,6 @@ HEADER = (
 )
 FORBIDDEN = ["password", "internal_id", CANARY]
 LARGE = {"content": 5_000, "body_bytes": 1_900}  # 9 MB, more than all buffers between cursor and client hold
-
-
-async def until(condition: Callable[[], Awaitable[object]]) -> None:
-    while not await condition():
-        await asyncio.sleep(0.02)
 
 
 async def find_end(database: Connection, user_id: UUID, *, streams: int = 1) -> asyncpg.Record:

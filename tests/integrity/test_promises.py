@@ -1,4 +1,4 @@
-"""Each promise of the README names tests that exist and a metric that exists; so does each defence of SECURITY.md."""
+"""Each promise of the README names tests and a metric that exist, each defence of SECURITY.md tests that exist."""
 
 import re
 from pathlib import Path
@@ -49,7 +49,7 @@ async def test_each_promise_has_a_metric(resources: Resources) -> None:
         assert set(named) <= known
 
 
-@pytest.mark.parametrize("document", ["README.md", "SECURITY.md"])
+@pytest.mark.parametrize("document", ["README.md", "SECURITY.md", "ARCHITECTURE.md"])
 def test_what_it_points_to_exists(document: str) -> None:
     text = (ROOT / document).read_text()
     links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
