@@ -22,7 +22,9 @@ from service.encoders import MEDIA_TYPES
 from service.errors import ExportNotFoundError, RangeNotSatisfiableError
 from service.exports import Export
 
-PRESIGNED_SECONDS = 300
+MAX_PRESIGNED_SECONDS = 300
+# A click in the link's last second is in time; to follow the redirect takes a moment.
+MIN_PRESIGNED_SECONDS = 10
 RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 DownloadId = Annotated[int, Meta(ge=1, le=BIGINT.stop - 1)]
@@ -123,7 +125,7 @@ async def _redirect(resources: Resources, export: Export, actor: Actor) -> Respo
         exporting.key_of(export),
         filename=_filename(export),
         content_type=MEDIA_TYPES[export.format],
-        expires_in_seconds=max(1, min(PRESIGNED_SECONDS, int(export.seconds_left or 0))),
+        expires_in_seconds=max(MIN_PRESIGNED_SECONDS, min(MAX_PRESIGNED_SECONDS, int(export.seconds_left or 0))),
     )
     await exporting.record_download(resources, export, actor, outcome="redirected")
     return RedirectResponse(url, 302)

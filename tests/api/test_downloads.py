@@ -93,6 +93,13 @@ class TestRedirect:
         assert f"{location.scheme}://{location.netloc}" == resources.settings.s3_public_url
         assert (await api.get(file.link)).status_code == 302
 
+    async def test_a_click_at_the_end_is_in_time(
+        self, api: httpx.AsyncClient, file: File, database: Connection, token: Token
+    ) -> None:
+        await database.execute("UPDATE carryout.export_jobs SET expires_at = now() + interval '9 seconds'")
+        redirect = await api.get(f"{file.path}/download", headers=bearer(token(file.user_id)))
+        assert parse_qs(urlsplit(redirect.headers["location"]).query)["X-Amz-Expires"] == ["10"]
+
     async def test_owner_needs_no_link(self, api: httpx.AsyncClient, file: File, token: Token) -> None:
         redirect = await api.get(f"{file.path}/download", headers=bearer(token(file.user_id)))
         async with httpx.AsyncClient(trust_env=False) as plain:
