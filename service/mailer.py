@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
+import idna
 import jinja2
 import msgspec
 
@@ -87,8 +88,9 @@ class Mailer:
 
     def compose(self, kind: str, *, recipient: str, message_id: str, facts: Mapping[str, object]) -> EmailMessage:
         """The mail `kind` (a name in SUBJECTS) to one valid address, with the facts its templates name."""
-        local, _, domain = recipient.rpartition("@")
-        message = EmailMessage(policy=POLICY.clone(utf8=not recipient.isascii()))
+        address = _with_ascii_domain(recipient)
+        local, _, domain = address.rpartition("@")
+        message = EmailMessage(policy=POLICY.clone(utf8=not address.isascii()))
         message["From"] = self._sender
         message["To"] = Address(username=local, domain=domain)
         message["Subject"] = SUBJECTS[kind]
@@ -108,7 +110,7 @@ class Mailer:
         `before_data` is awaited when the recipient is accepted and nothing of the mail is sent yet; what it raises ends
         the conversation there. No other failure is raised: each is an outcome.
         """
-        conversation = _Conversation(self._create_client(), self._sender.addr_spec, recipient)
+        conversation = _Conversation(self._create_client(), self._sender.addr_spec, _with_ascii_domain(recipient))
         try:
             async with asyncio.timeout(CONVERSATION_SECONDS):
                 return await conversation.run(message, before_data)
@@ -226,6 +228,17 @@ def is_address(text: str) -> bool:
         and len(text.encode()) <= MAX_ADDRESS_BYTES
         and len(match["local"].encode()) <= MAX_LOCAL_BYTES
     )
+
+
+def _with_ascii_domain(address: str) -> str:
+    """The address as every mail server takes it (RFC 5891), unless its local part needs SMTPUTF8 all the same."""
+    local, _, domain = address.rpartition("@")
+    if domain.isascii() or not local.isascii():
+        return address
+    try:
+        return f"{local}@{idna.encode(domain, uts46=True).decode()}"
+    except idna.IDNAError:
+        return address
 
 
 def parse_smtp_url(url: str) -> MailServer:

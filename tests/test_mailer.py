@@ -274,7 +274,22 @@ async def test_international_addresses_need_a_server_that_takes_them(server: Smt
     assert not [command for command in server.commands if command.startswith("MAIL")]
 
 
-@pytest.mark.parametrize("address", ["jürgen@müller.example", "ann@müller.example", "पता@उदाहरण.example"])
+@pytest.mark.parametrize(
+    ("address", "sent"),
+    [
+        ("ann@müller.example", "ann@xn--mller-kva.example"),
+        ("ann@MÜLLER.example", "ann@xn--mller-kva.example"),
+        ("ann@faß.example", "ann@xn--fa-hia.example"),  # another domain than fass.example
+        ("ann@उदाहरण.example", "ann@xn--p1b6ci4b4b3a.example"),
+    ],
+)
+async def test_international_domains_need_no_special_server(server: SmtpServer, address: str, sent: str) -> None:
+    assert (await send(server.url, address)).outcome is Outcome.SENT
+    assert server.mails[0].recipients == [f"RCPT TO:<{sent}>"]
+    assert server.mails[0].message["To"] == sent
+
+
+@pytest.mark.parametrize("address", ["jürgen@müller.example", "पता@उदाहरण.example", "ann@ü-.example"])
 async def test_international_addresses_arrive_unchanged(address: str) -> None:
     async with open_smtp_server(extensions=["SMTPUTF8", "8BITMIME"]) as server:
         delivery = await send(server.url, address)
