@@ -52,6 +52,7 @@ FAILURES: Failures = (
     (asyncpg.TooManyConnectionsError, "has no connection left"),
     (asyncpg.CannotConnectNowError, "is starting or stopping"),
     (asyncpg.ReadOnlySQLTransactionError, "is read-only"),
+    (asyncpg.InvalidCachedStatementError, "was migrated a moment ago"),
     (asyncpg.AdminShutdownError, ENDED_CONNECTION),
     (asyncpg.CrashShutdownError, ENDED_CONNECTION),
     (asyncpg.PostgresConnectionError, ENDED_CONNECTION),
@@ -127,6 +128,8 @@ async def acquire(pool: Pool, *, timeout_seconds: float, server: str = "postgres
         if _is_servers(error) or _is_lost(connection):
             raise OutageError("PostgreSQL is not available", server=server) from error
         raise
+    except asyncpg.InvalidCachedStatementError as error:  # asyncpg has forgotten all of the pool's statements by now
+        raise OutageError("The database was migrated meanwhile", server=server) from error
     except asyncpg.ReadOnlySQLTransactionError as error:
         if server == "source":  # a dataset that writes
             raise

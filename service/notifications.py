@@ -105,4 +105,4 @@ def _still_ours(row: asyncpg.Record | None) -> Notification:
 
 def _notification(row: asyncpg.Record | None) -> Notification:
     assert row is not None
-    return Notification(**dict(row) | {"state": NotificationState(row["state"])})
+    return msgspec.convert(dict(row), Notification)  # a newer schema may have columns that we don't know

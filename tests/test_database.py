@@ -272,6 +272,19 @@ class TestPool:
             await write(pool)
         assert describe_failure(find_cause(raised.value)) == "is read-only"
 
+    async def test_a_table_that_was_migrated_is_unavailable_and_asked_anew(self, database_url: str) -> None:
+        async def find(pool: Pool) -> None:
+            async with acquire(pool, timeout_seconds=5) as connection, connection.transaction():
+                await connection.fetch("SELECT * FROM carryout.export_jobs")
+
+        async with open_pool(database_url, size=1, application_name="test") as pool:
+            await find(pool)
+            await pool.execute("ALTER TABLE carryout.export_jobs ADD COLUMN of_a_newer_release text")
+            with pytest.raises(OutageError) as raised:
+                await find(pool)
+            await find(pool)
+        assert describe_failure(find_cause(raised.value)) == "was migrated a moment ago"
+
     async def test_a_dataset_that_writes_is_no_outage(self, database_url: str) -> None:
         async with open_pool(database_url, size=1, application_name="test") as pool:
             with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
