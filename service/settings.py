@@ -118,7 +118,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lease_seconds: Annotated[
         float, Meta(ge=2, le=3_600, description="After so long without a heartbeat an export goes to another worker")
     ] = 15.0
-    worker_poll_seconds: Annotated[PositiveFloat, Meta(description="How often a worker looks into its queue")] = 0.1
+    # Well below the silence after which a worker's /livez calls it stuck.
+    worker_poll_seconds: Annotated[float, Meta(gt=0, le=30, description="How often a worker looks into its queue")] = (
+        0.1
+    )
     worker_grace_seconds: Annotated[
         float, Meta(ge=0, description="After SIGTERM: how long a worker's exports may take to end")
     ] = 10.0
@@ -181,6 +184,8 @@ def from_env(environ: Mapping[str, str]) -> Settings:
         raise ConfigurationError(_named(unknown[0], "is not a setting"))
     texts = {name: text for name in fields if (text := given.get(name, "").strip())}
     _require_all(texts.keys())
+    for name, text in texts.items():
+        _require_plain(name, text)
     values = {name: _convert(name, text, fields[name].type) for name, text in texts.items()}
     return Settings(**values)  # type: ignore[arg-type]
 
@@ -198,6 +203,16 @@ def _require_all(given: Collection[str]) -> None:
     if missing:
         *names, last = missing
         raise ConfigurationError(f"{', '.join(names)} and {last} are not set" if names else f"{last} is not set")
+
+
+def _require_plain(name: str, text: str) -> None:
+    """Quotes that a shell would have taken off, and what can't be seen, would be part of the value: of a forbidden
+    column's name, for one, which no column has.
+    """
+    if text[0] == text[-1] and text[0] in "\"'":
+        raise ConfigurationError(_named(name, "is in quotes, which would be part of it: leave them off"))
+    if not text.isprintable():
+        raise ConfigurationError(_named(name, "has a line break or an invisible character in it"))
 
 
 def _convert(name: str, text: str, wanted: object) -> object:

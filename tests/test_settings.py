@@ -86,6 +86,7 @@ def test_all_missing_ones_are_named_at_once() -> None:
         ("CARRYOUT_MAX_EXPORT_RECORDS", "0"),
         ("CARRYOUT_SMALL_EXPORT_RECORDS", "100001"),
         ("CARRYOUT_DRAIN_SECONDS", "-1"),
+        ("CARRYOUT_WORKER_POLL_SECONDS", "60"),  # its probe would call the worker stuck
         ("CARRYOUT_ACQUIRE_TIMEOUT_SECONDS", "0"),
         ("CARRYOUT_DOWNLOAD_MODE", "stream"),
         ("CARRYOUT_USER_ID_TYPE", "int"),
@@ -118,6 +119,18 @@ async def test_every_export_of_a_worker_has_a_connection(jobs: str, pool: str) -
     sentence = rf"^CARRYOUT_WORKER_JOBS \({jobs or 4}\) must not exceed CARRYOUT_POOL_SIZE \({pool or 8}\)$"
     with pytest.raises(ConfigurationError, match=sentence):
         await work(settings)
+
+
+@pytest.mark.parametrize("text", ['"*password*,*_hash"', "'*password*'", "*password*\n*_hash", "\ufeff*password*"])
+def test_what_would_be_part_of_a_name_is_refused(text: str) -> None:
+    """As `docker run --env-file` and Secrets pass it on: the columns would no longer be forbidden."""
+    with pytest.raises(ConfigurationError, match=r"^CARRYOUT_FORBIDDEN_COLUMNS (is in quotes|has a line break)"):
+        from_env(REQUIRED | {"CARRYOUT_FORBIDDEN_COLUMNS": text})
+
+
+def test_quotes_within_are_left_alone() -> None:
+    sender = '"Ada, at work" <ada@example.com>'
+    assert from_env(REQUIRED | {"CARRYOUT_MAIL_FROM": sender}).mail_from == sender
 
 
 def test_a_secret_is_never_shown() -> None:
