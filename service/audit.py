@@ -3,12 +3,14 @@
 import datetime as dt
 import ipaddress
 import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from enum import StrEnum
 from typing import Literal
 
 import msgspec
 
-from service.database import QUERIES, Connection, UserId
+from service.database import QUERIES, Connection, UserId, iterate
 
 MAX_USER_AGENT_CHARACTERS = 300
 
@@ -110,9 +112,10 @@ class AuditLog:
             subject,
         )
 
-    async def list_latest(self, connection: Connection, wanted: AuditFilter) -> list[AuditEvent]:
-        """The last events that `wanted` describes, the oldest of them first."""
-        rows = await connection.fetch(
+    async def iterate_latest(self, connection: Connection, wanted: AuditFilter) -> AsyncGenerator[AuditEvent]:
+        """The last events that `wanted` describes, the oldest of them first; however many, in little memory."""
+        rows = iterate(
+            connection,
             QUERIES["list_audit_events"],
             wanted.user_id,
             wanted.job_id,
@@ -120,7 +123,9 @@ class AuditLog:
             wanted.since_seconds,
             wanted.limit,
         )
-        return [msgspec.convert(dict(row), AuditEvent) for row in reversed(rows)]
+        async with aclosing(rows):
+            async for row in rows:
+                yield msgspec.convert(dict(row), AuditEvent)
 
     async def list_downloads(
         self, connection: Connection, job_id: uuid.UUID, *, after: int | None, limit: int

@@ -1,12 +1,20 @@
 """What operators' commands print: a table for people, or JSON lines for scripts."""
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 
 import click
 import msgspec
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+
+
+async def echo_each(objects: AsyncGenerator[object]) -> None:
+    """As JSON, each as it comes."""
+    async with aclosing(objects):
+        async for each in objects:
+            echo_json([each])
 
 
 def echo_rows(header: Iterable[str], rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import re
 import traceback
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
@@ -25,6 +25,7 @@ CLOSE_TIMEOUT_SECONDS = 5.0
 CONNECT_TIMEOUT_SECONDS = 5.0
 # For a server that vanished without a word; the queries of documents have a limit of their own.
 COMMAND_TIMEOUT_SECONDS = 30.0
+ROWS_AT_ONCE = 1_000
 MIGRATION_LOCK = int.from_bytes(b"carryout"[:7])
 CONNECTION_LOST = (
     OSError,
@@ -138,6 +139,13 @@ async def acquire(pool: Pool, *, timeout_seconds: float, server: str = "postgres
     finally:
         with suppress(*CONNECTION_LOST):
             await pool.release(connection)
+
+
+async def iterate(connection: Connection, query: str, *arguments: object) -> AsyncGenerator[asyncpg.Record]:
+    """The rows of a read, a thousand in memory at a time. To be closed, which ends its transaction."""
+    async with connection.transaction(readonly=True):
+        async for row in connection.cursor(query, *arguments, prefetch=ROWS_AT_ONCE):
+            yield row
 
 
 def is_busy(pool: Pool) -> bool:

@@ -3,13 +3,14 @@
 import datetime as dt
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from enum import StrEnum
 
 import asyncpg
 import msgspec
 
-from service.database import QUERIES, Connection, UserId
+from service.database import QUERIES, Connection, UserId, iterate
 from service.errors import ExportNotFoundError, ExportSupersededError, RateLimitedError
 
 MAX_ATTEMPTS = 3
@@ -169,12 +170,12 @@ class ExportRepository:
         """Newest first, from the one after `after`."""
         return [_export(row) for row in await connection.fetch(QUERIES["list_exports"], user_id, after, limit)]
 
-    async def list_latest(self, connection: Connection, wanted: ExportFilter) -> list[ExportSummary]:
-        """Newest first, of all users unless `wanted` names one."""
-        rows = await connection.fetch(
-            QUERIES["list_latest_exports"], wanted.user_id, wanted.status, wanted.since_seconds, wanted.limit
-        )
-        return [msgspec.convert(dict(row), ExportSummary) for row in rows]
+    async def iterate_latest(self, connection: Connection, wanted: ExportFilter) -> AsyncGenerator[ExportSummary]:
+        """Newest first, of all users unless `wanted` names one; however many, in little memory."""
+        arguments = (wanted.user_id, wanted.status, wanted.since_seconds, wanted.limit)
+        async with aclosing(iterate(connection, QUERIES["list_latest_exports"], *arguments)) as rows:
+            async for row in rows:
+                yield msgspec.convert(dict(row), ExportSummary)
 
     async def list_unended(self, connection: Connection, user_id: UserId) -> list[Export]:
         """The user's running export, and the completed ones whose links work."""

@@ -9,8 +9,8 @@ import click
 from service import operating
 from service.auth import parse_user_id
 from service.command_options import choice_of, env_file_option, load_settings, open_database, since_option
-from service.command_output import echo_rows, json_option
-from service.exports import Export, ExportFilter, ExportRepository, ExportStatus, ExportSummary
+from service.command_output import echo_each, echo_table, json_option
+from service.exports import Export, ExportFilter, ExportRepository, ExportStatus
 from service.settings import Settings
 
 COLUMNS = {
@@ -61,12 +61,17 @@ def list_exports(  # noqa: PLR0913 (a command's options)
         limit=limit,
     )
 
-    async def list_() -> list[ExportSummary]:
+    async def show() -> None:
         async with open_database(settings) as connection:
-            return await _repository(settings).list_latest(connection, wanted)
+            exports = _repository(settings).iterate_latest(connection, wanted)
+            if as_json:
+                await echo_each(exports)
+            else:
+                echo_table(
+                    [*COLUMNS.values()], [[getattr(export, name) for name in COLUMNS] async for export in exports]
+                )
 
-    rows = [{name: getattr(export, name) for name in COLUMNS} for export in asyncio.run(list_())]
-    echo_rows(COLUMNS.values(), rows, as_json=as_json)
+    asyncio.run(show())
 
 
 @exports.command("end")

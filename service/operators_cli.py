@@ -12,7 +12,7 @@ from service import operating
 from service.audit import AuditAction, AuditEvent, AuditFilter, AuditLog
 from service.auth import parse_user_id
 from service.command_options import choice_of, env_file_option, load_settings, open_database, since_option
-from service.command_output import echo_json, echo_rows, echo_table, json_option
+from service.command_output import echo_each, echo_rows, echo_table, json_option
 from service.flags import Flag, FlagRepository, default_flags
 from service.keys import ApiKey, KeyRepository, Scope
 
@@ -173,15 +173,15 @@ def audit(  # noqa: PLR0913 (a command's options)
         limit=limit,
     )
 
-    async def list_() -> list[AuditEvent]:
+    async def show() -> None:
         async with open_database(settings) as connection:
-            return await AuditLog().list_latest(connection, wanted)
+            events = AuditLog().iterate_latest(connection, wanted)
+            if as_json:
+                await echo_each(events)
+            else:
+                echo_table(AUDIT_COLUMNS, [_audit_row(event) async for event in events])
 
-    events = asyncio.run(list_())
-    if as_json:
-        echo_json(events)
-    else:
-        echo_table(AUDIT_COLUMNS, [_audit_row(event) for event in events])
+    asyncio.run(show())
 
 
 def _audit_row(event: AuditEvent) -> Sequence[object]:

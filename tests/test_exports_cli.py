@@ -123,8 +123,8 @@ class TestList:
         everything = [queued, theirs, old]
 
         async def expect(wanted: list[Export], *, limit: int = 100, **wishes: Any) -> None:
-            found = await resources.exports.list_latest(database, ExportFilter(limit=limit, **wishes))
-            assert [summary.id for summary in found] == [export.id for export in wanted]
+            found = resources.exports.iterate_latest(database, ExportFilter(limit=limit, **wishes))
+            assert [summary.id async for summary in found] == [export.id for export in wanted]
 
         await expect(everything)
         await expect(everything[:2], limit=2)

@@ -1,6 +1,7 @@
 """The operators' commands, run as they run them."""
 
 import re
+import tracemalloc
 from pathlib import Path
 from uuid import uuid4
 
@@ -8,7 +9,7 @@ import msgspec
 import pytest
 
 from devstack.stack import Stack
-from service.audit import Actor, AuditAction, AuditLog
+from service.audit import Actor, AuditAction, AuditFilter, AuditLog
 from service.keys import KeyRepository
 from tests.commands import Ended, Run, run_command
 from tests.factories import Connection, list_actions
@@ -192,6 +193,19 @@ class TestAudit:
             "user_agent": "\x1b[2Jcurl",
             "request_id": "r1",
         }
+
+    async def test_a_long_trail_is_never_in_memory_as_a_whole(self, database: Connection) -> None:
+        await database.execute(
+            """INSERT INTO carryout.export_audit (actor_type, action, user_agent)
+            SELECT 'system', 'export:expired', repeat('x', 300) FROM generate_series(1, 30000)"""
+        )
+        tracemalloc.start()
+        ids = [event.id async for event in AuditLog().iterate_latest(database, AuditFilter(limit=30_000))]
+        _, peak_bytes = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert ids == sorted(ids)
+        assert len(ids) == 30_000
+        assert peak_bytes < 10 * 1024 * 1024  # all of them are 50 MB
 
     @pytest.mark.parametrize(
         ("arguments", "actions"),

@@ -4,15 +4,18 @@ INSERT INTO carryout.export_audit
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 
 -- name: list_audit_events
-SELECT id, occurred_at, actor_type, actor, action, subject, user_id::text, job_id::text, format, records, outcome,
-       host(ip) AS ip, user_agent, request_id
-FROM carryout.export_audit
-WHERE ($1::carryout.user_id IS NULL OR user_id = $1)
-  AND ($2::uuid IS NULL OR job_id = $2)
-  AND ($3::text IS NULL OR action = $3)
-  AND ($4::float8 IS NULL OR occurred_at >= now() - make_interval(secs => $4))
-ORDER BY id DESC
-LIMIT $5
+SELECT * FROM (
+  SELECT id, occurred_at, actor_type, actor, action, subject, user_id::text, job_id::text, format, records, outcome,
+         host(ip) AS ip, user_agent, request_id
+  FROM carryout.export_audit
+  WHERE ($1::carryout.user_id IS NULL OR user_id = $1)
+    AND ($2::uuid IS NULL OR job_id = $2)
+    AND ($3::text IS NULL OR action = $3)
+    AND ($4::float8 IS NULL OR occurred_at >= now() - make_interval(secs => $4))
+  ORDER BY id DESC
+  LIMIT $5
+) AS latest
+ORDER BY id
 
 -- name: list_downloads
 -- In the order of the index by job: sorted by id alone, it may be searched for from the end of the whole trail. And
