@@ -1,8 +1,9 @@
 """The files of finished exports, in an S3 bucket."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from service.attachments import attachment
 from service.errors import ExportGoneError, UnavailableError
-from service.s3 import MAX_DOWNLOADS, answer_within, open_client
+from service.s3 import MAX_DOWNLOADS, MAX_DOWNLOADS_OF_ONE_FILE, answer_within, open_client
 from service.settings import Settings
 
 # S3 takes parts from 5 MiB and at most 10,000 of them; two of these are in memory during an upload.
@@ -44,7 +45,7 @@ class ObjectStorage:
         self._signer = signer
         self._bucket = bucket
         self._aborting: set[asyncio.Task[None]] = set()
-        self._downloads = asyncio.Semaphore(MAX_DOWNLOADS)
+        self._downloads: Counter[str] = Counter()
 
     async def aclose(self) -> None:
         """Give the aborts that are still under way a moment; whoever sweeps `list_uploads` does the rest."""
@@ -91,12 +92,10 @@ class ObjectStorage:
         """Open the object, or its bytes from first to last (inclusive) of `byte_range`, as an iterator of chunks.
 
         Raises ExportGoneError when there is none. The range must lie inside the object. An object that breaks off
-        raises UnavailableError from the iterator, and so does opening while MAX_DOWNLOADS are open.
+        raises UnavailableError from the iterator, and so does opening while too many are open.
         """
-        if self._downloads.locked():
-            raise UnavailableError("Too many files are being downloaded", retry_after_seconds=BUSY_SECONDS)
         asked = {"Range": "bytes={}-{}".format(*byte_range)} if byte_range else {}
-        async with self._downloads:
+        with self._downloading(key):
             async with answer_within(CALL_TIMEOUT_SECONDS):
                 try:
                     answer = await self._client.get_object(Bucket=self._bucket, Key=key, **asked)
@@ -104,6 +103,19 @@ class ObjectStorage:
                     raise ExportGoneError("The file has been deleted") from error
             async with answer["Body"] as body, aclosing(_read(body)) as chunks:
                 yield chunks
+
+    @contextmanager
+    def _downloading(self, key: str) -> Iterator[None]:
+        if self._downloads.total() >= MAX_DOWNLOADS:
+            raise UnavailableError("Too many files are being downloaded", retry_after_seconds=BUSY_SECONDS)
+        if self._downloads[key] >= MAX_DOWNLOADS_OF_ONE_FILE:
+            raise UnavailableError("This file is being downloaded too often", retry_after_seconds=BUSY_SECONDS)
+        self._downloads[key] += 1
+        try:
+            yield
+        finally:
+            self._downloads[key] -= 1
+            self._downloads += Counter()  # without the files that nobody downloads any more
 
     async def presign(self, key: str, *, filename: str, content_type: str, expires_in_seconds: int) -> str:
         """Return a URL that downloads the object as `filename` for `expires_in_seconds` (at most 300).

@@ -17,7 +17,7 @@ import pytest
 from devstack.stack import Stack
 from service import storage as storage_module
 from service.errors import ConfigurationError, ExportGoneError, OutageError, UnavailableError
-from service.s3 import MAX_DOWNLOADS
+from service.s3 import MAX_DOWNLOADS, MAX_DOWNLOADS_OF_ONE_FILE
 from service.settings import Settings, from_env
 from service.storage import PART_BYTES, ObjectStorage, OpenUpload, open_storage
 from tests.wires import Connection, Proxy
@@ -404,14 +404,21 @@ async def test_abandoned_download_leaves_the_storage_usable(storage: ObjectStora
 
 
 async def test_downloads_leave_connections_for_the_rest(storage: ObjectStorage, key: str) -> None:
-    await storage.upload(key, chunks_of(LARGE), content_type=CSV)
+    keys = [f"{key}-{number}" for number in range(MAX_DOWNLOADS // MAX_DOWNLOADS_OF_ONE_FILE)]
+    await storage.upload(key, chunks_of(b"small"), content_type=CSV)
     async with AsyncExitStack() as slow_readers:
-        for _ in range(MAX_DOWNLOADS):
-            await slow_readers.enter_async_context(storage.open_download(key))
+        for each in keys:
+            await storage.upload(each, chunks_of(LARGE), content_type=CSV)
+            for _ in range(MAX_DOWNLOADS_OF_ONE_FILE):
+                await slow_readers.enter_async_context(storage.open_download(each))
+            if each is keys[0]:
+                with pytest.raises(UnavailableError, match="This file is being downloaded too often"):
+                    await read(storage, each)
+                assert await read(storage, key) == b"small"
         with pytest.raises(UnavailableError, match="Too many files are being downloaded"):
             await read(storage, key)
         await storage.check()
-    assert await read(storage, key, (0, 1)) == LARGE[:2]
+    assert await read(storage, keys[0], (0, 1)) == LARGE[:2]
 
 
 async def test_open_uploads_are_listed_and_aborted(storage: ObjectStorage, key: str) -> None:
