@@ -172,6 +172,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _require_url(self.public_url, "PUBLIC_URL", {"http", "https"})
         _require_secrets(self)
         _require_networks(self.trusted_proxies)
+        if any(" #" in glob for glob in self.forbidden_columns):
+            raise ConfigurationError(_named("FORBIDDEN_COLUMNS", "has a comment, which would be part of a name"))
         if self.small_export_records > self.max_export_records:
             raise ConfigurationError(_named("SMALL_EXPORT_RECORDS", "must not exceed CARRYOUT_MAX_EXPORT_RECORDS"))
 
