@@ -126,10 +126,13 @@ class _Header(msgspec.Struct):
 
 
 class _Claims(msgspec.Struct):
-    """Required, and of these types: PyJWT takes texts in the digits of any script, fractions and `true` for times."""
+    """Required, and of these types: PyJWT takes texts in the digits of any script and `true` for times.
+
+    A time may have a fraction (RFC 7519, 2), and those of Python's and JavaScript's clocks do.
+    """
 
     sub: str
-    exp: Annotated[int, Meta(ge=0, le=253_402_300_799)]  # the end of the year 9999; milliseconds lie beyond it
+    exp: Annotated[float, Meta(ge=0, le=253_402_300_799)]  # the end of the year 9999; milliseconds lie beyond it
 
 
 class _StrictJwt(jwt.PyJWT):
