@@ -16,6 +16,7 @@ REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 
 # Alerts wait for the first of these: a counter that begins with 1 has not increased.
 EXPORT_OUTCOMES = tuple(itertools.product(("completed", "failed", "cancelled", "retried"), ("csv", "json")))
 MAIL_OUTCOMES = ("sent", "pending", "failed", "ambiguous", "skipped")
+WORKER_LOOPS = ("queue", "repair", "expiry", "sweep", "mails")
 EXPORT_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 900, 3_600)
 
 
@@ -75,6 +76,12 @@ class Metrics:
             "When this process last looked through all of the storage; 0: never",
             registry=registry,
         )
+        self.loop_failures: Final = Counter(
+            "carryout_worker_loop_failures",
+            "How often a loop of the worker ended by an error that nobody foresaw; it begins again a second later",
+            ["loop"],
+            registry=registry,
+        )
         self._queue_depth: Final = Gauge(
             "carryout_queue_exports", "Pending exports of all processes; NaN without PostgreSQL", registry=registry
         )
@@ -106,6 +113,8 @@ class Metrics:
             self.exports.labels(outcome, format_)
         for outcome in MAIL_OUTCOMES:
             self.mails.labels(outcome)
+        for loop in WORKER_LOOPS:
+            self.loop_failures.labels(loop)
 
     def watch_pool(self, name: str, pool: Pool) -> None:
         self._max_connections.labels(name).set(pool.get_max_size())

@@ -22,7 +22,6 @@ TOKEN_KEYS = ("jwt_secret", "jwt_public_key_file", "jwt_jwks_url")
 CommaSeparated = tuple[str, ...]
 # Far above what makes sense, and within what PostgreSQL and the event loop can count.
 PositiveInt = Annotated[int, Meta(ge=1, le=1_000_000_000)]
-PositiveFloat = Annotated[float, Meta(gt=0, le=1_000_000_000)]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,8 +108,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=1, le=1_000, description="Connections per process for bookkeeping, and as many for making files")
     ] = 8
     stream_pool_size: Annotated[int, Meta(ge=1, le=1_000, description="Streams per process at once; more get 503")] = 8
+    # This and a worker's poll are well below the silence after which its /livez calls it stuck.
     acquire_timeout_seconds: Annotated[
-        PositiveFloat, Meta(description="How long a request waits for a connection before it gets 503")
+        float, Meta(gt=0, le=30, description="How long a request waits for a connection before it gets 503")
     ] = 5.0
     worker_jobs: Annotated[
         int, Meta(ge=1, le=1_000, description="Exports a worker makes at once, at most `CARRYOUT_POOL_SIZE`")
@@ -118,24 +118,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lease_seconds: Annotated[
         float, Meta(ge=2, le=3_600, description="After so long without a heartbeat an export goes to another worker")
     ] = 15.0
-    # Well below the silence after which a worker's /livez calls it stuck.
-    worker_poll_seconds: Annotated[float, Meta(gt=0, le=30, description="How often a worker looks into its queue")] = (
-        0.1
-    )
+    worker_poll_seconds: Annotated[
+        float, Meta(ge=0.01, le=30, description="How often a worker looks into its queue")
+    ] = 0.1
     worker_grace_seconds: Annotated[
-        float, Meta(ge=0, description="After SIGTERM: how long a worker's exports may take to end")
+        float, Meta(ge=0, le=3_600, description="After SIGTERM: how long a worker's exports may take to end")
     ] = 10.0
+    # At most a third of the time after which the alert CarryoutSweepStopped begins.
     sweep_seconds: Annotated[
-        PositiveFloat, Meta(description="How often a worker looks in S3 for what no export owns")
+        float, Meta(ge=1, le=600, description="How often a worker looks in S3 for what no export owns")
     ] = 120.0
     worker_metrics_port: Annotated[
         int, Meta(ge=0, le=65_535, description="Port where a worker answers `/livez` and `/metrics`; 0: none")
     ] = 0
     drain_seconds: Annotated[
-        float, Meta(ge=0, description="After SIGTERM: how long `/readyz` fails before the listener closes")
+        float, Meta(ge=0, le=3_600, description="After SIGTERM: how long `/readyz` fails before the listener closes")
     ] = 0.0
     shutdown_grace_seconds: Annotated[
-        PositiveInt, Meta(description="After that: how long running responses may take to end")
+        int, Meta(ge=1, le=3_600, description="After that: how long running responses may take to end")
     ] = 20
     trusted_proxies: Annotated[
         CommaSeparated,

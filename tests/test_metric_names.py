@@ -11,7 +11,7 @@ from service.metrics import Metrics
 DOCUMENT = Path(__file__).parent.parent / "docs" / "metrics.md"
 BEGIN, END = "<!-- metrics -->\n", "<!-- /metrics -->\n"
 NAME = re.compile(r"carryout(?:_[a-z]+)+")
-LABELS = {"method", "route", "status", "kind", "format", "outcome", "queued", "step", "pool", "state"}
+LABELS = {"method", "route", "status", "kind", "format", "outcome", "queued", "step", "pool", "state", "loop"}
 METRICS = [metric for metric in vars(Metrics()).values() if isinstance(metric, MetricWrapperBase)]
 
 

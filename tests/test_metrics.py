@@ -73,6 +73,31 @@ async def test_a_taken_port_is_named(stack: Stack, tmp_path: Path) -> None:
             assert "CARRYOUT_WORKER_METRICS_PORT" in worker.log
 
 
+async def test_a_loop_that_fails_again_and_again_is_counted(stack: Stack, tmp_path: Path, unused_port: int) -> None:
+    async with (
+        open_world(stack, tmp_path, CARRYOUT_WORKER_METRICS_PORT=str(unused_port)) as world,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{unused_port}", trust_env=False) as client,
+        world.database() as connection,
+    ):
+        await connection.execute("ALTER TABLE carryout.export_notifications RENAME next_attempt_at TO gone")
+        await world.start_worker()
+
+        async def value(name: str, **labels: str) -> float:
+            return (await scrape(client)).value(name, **labels)
+
+        async def failed_twice() -> bool:
+            return await value("carryout_worker_loop_failures_total", loop="mails") >= 2
+
+        async def mailed() -> bool:
+            return await value("carryout_mails_total", outcome="sent") == 1
+
+        await world.until(failed_twice, "the loop to fail again")
+        await connection.execute("ALTER TABLE carryout.export_notifications RENAME gone TO next_attempt_at")
+        await world.ask(await world.create_user(records=4))
+        await world.until(mailed, "the mail")
+        assert await value("carryout_worker_loop_failures_total", loop="repair") == 0
+
+
 async def test_a_loop_that_hangs_is_told(stack: Stack, tmp_path: Path, unused_port: int) -> None:
     async with open_smtp_server() as mail_server:
         environ = {"CARRYOUT_SMTP_URL": mail_server.url, "CARRYOUT_WORKER_METRICS_PORT": str(unused_port)}

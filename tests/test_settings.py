@@ -87,7 +87,14 @@ def test_all_missing_ones_are_named_at_once() -> None:
         ("CARRYOUT_SMALL_EXPORT_RECORDS", "100001"),
         ("CARRYOUT_DRAIN_SECONDS", "-1"),
         ("CARRYOUT_WORKER_POLL_SECONDS", "60"),  # its probe would call the worker stuck
+        ("CARRYOUT_WORKER_POLL_SECONDS", "1e-9"),
+        ("CARRYOUT_WORKER_GRACE_SECONDS", "inf"),
+        ("CARRYOUT_DRAIN_SECONDS", "inf"),
+        ("CARRYOUT_DRAIN_SECONDS", "nan"),
+        ("CARRYOUT_SHUTDOWN_GRACE_SECONDS", "86400"),
+        ("CARRYOUT_SWEEP_SECONDS", "0.001"),
         ("CARRYOUT_ACQUIRE_TIMEOUT_SECONDS", "0"),
+        ("CARRYOUT_ACQUIRE_TIMEOUT_SECONDS", "60"),  # as with the poll
         ("CARRYOUT_DOWNLOAD_MODE", "stream"),
         ("CARRYOUT_USER_ID_TYPE", "int"),
         ("CARRYOUT_LOG_LEVEL", "INFO"),

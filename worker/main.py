@@ -80,12 +80,12 @@ class _Worker:
         self._queue_trouble = Trouble("queue_unavailable", "queue_available")
 
     async def run(self, stopping: asyncio.Event) -> None:
-        queue = asyncio.create_task(_restarting("queue", self._consume))
+        queue = asyncio.create_task(self._restarting("queue", self._consume))
         loops = {
-            asyncio.create_task(_restarting("repair", self._repair)),
-            asyncio.create_task(_restarting("expiry", lambda: expire_forever(self._resources))),
-            asyncio.create_task(_restarting("sweep", lambda: sweep_forever(self._resources))),
-            asyncio.create_task(_restarting("mails", self._mail_forever)),
+            asyncio.create_task(self._restarting("repair", self._repair)),
+            asyncio.create_task(self._restarting("expiry", lambda: expire_forever(self._resources))),
+            asyncio.create_task(self._restarting("sweep", lambda: sweep_forever(self._resources))),
+            asyncio.create_task(self._restarting("mails", self._mail_forever)),
         }
         await logger.ainfo("worker_started", jobs=self._resources.settings.worker_jobs)
         await stopping.wait()
@@ -94,6 +94,16 @@ class _Worker:
         await _cancel_stubborn(queue)
         await _cancel(loops)
         await self._finish()
+
+    async def _restarting(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Run for ever: a lost Redis, or rubbish in the queue, ends no worker."""
+        while True:
+            try:
+                await run()
+            except Exception as error:  # noqa: BLE001 (whatever it is, the others go on)
+                self._resources.metrics.loop_failures.labels(name).inc()
+                await logger.aerror("worker_loop_failed", loop=name, exc_info=error)
+            await asyncio.sleep(RESTART_SECONDS)
 
     def start(self, export: Export) -> None:
         self._start(export.id)
@@ -212,13 +222,3 @@ async def _cancel_stubborn(task: "asyncio.Task[None]") -> None:
     while not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=CANCEL_AGAIN_SECONDS)
-
-
-async def _restarting(name: str, run: Callable[[], Awaitable[None]]) -> None:
-    """Run for ever: a lost Redis, or rubbish in the queue, ends no worker."""
-    while True:
-        try:
-            await run()
-        except Exception as error:  # noqa: BLE001 (whatever it is, the others go on)
-            await logger.aerror("worker_loop_failed", loop=name, exc_info=error)
-        await asyncio.sleep(RESTART_SECONDS)

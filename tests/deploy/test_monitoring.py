@@ -10,10 +10,13 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from service.api.app import ROUTES
 from service.api.responses import StreamEnd
+from service.errors import ConfigurationError
 from service.metrics import EXPORT_OUTCOMES, MAIL_OUTCOMES, Metrics
 from service.notifications import NotificationState
+from service.settings import from_env
 from tests.deploy.manifests import DEPLOY, ROOT, Manifests, container
 from tests.deploy.promql import Selector, groupings, selectors
+from tests.test_settings import REQUIRED
 
 Rule = dict[str, Any]
 
@@ -107,6 +110,19 @@ def test_an_alert_says_what_to_do(alert: Rule) -> None:
 def test_the_runbook_has_a_section_for_each_alert() -> None:
     sections = re.findall(r"^### (Carryout\w+)$", RUNBOOK.read_text(), re.MULTILINE)
     assert sections == [alert["alert"] for alert in ALERTS]
+
+
+def test_a_sweep_comes_well_before_its_alert() -> None:
+    (rule,) = [rule for rule in ALERTS if rule["alert"] == "CarryoutSweepStopped"]
+    with pytest.raises(ConfigurationError, match="CARRYOUT_SWEEP_SECONDS"):
+        from_env(REQUIRED | {"CARRYOUT_SWEEP_SECONDS": str(int(rule["expr"].split(" > ")[1]) / 2)})
+
+
+def test_mails_that_are_never_tried_wait_too() -> None:
+    """No rate is above another if both are 0."""
+    (rule,) = [rule for rule in ALERTS if rule["alert"] == "CarryoutMailsWait"]
+    _, _, attempts = rule["expr"].partition(" and ")
+    assert re.fullmatch(r'sum\(rate\(.*"pending".*\)\) >= sum\(rate\(.*"sent".*\)\)', attempts)
 
 
 def test_recorded_ratios_are_used() -> None:
