@@ -36,10 +36,11 @@ async def open_snapshot(pool: Pool, acquire_timeout_seconds: float) -> AsyncIter
 
 
 async def require_whole_tables(connection: Connection) -> None:
-    """Raise UnavailableError if a table that the snapshot's queries have read was rewritten since the snapshot.
+    """Raise UnavailableError if a table that the snapshot's queries have read was rewritten or exchanged since.
 
     A query has its snapshot before it waits for its tables. What ALTER TABLE or TRUNCATE held then looks empty to it
-    (PostgreSQL's manual, "Serialization and Concurrency Caveats"). From the first query on the locks prevent it.
+    (PostgreSQL's manual, "Serialization and Concurrency Caveats"), and so does another table that was filled and then
+    renamed or attached in its place. From the first query on the locks prevent it.
     """
     if await connection.fetchval(QUERIES["has_rewritten_table"]):
         raise UnavailableError("A table of the application's database was being rebuilt")

@@ -29,6 +29,30 @@ EXCHANGE = """
 ALTER TABLE public.activity RENAME TO old_activity;
 CREATE TABLE public.activity AS SELECT * FROM public.old_activity;
 """
+FILLED = "LOCK TABLE public.activity; INSERT INTO next.activity SELECT * FROM public.activity;"
+SWAPS = {
+    "by name": f"""{FILLED}
+        ALTER TABLE public.activity RENAME TO old_activity;
+        ALTER TABLE next.activity RENAME TO new_activity;
+        ALTER TABLE next.new_activity SET SCHEMA public;
+        ALTER TABLE public.new_activity RENAME TO activity;""",
+    "by schema": f"""{FILLED}
+        ALTER TABLE public.activity RENAME TO old_activity;
+        ALTER TABLE next.activity SET SCHEMA public;""",
+}
+PARTITIONED = """
+CREATE TABLE events (id int PRIMARY KEY, user_id uuid) PARTITION BY RANGE (id);
+CREATE TABLE events_first PARTITION OF events FOR VALUES FROM (0) TO (10);
+CREATE TABLE events_rest PARTITION OF events DEFAULT;
+CREATE TABLE events_next (LIKE events INCLUDING ALL);
+"""
+PARTITION_SWAPS = {
+    "with another": """LOCK TABLE events; INSERT INTO events_next SELECT * FROM events_first;
+        ALTER TABLE events DETACH PARTITION events_first;
+        ALTER TABLE events ATTACH PARTITION events_next FOR VALUES FROM (0) TO (10);""",
+    "with the default one": """LOCK TABLE events; ALTER TABLE events DETACH PARTITION events_first;
+        INSERT INTO events SELECT * FROM events_first;""",
+}
 
 
 @pytest.fixture
@@ -97,6 +121,36 @@ class TestRewrittenTables:
         document = await make()
 
         assert len(read_csv(document.decode())) == 1 + 7
+
+    @pytest.mark.parametrize("swap", SWAPS)
+    async def test_no_document_is_made_without_the_rows_of_one_that_was_made_before(
+        self, database: Connection, migrating: Connection, make: Make, swap: str
+    ) -> None:
+        await database.execute("CREATE SCHEMA next; CREATE TABLE next.activity (LIKE public.activity)")
+        await migrating.execute(SWAPS[swap])
+        with pytest.raises(UnavailableError, match=REBUILT):
+            await while_waited_for(migrating, database, make())
+
+        document = await make()
+
+        assert len(read_csv(document.decode())) == 1 + 7
+
+    @pytest.mark.parametrize("swap", PARTITION_SWAPS)
+    async def test_no_document_is_made_without_the_rows_of_a_partition(
+        self, pool: Pool, database: Connection, migrating: Connection, user_id: UUID, tmp_path: Path, swap: str
+    ) -> None:
+        await database.execute(PARTITIONED)
+        await database.execute("INSERT INTO events SELECT n, $1 FROM generate_series(1, 3) AS n", user_id)
+        profile = "SELECT id, email FROM public.users WHERE id = $1"
+        events = "SELECT id FROM events WHERE user_id = $1 ORDER BY id"
+        datasets = await load(database, tmp_path, {"profile.sql": profile, "events.sql": events})
+        await migrating.execute(PARTITION_SWAPS[swap])
+        with pytest.raises(UnavailableError, match=REBUILT):
+            await while_waited_for(migrating, database, make_document(pool, datasets, user_id, CsvEncoder()))
+
+        document = await make_document(pool, datasets, user_id, CsvEncoder())
+
+        assert len(read_csv(document.decode())) == 1 + 4
 
     async def test_no_list_is_made_without_their_rows(
         self, pool: Pool, database: Connection, migrating: Connection, user_id: UUID

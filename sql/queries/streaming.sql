@@ -21,13 +21,29 @@ SELECT (to_json(transaction_timestamp() AT TIME ZONE 'UTC') #>> '{}') || 'Z'
 SELECT pg_try_advisory_xact_lock(hashtextextended('carryout:stream:' || $1::text, 0))
 
 -- name: has_rewritten_table
--- Whether the snapshot knows a table that this transaction has locked by another file than it has now, or not at all.
+-- Whether a relation that this transaction has locked isn't what the snapshot knows: it is new, a table with another
+-- file, goes by another name, or joined or left a partitioned table. Rows that the same transaction moved are invisible.
 -- Catalogs may be 0 there: their files are listed elsewhere. Refreshed materialized views show their rows to everybody.
-SELECT EXISTS (
-  SELECT
+-- An index may be new or go by another name. What is compared with the snapshot's catalogs is read from the caches.
+WITH locked AS (
+  SELECT relation, c.*, coalesce(pg_partition_root(relation), relation) <> relation AS is_partition
   FROM pg_locks
   LEFT JOIN pg_class c ON c.oid = relation
   WHERE pid = pg_backend_pid() AND locktype = 'relation'
-    AND (c.oid IS NULL OR (c.relkind = 'r' AND c.relfilenode <> 0))
-    AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(relation)
+)
+SELECT EXISTS (
+  SELECT
+  FROM locked
+  LEFT JOIN pg_namespace n ON n.oid = relnamespace
+  WHERE locked.oid IS NULL
+    OR (relkind = 'r' AND relfilenode <> 0 AND relfilenode IS DISTINCT FROM pg_relation_filenode(relation))
+    OR (relkind NOT IN ('i', 'I')
+        AND (is_partition <> relispartition
+             OR format('%I.%I', nspname, relname)
+                IS DISTINCT FROM (pg_identify_object('pg_class'::regclass, relation, 0)).identity))
+) OR EXISTS (
+  SELECT
+  FROM locked
+  JOIN pg_inherits ON inhparent = relation
+  WHERE relkind = 'p' AND coalesce(pg_partition_root(inhrelid), inhrelid) = inhrelid
 )
