@@ -15,6 +15,7 @@ from service.datasets import Dataset, load_user_lists
 from service.encoders import CsvEncoder
 from service.errors import UnavailableError
 from service.settings import SQL_DIR
+from service.snapshots import open_snapshot
 from service.streaming import open_user_list, require_subject
 from tests.documents import POOL_NAME, make_document, read_csv
 from tests.factories import Connection, create_user
@@ -240,3 +241,20 @@ class TestPassingTroubles:
 
         with pytest.raises(UnavailableError, match=UNFINISHED):
             await make_document(pool, datasets, user_id, CsvEncoder())
+
+
+async def test_an_index_on_the_user_is_taken_though_the_primary_key_gives_the_order(
+    pool: Pool, database: Connection
+) -> None:
+    """Without it, a few rows of one user would take a look at those of all."""
+    await database.execute("CREATE TABLE orders (id int PRIMARY KEY, user_number int)")
+    await database.execute("INSERT INTO orders SELECT n, n % 1000 FROM generate_series(1, 50000) AS n")
+    await database.execute("CREATE INDEX ON orders (user_number)")
+    await database.execute("ANALYZE orders")
+
+    async with open_snapshot(pool, 10) as connection:
+        lines = await connection.fetch("EXPLAIN SELECT id FROM orders WHERE user_number = 7 ORDER BY id")
+
+    plan = "\n".join(line[0] for line in lines)
+    assert "Index Cond: (user_number = 7)" in plan
+    assert "Filter:" not in plan

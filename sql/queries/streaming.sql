@@ -9,8 +9,6 @@ SET LOCAL lc_monetary = 'C';
 SET LOCAL jit = off;
 -- Of the operators' lists, a plan for any e-mail address, and for none, would read the whole table.
 SET LOCAL plan_cache_mode = force_custom_plan;
--- The first row doesn't wait for a sort where an index gives the order: what a plan costs in all is not what counts.
-SET LOCAL enable_sort = off;
 SET LOCAL statement_timeout = 0;
 SET LOCAL idle_in_transaction_session_timeout = '5min'
 
