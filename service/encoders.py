@@ -189,10 +189,11 @@ def _unless_retyped(column: Column) -> str:
 
 
 def _guarded(text: str) -> str:
-    # "char", the first byte, is cheap and lets nearly every cell pass without the regular expression.
+    # "char", the first byte, is cheap and lets nearly every cell pass without the regular expression. That knows no
+    # nondeterministic collation.
     return (
-        rf"""CASE WHEN {text}::"char" IN (E'\t', E'\r', '''', '+', '-', '=', '@') AND {text} ~ '^''*[-+=@\t\r]' """
-        rf"THEN '''' || {text} ELSE {text} END"
+        rf"""CASE WHEN {text}::"char" IN (E'\t', E'\r', '''', '+', '-', '=', '@') """
+        rf"""AND {text} COLLATE "C" ~ '^''*[-+=@\t\r]' THEN '''' || {text} ELSE {text} END"""
     )
 
 

@@ -163,6 +163,17 @@ async def test_csv_guards_text_of_other_types(pool: Pool, database: Connection, 
     assert parse(document)[-1][2:] == ["'=1"] * 5
 
 
+async def test_csv_guards_text_of_any_collation(pool: Pool, database: Connection, tmp_path: Path) -> None:
+    """Nondeterministic where PostgreSQL was built with ICU; otherwise there are none."""
+    has_icu = await database.fetchval("SELECT EXISTS (SELECT FROM pg_collation WHERE collname = 'und-x-icu')")
+    options = "provider = icu, locale = 'und-u-ks-level2', deterministic = false" if has_icu else "locale = 'C'"
+    await database.execute(f"CREATE COLLATION caseless ({options})")
+
+    document = await export_values(pool, database, tmp_path, "'=1' COLLATE caseless AS v", CsvEncoder())
+
+    assert parse(document)[-1][2:] == ["'=1"]
+
+
 async def test_types_are_read_without_a_right_to_name_them(database: Connection, tmp_path: Path) -> None:
     role = f"reader_{uuid4().hex}"
     transaction = database.transaction()
