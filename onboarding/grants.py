@@ -35,9 +35,11 @@ async def list_grants(connection: Connection, directory: Path, *, role: str = RO
     found = await connection.fetchrow(QUERIES["find_role"], role)
     assert found is not None
     quoted = found["quoted"]
+    guarded = await connection.fetchval(QUERIES["has_row_security"], sorted(granted))
     open_to_all = await connection.fetch(QUERIES["list_schemas_open_to_all"])
     return [
         *([] if found["exists"] else [f"CREATE ROLE {quoted} LOGIN PASSWORD '…';"]),
+        *([f"ALTER ROLE {quoted} BYPASSRLS;"] if guarded else []),
         *(f"GRANT USAGE ON SCHEMA {schema} TO {quoted};" for schema in sorted(schemas)),
         *(
             f"GRANT SELECT ({', '.join(sorted(columns))}) ON {relation} TO {quoted};"

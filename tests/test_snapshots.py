@@ -67,6 +67,16 @@ def make(pool: Pool, datasets: tuple[Dataset, ...], user_id: UUID) -> Make:
 
 
 @pytest.fixture
+async def make_of_partitions(pool: Pool, database: Connection, user_id: UUID, tmp_path: Path) -> Make:
+    await database.execute(PARTITIONED)
+    await database.execute("INSERT INTO events SELECT n, $1 FROM generate_series(1, 3) AS n", user_id)
+    profile = "SELECT id, email FROM public.users WHERE id = $1"
+    events = "SELECT id FROM events WHERE user_id = $1 ORDER BY id"
+    datasets = await load(database, tmp_path, {"profile.sql": profile, "events.sql": events})
+    return lambda: make_document(pool, datasets, user_id, CsvEncoder())
+
+
+@pytest.fixture
 async def migrating(database_url: str) -> AsyncIterator[Connection]:
     """A session whose transaction has begun."""
     connection = await asyncpg.connect(database_url)
@@ -138,18 +148,13 @@ class TestRewrittenTables:
 
     @pytest.mark.parametrize("swap", PARTITION_SWAPS)
     async def test_no_document_is_made_without_the_rows_of_a_partition(
-        self, pool: Pool, database: Connection, migrating: Connection, user_id: UUID, tmp_path: Path, swap: str
+        self, database: Connection, migrating: Connection, make_of_partitions: Make, swap: str
     ) -> None:
-        await database.execute(PARTITIONED)
-        await database.execute("INSERT INTO events SELECT n, $1 FROM generate_series(1, 3) AS n", user_id)
-        profile = "SELECT id, email FROM public.users WHERE id = $1"
-        events = "SELECT id FROM events WHERE user_id = $1 ORDER BY id"
-        datasets = await load(database, tmp_path, {"profile.sql": profile, "events.sql": events})
         await migrating.execute(PARTITION_SWAPS[swap])
         with pytest.raises(UnavailableError, match=REBUILT):
-            await while_waited_for(migrating, database, make_document(pool, datasets, user_id, CsvEncoder()))
+            await while_waited_for(migrating, database, make_of_partitions())
 
-        document = await make_document(pool, datasets, user_id, CsvEncoder())
+        document = await make_of_partitions()
 
         assert len(read_csv(document.decode())) == 1 + 4
 
@@ -241,6 +246,16 @@ class TestPassingTroubles:
 
         with pytest.raises(UnavailableError, match=UNFINISHED):
             await make_document(pool, datasets, user_id, CsvEncoder())
+
+
+async def test_the_role_may_have_a_limit_for_transactions(pool: Pool, database: Connection) -> None:
+    """Known since PostgreSQL 17: a document that takes longer would be tried again for a day."""
+    if database.get_server_version().major >= 17:
+        name = await database.fetchval("SELECT current_database()")
+        await database.execute(f"ALTER DATABASE {name} SET transaction_timeout = '1min'")
+
+    async with open_snapshot(pool, 10) as connection:
+        assert await connection.fetchval("SELECT current_setting('transaction_timeout', true)") in {"0", None}
 
 
 async def test_an_index_on_the_user_is_taken_though_the_primary_key_gives_the_order(

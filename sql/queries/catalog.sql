@@ -49,6 +49,9 @@ WHERE p.pronamespace = pg_my_temp_schema() AND p.proname = 'carryout_dataset'
 -- name: find_role
 SELECT quote_ident($1::text) AS quoted, EXISTS (SELECT FROM pg_roles WHERE rolname = $1::text) AS exists
 
+-- name: has_row_security
+SELECT EXISTS (SELECT FROM unnest($1::text[]) AS given (name) JOIN pg_class c ON c.oid = name::regclass AND c.relrowsecurity)
+
 -- name: list_schemas_open_to_all
 -- Where PUBLIC may make tables and functions: by default `public` up to PostgreSQL 14, and whatever came from there.
 SELECT quote_ident(nspname) AS schema FROM pg_namespace WHERE has_schema_privilege('public', oid, 'CREATE')

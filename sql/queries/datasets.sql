@@ -17,7 +17,9 @@ SET LOCAL enable_nestloop = on;
 SET LOCAL enable_partition_pruning = off;
 SET LOCAL enable_partitionwise_join = off;
 SET LOCAL enable_partitionwise_aggregate = off;
-SET LOCAL max_parallel_workers_per_gather = 0
+SET LOCAL max_parallel_workers_per_gather = 0;
+-- What policies would keep rows back from is refused.
+SET LOCAL row_security = off
 
 -- name: list_unique_keys
 -- Of a partition, those of the whole partitioned table; if $3, no others. A role that knows the table through a view

@@ -14,13 +14,16 @@ from devstack.sample import grant_reader
 from devstack.stack import Stack
 from service.api.app import create_app
 from service.bootstrap import open_resources
-from service.datasets import list_exposed_columns, load_datasets, load_user_lists
-from service.errors import ConfigurationError
+from service.database import Pool, open_pool
+from service.datasets import Dataset, list_exposed_columns, load_datasets, load_user_lists
+from service.encoders import CsvEncoder
+from service.errors import ConfigurationError, DocumentError
 from service.settings import SQL_DIR, Settings
 from tests.api.conftest import CSV
 from tests.api.problems import bearer
 from tests.api.serving import serve
 from tests.conftest import Token, patient_client
+from tests.documents import POOL_NAME, make_document
 from tests.factories import CANARY, Connection, create_user
 from tests.operators import create_key
 from tests.scraping import scrape
@@ -80,6 +83,22 @@ class TestRole:
         (tmp_path / "profile.sql").write_text("SELECT id, email, password_hash AS code FROM public.users WHERE id = $1")
         with pytest.raises(ConfigurationError, match="permission denied for table users"):
             await load_datasets(reader, tmp_path, user_id_type="uuid", forbidden=())
+
+    async def test_is_told_of_rows_that_policies_keep_back(
+        self, pool: Pool, datasets: tuple[Dataset, ...], database: Connection, reader: Connection, reader_url: str
+    ) -> None:
+        """Both at the start and, where a policy came later, by a document that is none: it would look whole."""
+        user_id = await create_user(database, activity=3)
+        await database.execute("ALTER TABLE public.activity ENABLE ROW LEVEL SECURITY")
+        with pytest.raises(ConfigurationError, match=r"activity\.sql: .*row-level security policy"):
+            await load_datasets(reader, SQL_DIR / "datasets", user_id_type="uuid", forbidden=())
+        async with open_pool(reader_url, size=1, application_name=POOL_NAME) as restricted:
+            with pytest.raises(DocumentError, match="can't be read"):
+                await make_document(restricted, datasets, user_id, CsvEncoder())
+
+        document = await make_document(pool, datasets, user_id, CsvEncoder())
+
+        assert len(document.splitlines()) == 1 + 4
 
     async def test_is_all_that_exports_need(
         self, settings: Settings, database: Connection, reader_url: str, token: Token

@@ -122,6 +122,14 @@ async def test_the_role_reads_a_view_and_not_what_is_behind_it(application: Appl
     assert "risk_score" not in str(grants)
 
 
+@committed("shop")
+async def test_the_role_reads_all_rows_in_spite_of_policies(application: Application) -> None:
+    await application.initialize()
+    await application.connection.execute("ALTER TABLE shop_order ENABLE ROW LEVEL SECURITY")
+    async with least_privileged(application) as reader:
+        assert await load(reader, application, "bigint")
+
+
 @of("shop")
 async def test_what_everybody_may_is_said(application: Application) -> None:
     application.given()
