@@ -8,6 +8,7 @@ words, and a warning where an error would blame us.
 Uvicorn would replace this configuration with its own: start it with `log_config=None`.
 """
 
+import asyncio
 import logging
 import sys
 import traceback
@@ -123,6 +124,8 @@ def _render_exception(_logger: WrappedLogger, _method: str, event: EventDict) ->
         event = {**describe_foreseen(error), **event}
         if event["level"] == "error" and not isinstance(error, MEND):
             event["level"] = "warning"
+    elif isinstance(error, asyncio.CancelledError):  # only a server that stops cancels what somebody else would log
+        event = {**event, "detail": "Cut by the end of the process", "level": "warning"}
     elif isinstance(error, BaseException):
         event["exception"] = describe_exception(error)
     return event

@@ -108,9 +108,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=1, le=1_000, description="Connections per process for bookkeeping, and as many for making files")
     ] = 8
     stream_pool_size: Annotated[int, Meta(ge=1, le=1_000, description="Streams per process at once; more get 503")] = 8
-    # This and a worker's poll are well below the silence after which its /livez calls it stuck.
+    # With a query's time below the silence after which a worker's /livez calls it stuck; so is its poll.
     acquire_timeout_seconds: Annotated[
-        float, Meta(gt=0, le=30, description="How long a request waits for a connection before it gets 503")
+        float, Meta(gt=0, le=20, description="How long a request waits for a connection before it gets 503")
     ] = 5.0
     worker_jobs: Annotated[
         int, Meta(ge=1, le=1_000, description="Exports a worker makes at once, at most `CARRYOUT_POOL_SIZE`")

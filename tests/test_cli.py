@@ -209,6 +209,11 @@ class TestServing:
                 assert await serving.process.wait() == 0
                 with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
                     await read_to_end(chunks)
+            assert serving.process.stdout
+            lines = [msgspec.json.decode(line) async for line in serving.process.stdout]
+        (cut,) = [line for line in lines if line["event"] == "Exception in ASGI application"]
+        assert (cut["level"], cut["detail"]) == ("warning", "Cut by the end of the process")
+        assert "exception" not in cut
         *_, end = await database.fetch("SELECT * FROM carryout.export_audit ORDER BY id")
         assert (end["action"], end["outcome"]) == ("export:streamed", "failed")
 

@@ -94,7 +94,7 @@ def test_all_missing_ones_are_named_at_once() -> None:
         ("CARRYOUT_SHUTDOWN_GRACE_SECONDS", "86400"),
         ("CARRYOUT_SWEEP_SECONDS", "0.001"),
         ("CARRYOUT_ACQUIRE_TIMEOUT_SECONDS", "0"),
-        ("CARRYOUT_ACQUIRE_TIMEOUT_SECONDS", "60"),  # as with the poll
+        ("CARRYOUT_ACQUIRE_TIMEOUT_SECONDS", "30"),  # as with the poll
         ("CARRYOUT_DOWNLOAD_MODE", "stream"),
         ("CARRYOUT_USER_ID_TYPE", "int"),
         ("CARRYOUT_LOG_LEVEL", "INFO"),

@@ -215,7 +215,7 @@ async def open_fleet(stack: Stack, database_url: str, run_dir: Path) -> AsyncIte
         "CARRYOUT_REDIS_URL": urlsplit(stack.environ["CARRYOUT_REDIS_URL"])._replace(path=REDIS_DATABASE).geturl(),
         "CARRYOUT_S3_BUCKET": bucket.name,
         "CARRYOUT_PUBLIC_URL": url,
-        "CARRYOUT_ACQUIRE_TIMEOUT_SECONDS": "30",  # the most
+        "CARRYOUT_ACQUIRE_TIMEOUT_SECONDS": "20",  # the most
         "CARRYOUT_LOG_LEVEL": "debug",  # the more lines, the more there is for leaks.py to find
     }
     async with AsyncExitStack() as opened:
