@@ -43,15 +43,23 @@ CONDITIONS = ("Filter", "Join Filter", "One-Time Filter")
 
 async def explain(connection: Connection, sql: str, parameter_types: Sequence[str]) -> Plan:
     """The plan's root node. A generic plan keeps parameters unknown; without indexes an order can't hide in a scan."""
-    async with connection.transaction(readonly=True):
+    transaction = connection.transaction(readonly=True)
+    await transaction.start()
+    try:
         await connection.execute(QUERIES["reveal_plans"])
-        await connection.execute(f"PREPARE carryout_dataset ({', '.join(parameter_types)}) AS {sql}")
-        nulls = ", ".join("NULL" for _ in parameter_types)
-        try:
-            async with connection.transaction():  # after a refusal too, the statement must go
-                text = await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE carryout_dataset ({nulls})")
-        finally:
-            await connection.execute("DEALLOCATE carryout_dataset")
+        return await _explain(connection, sql, parameter_types)
+    finally:
+        await transaction.rollback()  # within another one, too, the settings must end here
+
+
+async def _explain(connection: Connection, sql: str, parameter_types: Sequence[str]) -> Plan:
+    await connection.execute(f"PREPARE carryout_dataset ({', '.join(parameter_types)}) AS {sql}")
+    nulls = ", ".join("NULL" for _ in parameter_types)
+    try:
+        async with connection.transaction():  # after a refusal too, the statement must go
+            text = await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE carryout_dataset ({nulls})")
+    finally:
+        await connection.execute("DEALLOCATE carryout_dataset")
     root: Plan = msgspec.json.decode(text)[0]["Plan"]
     return root
 

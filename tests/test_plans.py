@@ -7,6 +7,7 @@ import pytest
 
 from devstack.stack import Stack
 from service.database import Connection
+from service.plans import explain
 from tests.sql.sources import PROFILE, load, open_source, refusal
 
 UNKNOWN_ORDER = (
@@ -368,3 +369,10 @@ async def test_a_forbidden_column_is_found(source: Connection, tmp_path: Path, s
     detail = await refusal(source, tmp_path, {"profile.sql": PROFILE, "things.sql": sql})
 
     assert detail == f"Dataset things.sql: {sentence}"
+
+
+async def test_its_settings_end_with_it_within_a_transaction_too(source: Connection) -> None:
+    """Else everything after it goes without indexes: some hundred tables then took init a quarter of an hour."""
+    async with source.transaction():
+        await explain(source, PROFILE, ["uuid"])
+        assert await source.fetchval("SHOW enable_indexscan") == "on"
