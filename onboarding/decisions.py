@@ -71,7 +71,7 @@ class Judge:
         self._needed = needed
         self._targets = {name: key.target for key in table.foreign_keys for name in key.columns}
         people = graph.links_to_people(table)
-        self._people = {name for link in people for name in link.columns}
+        self._people = {name for link in people for name in _columns_of_others(link)}
         self._way = set(path.links[0].columns) if path else set()
         is_of_user = table.quoted in graph.people
         self.others = [link for link in people if not set(link.columns) <= self._way]
@@ -126,7 +126,8 @@ class Judge:
             yield Verdict.EXPORT, f"points to the user's own row of {self._targets[name]}"
         if self._path is None and name == self._graph.users.id_column.quoted:
             yield Verdict.EXPORT, "the user's id"
-        if self._path and self._path.depth == 1 and name in self._way and self._table.quoted not in self._graph.people:
+        is_own_table = self._table.quoted in self._graph.own_tables
+        if self._path and self._path.depth == 1 and name in self._way and not is_own_table:
             yield Verdict.KEY, "the user's own id, which the profile has"
         if name in self._people:
             verdict = Verdict.KEY if name in self.order else Verdict.DENY
@@ -180,6 +181,13 @@ def _is_authors(path: Path) -> bool:
     return path.relation < Relation.RUNS or not WRITES.isdisjoint(words(path.links[0].columns[-1]))
 
 
+def _columns_of_others(link: Link) -> Iterator[str]:
+    """Without those that a row shares with the rows of its own table, such as the tenant."""
+    for column, target in zip(link.columns, link.parent_columns, strict=True):
+        if (link.child, column) != (link.parent, target):
+            yield column
+
+
 def _is_reaction(link: Link) -> bool:
     parts = words(link.columns[-1])
     return not REACTED_TO.isdisjoint(parts) and MESSAGES.isdisjoint(parts)
@@ -217,7 +225,7 @@ def _table_doubts(graph: Graph, path: Path, link: Link) -> Iterator[str]:
     is_extension = link.columns in table.keys or table.quoted in graph.people
     if not is_extension and singular(words(table.name)[-1]) in OTHERS_TABLES:
         yield f"{table.quoted} is about other people, by its name"
-    if table.quoted != path.table and find_table_denial(table):
+    if find_table_denial(table) or is_secret(table.name):
         yield f"{table.quoted} holds secrets, by its name"
     if link in path.links[: path.depth - 1] and any(map(_is_about_people, table.columns)):
         yield f"{table.quoted} may be about other people, by its columns"

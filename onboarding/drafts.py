@@ -1,6 +1,6 @@
 """Dataset files as text, from tables, paths and decisions."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -33,7 +33,7 @@ class Draft(msgspec.Struct, frozen=True):
 
 def draft_profile(users: Users, email: str, decisions: Sequence[Decision], denied_tables: dict[str, str]) -> Draft:
     """`email` is the SQL of the e-mail address."""
-    renamed = {users.id_column.quoted: "id", email: "email"}
+    renamed = _profile_names(users, email)
     lines = [
         head_comment("users", [users.table.quoted]),
         *([head_comment("own", users.own)] if users.own else []),
@@ -41,7 +41,7 @@ def draft_profile(users: Users, email: str, decisions: Sequence[Decision], denie
         *(verdict_comment("deny table", name, why) for name, why in denied_tables.items()),
         "SELECT",
         *_select_list(
-            sorted(decisions, key=lambda one: _place(one, renamed)),
+            sorted(decisions, key=lambda one: _place(one.column, users, email)),
             renamed,
             "",
             extra=[] if _has(decisions, email) else [f"{email} AS email"],
@@ -80,9 +80,16 @@ def draft_dataset(  # noqa: PLR0913 (each is one independent fact of the file)
     return Draft(name, table, path, tuple(decisions), "\n".join(lines) + "\n", doubt)
 
 
-def _place(decision: Decision, renamed: Mapping[str, str]) -> int:
-    """The renamed columns first, in their order."""
-    return [*renamed, decision.column.quoted].index(decision.column.quoted)
+def _profile_names(users: Users, email: str) -> dict[str, str]:
+    """What it calls columns. None but the id and the address can be called so; `user_id` is what CSV calls the id."""
+    renamed = {users.id_column.quoted: "id", email: "email"}
+    clashing = [column for column in users.table.columns if column.name in {"id", "email", "user_id"}]
+    return {column.quoted: f"{column.name}_2" for column in clashing} | renamed
+
+
+def _place(column: Column, users: Users, email: str) -> int:
+    """The id first, then the address."""
+    return [users.id_column.quoted, email, column.quoted].index(column.quoted)
 
 
 def _has(decisions: Sequence[Decision], quoted: str) -> bool:

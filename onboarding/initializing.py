@@ -68,7 +68,9 @@ async def initialize(connection: Connection, options: Options) -> Outcome:
 
 
 async def _verify(connection: Connection, drafts: Drafts, options: Options) -> list[Draft]:
-    """The drafts, with a doubt about those that the service wouldn't load."""
+    """The drafts, with a doubt about those that the service wouldn't load; there must be a profile that it would."""
+    if fault := await _find_fault(connection, drafts, [], options):
+        raise ConfigurationError(fault)
     sure = [draft for draft in drafts.datasets[1:] if not draft.doubt]
     if await _find_fault(connection, drafts, sure, options) is None:
         return list(drafts.datasets)

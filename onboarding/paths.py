@@ -1,13 +1,14 @@
 """Which tables point to the user, and by which columns: breadth first, so that each has its shortest way."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from enum import IntEnum
 
 import msgspec
 
 from onboarding.catalog import Catalog, Table
 from onboarding.users_table import Users
-from onboarding.words import AUTHOR, RUNS, SUBJECT, singular, snake, words
+from onboarding.words import AUTHOR, RUNS, SUBJECT, is_called_like_users, singular, snake, words
 
 
 class Relation(IntEnum):
@@ -49,8 +50,11 @@ class Graph:
     def __init__(self, catalog: Catalog, users: Users) -> None:
         self.catalog = catalog
         self.users = users
-        self.own_links = _own_links(catalog, users)
-        self.people = {users.table.quoted, *(link.child for link in self.own_links)}
+        self._own_links = _own_links(catalog, users)
+        self.own_tables = {link.child for link in self._own_links}
+        self._person_names = _person_names(catalog.tables[name] for name in (users.table.quoted, *self.own_tables))
+        self.people = {users.table.quoted, *self.own_tables}
+        self._extensions = self._find_extensions()
 
     def links_of(self, table: Table) -> list[Link]:
         """Its foreign keys, and what is called like one to the users and has their ids' type."""
@@ -68,6 +72,28 @@ class Graph:
 
     def links_to_people(self, table: Table) -> list[Link]:
         return [link for link in self.links_of(table) if link.parent in self.people]
+
+    def _find_extensions(self) -> list[Link]:
+        """From rows that extend the user's, as profiles do, to what they extend: who points to one names the user.
+
+        Adds their tables to the people.
+        """
+        found: list[Link] = []
+        while more := [link for link in map(self._find_extension, self.catalog.tables.values()) if link]:
+            found += more
+            self.people |= {link.child for link in more}
+        return found
+
+    def _find_extension(self, table: Table) -> Link | None:
+        if table.quoted in self.people:
+            return None
+        links = [link for link in self.links_to_people(table) if not link.by_name and link.columns in table.keys]
+        return next((link for link in links if self._extends(table, link)), None)
+
+    def _extends(self, table: Table, link: Link) -> bool:
+        if link.columns == table.keys[0]:
+            return True
+        return is_called_like_users(table.name) and self._relation(link) is Relation.SUBJECT
 
     def find_paths(self) -> list[Path]:
         """In the order of their distance; never of the users' own table."""
@@ -88,8 +114,8 @@ class Graph:
         return [path for table, path in found.items() if table != start]
 
     def _start(self, found: dict[str, Path]) -> list[str]:
-        for link in self.own_links:
-            found[link.child] = Path(link.child, (link,), Relation.SUBJECT, 1)
+        for link in (*self._own_links, *self._extensions):
+            found[link.child] = Path(link.child, (link, *found[link.parent].links), Relation.SUBJECT, 1)
         return list(found)
 
     def _links_by_parent(self) -> dict[str, list[Link]]:
@@ -108,8 +134,7 @@ class Graph:
         if set(link.columns) <= set(link.parent_columns):
             return Relation.SUBJECT  # a row that extends the user's own
         name = set(words(link.columns[-1])) - {"id", "by", "uuid", "no", "pk"}
-        people = {word for table in self.people for word in words(singular(snake(self.catalog.tables[table].name)))}
-        if name <= people or (len(name) == 1 and name <= SUBJECT):
+        if name <= self._person_names or (len(name) == 1 and name <= SUBJECT):
             return Relation.SUBJECT
         if name & RUNS:
             return Relation.RUNS
@@ -121,6 +146,10 @@ class Graph:
         columns = [table.get_column(name) for name in link.columns]
         nullable = not all(column.not_null for column in columns)
         return path.relation, link.by_name, nullable, [table.columns.index(column) for column in columns]
+
+
+def _person_names(tables: Iterable[Table]) -> set[str]:
+    return {word for table in tables for word in words(singular(snake(table.name)))}
 
 
 def _own_links(catalog: Catalog, users: Users) -> list[Link]:

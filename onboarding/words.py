@@ -50,8 +50,8 @@ RUNS = {
 # Parts of names: long enough to be nothing else, also run together.
 SECRET_PARTS = re.compile(
     r"passw|passphrase|secret|token|api_?key|private_?key|access_?key|_hash|hashed|digest|crypt|cipher|credential"
-    r"|signature|cookie|fingerprint|two_?factor|backup_?code|recovery|security_(question|answer)|csrf"
-    r"|session_?(id|key|data)|md_?5|sha_?\d|2_?fa"
+    r"|signature|cookie|fingerprint|two_?factor|backup_?code|recovery|security_?(question|answer)|csrf"
+    r"|session_?(id|key|data)|md_?5|sha_?\d|2_?fa|(magic|log_?in|sign_?in|reset|activation|verification)_?(link|url)"
 )
 SECRET_WORDS = {
     "pass", "pwd", "pw", "hash", "salt", "otp", "totp", "hotp", "mfa", "tfa", "pin", "pincode", "cvv",
@@ -128,6 +128,11 @@ def singular(name: str) -> str:
     if name.endswith("ies"):
         return f"{name[:-3]}y"
     return name[:-1] if name.endswith("s") and not name.endswith("ss") else name
+
+
+def is_called_like_users(table: str) -> bool:
+    """Whether the table's last word is one of a users' table: user_profiles, too."""
+    return singular(words(table)[-1]) in USERS_TABLES
 
 
 def is_secret(name: str) -> bool:

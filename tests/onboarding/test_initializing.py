@@ -475,3 +475,90 @@ async def test_a_table_below_a_secret_is_doubted(application: Application) -> No
         "shop_key": "no key without a secret gives its rows a unique order",
         "shop_use": "a secret leads to its rows",
     }
+
+
+@of("shop")
+async def test_a_table_with_a_secrets_name_is_doubted(application: Application) -> None:
+    await application.connection.execute(
+        "CREATE TABLE security_answers (id integer PRIMARY KEY, user_id integer NOT NULL REFERENCES auth_user,"
+        " question text, answer text)"
+    )
+    outcome = await application.initialize()
+    assert doubts(outcome) == {"security_answers": "public.security_answers holds secrets, by its name"}
+
+
+@of("saas")
+@pytest.mark.parametrize(
+    "profiles",
+    [
+        "CREATE TABLE identity.persons (id uuid PRIMARY KEY REFERENCES identity.users, nickname text)",
+        "CREATE TABLE identity.user_profiles (id uuid PRIMARY KEY, user_id uuid UNIQUE REFERENCES identity.users)",
+    ],
+    ids=["by its key", "by its name"],
+)
+async def test_who_points_to_a_row_that_extends_the_users_names_the_user(
+    application: Application, profiles: str
+) -> None:
+    table = profiles.split()[2]
+    await application.connection.execute(
+        f"{profiles};"
+        f"CREATE TABLE complaints (id bigint PRIMARY KEY, assigned_to uuid REFERENCES {table}, severity integer);"
+        f"CREATE TABLE mails (id bigint PRIMARY KEY, recipient_id uuid REFERENCES {table},"
+        f" sender_id uuid REFERENCES {table}, body text);"
+        f"CREATE TABLE essays (id bigint PRIMARY KEY, author_id uuid NOT NULL REFERENCES {table}, title text)"
+    )
+    outcome = await application.initialize()
+    assert doubts(outcome)["complaints"] == "assigned_to names the user, but the row may be somebody else's"
+    mails = application.read("mails.sql")
+    assert f"JOIN {table} ON mails.sender_id = " in mails
+    assert "    -- deny recipient_id: another person" in mails
+    assert "mails.body" in application.live_lines("mails.sql")
+    assert "essays.title" in application.live_lines("essays.sql")
+    assert "another person" not in application.read(f"{table.split('.')[1]}.sql")
+
+
+@of("saas")
+async def test_what_the_user_has_one_of_is_no_person(application: Application) -> None:
+    await application.connection.execute(
+        "CREATE TABLE carts (id bigint PRIMARY KEY, user_id uuid NOT NULL UNIQUE REFERENCES identity.users);"
+        "CREATE TABLE cart_items (id bigint PRIMARY KEY, cart_id bigint REFERENCES carts, comment text)"
+    )
+    await application.initialize()
+    assert "-- undecided: free text in a row that isn't the user's alone" in application.read("cart_items.sql")
+
+
+@of("saas")
+async def test_further_ids_of_the_user_have_names_of_their_own(application: Application) -> None:
+    await application.connection.execute(
+        "CREATE TABLE heads (id bigint PRIMARY KEY, uuid uuid NOT NULL UNIQUE, user_id text, email text);"
+        "CREATE TABLE hats (id bigint PRIMARY KEY, head_uuid uuid NOT NULL REFERENCES heads (uuid))"
+    )
+    await application.initialize(users_table="heads")
+    profile = application.live_lines("profile.sql")
+    assert profile == ["SELECT", "uuid AS id,", "email,", "id AS id_2", "FROM public.heads", "WHERE uuid = $1::uuid"]
+    application.replace("profile.sql", "-- user_id AS user_id_2,", "user_id AS user_id_2,")
+    await load(application.connection, application, "uuid")
+
+
+@of("shop")
+async def test_nothing_is_written_without_a_profile_that_works(application: Application) -> None:
+    role = f"reader_{uuid4().hex}"
+    await application.connection.execute(
+        f"CREATE ROLE {role}; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role};"
+        f"REVOKE SELECT ON auth_user FROM {role}; SET ROLE {role}"
+    )
+    with pytest.raises(ConfigurationError, match=r"profile\.sql: permission denied for table auth_user"):
+        await application.initialize()
+    assert not application.directory.exists()
+
+
+@of("saas")
+async def test_a_tenant_is_nobody_else(application: Application) -> None:
+    await application.connection.execute(
+        "CREATE TABLE tenants (id bigint PRIMARY KEY);"
+        "CREATE TABLE heads (tenant_id bigint REFERENCES tenants, id bigint UNIQUE, boss_id bigint, email text,"
+        " PRIMARY KEY (tenant_id, id), FOREIGN KEY (tenant_id, boss_id) REFERENCES heads)"
+    )
+    await application.initialize(users_table="heads")
+    assert "tenant_id" in application.live_lines("profile.sql")
+    assert "    -- deny boss_id: another person" in application.read("profile.sql")

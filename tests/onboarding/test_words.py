@@ -9,7 +9,7 @@ from onboarding.words import is_secret, singular, words
         "password", "passwordHash", "encrypted_password", "pass_crypt", "pwd", "api_key", "apiKey", "APIKEY",
         "auth_token", "remember_digest", "otp_secret", "totp", "backup_codes", "recoveryCode", "salt", "session_key",
         "mfaSeed", "md5", "sha256", "use2fa", "private_key", "ssh_fingerprint", "PIN", "cvv", "csrf", "refreshtoken",
-        "client_secret", "webauthn_id",
+        "client_secret", "webauthn_id", "magicLink", "reset_url", "securityanswer",
     ],
 )  # fmt: skip
 def test_secrets_are_known_by_their_names(name: str) -> None:
