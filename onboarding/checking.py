@@ -39,7 +39,7 @@ async def check(connection: Connection, directory: Path) -> Findings:
         raise ConfigurationError(f"{directory} holds no {PROFILE}.sql")
     catalog = await read_catalog(connection)
     users = find_users(catalog, named=profile.users, own=profile.own)
-    exported, broken = await _read_exported(connection, catalog, users, directory)
+    exported, broken = await _read_exported(connection, catalog, users, directory, files)
     denied_tables = {table for comments in files.values() for table in comments.denied_tables}
     denied = {(comments.table or "", column) for comments in files.values() for column in comments.denied}
     keys = {(comments.table or "", column) for comments in files.values() for column in comments.keys}
@@ -64,14 +64,15 @@ async def check(connection: Connection, directory: Path) -> Findings:
 
 
 async def _read_exported(
-    connection: Connection, catalog: Catalog, users: Users, directory: Path
+    connection: Connection, catalog: Catalog, users: Users, directory: Path, files: dict[str, Comments]
 ) -> tuple[Columns, list[str]]:
     """All columns that datasets read, and what is wrong with those that don't work."""
     exported: Columns = set()
     broken = []
     for path in sorted(directory.glob("*.sql")):
         try:
-            exported |= await columns_read(connection, catalog, read_sql(path), [users.user_id_type])
+            about = files[path.name].table
+            exported |= await columns_read(connection, catalog, read_sql(path), [users.user_id_type], about=about)
         except asyncpg.PostgresError as error:
             broken.append(f"{path.name} doesn't work: {error.args[0]}")
     return exported, broken

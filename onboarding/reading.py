@@ -11,9 +11,12 @@ REFERENCE = re.compile(rf"(?:{NAME}\.)?{NAME}")
 
 
 async def columns_read(
-    connection: Connection, catalog: Catalog, sql: str, parameter_types: Sequence[str]
+    connection: Connection, catalog: Catalog, sql: str, parameter_types: Sequence[str], *, about: str | None = None
 ) -> set[tuple[str, str]]:
-    """Pairs of a table and a column, both quoted. Raises PostgresError if the query doesn't work (any more)."""
+    """Pairs of a table and a column, both quoted. Raises PostgresError if the query doesn't work (any more).
+
+    A plan that reads nothing, of a partitioned table that has no partitions yet, names no table: `about` is meant then.
+    """
     async with connection.transaction():  # also within one, a query that fails ends no more than itself
         statement = await connection.prepare(sql)
         plan = await explain(connection, sql, parameter_types)
@@ -22,8 +25,8 @@ async def columns_read(
     for expression in outputs(plan, len(statement.get_attributes())):
         for alias, column in REFERENCE.findall(without_literals(expression)):
             # Of a single table's columns, PostgreSQL leaves out the table's name.
-            table = scanned.get(alias.strip('"')) if alias else next(iter(scanned.values()), None)
-            if table and catalog.tables[table].find_column(column):
+            table = scanned.get(alias.strip('"')) if alias and scanned else next(iter(scanned.values()), about)
+            if table in catalog.tables and catalog.tables[table].find_column(column):
                 found.add((table, column))
     return found
 

@@ -61,6 +61,17 @@ async def test_sees_through_partitions(application: Application) -> None:
     assert (await application.check()).undecided_columns == ["audit.events.device"]
 
 
+@of("saas")
+async def test_a_partitioned_table_without_partitions_can_be_decided(application: Application) -> None:
+    """As in a CI's database: what makes partitions has not run there."""
+    application.given()
+    await decide_all(application)
+    await application.connection.execute("DROP TABLE audit.events_2024, audit.events_2025")
+    assert (await application.check()).is_clean
+    await application.connection.execute("ALTER TABLE audit.events ADD device text")
+    assert (await application.check()).undecided_columns == ["audit.events.device"]
+
+
 @of("shop")
 async def test_names_new_columns_and_tables_however_far(application: Application) -> None:
     application.given()

@@ -15,6 +15,7 @@ from onboarding.reports import report_outcome
 from service.database import Connection
 from service.datasets import Dataset, load_datasets, load_user_lists
 from service.errors import ConfigurationError
+from service.settings import SQL_DIR
 from tests.onboarding.conftest import Application, committed, of
 from tests.sql.sources import FORBIDDEN
 
@@ -42,6 +43,20 @@ async def load(connection: Connection, application: Application, user_id_type: s
 
 def doubts(outcome: Outcome) -> dict[str, str]:
     return {draft.name: draft.doubt for draft in outcome.drafts.datasets if draft.doubt}
+
+
+@of("shop")
+async def test_the_worked_example_is_what_is_printed(application: Application) -> None:
+    outcome = application.given()
+    example = (SQL_DIR.parent / "docs" / "operators.md").read_text()
+    table = "\n".join(report_outcome(outcome, application.directory)).partition(" lists for operators.")[0]
+    assert table in example
+    assert application.read("shop_orderitem.sql") in example
+    assert all(
+        grant in example
+        for grant in await list_grants(application.connection, application.directory)
+        if "shop_order" in grant and "shop_order_" not in grant
+    )
 
 
 @of("shop")
