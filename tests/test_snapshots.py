@@ -11,12 +11,12 @@ import asyncpg
 import pytest
 
 from service.database import Pool
-from service.datasets import Dataset, load_user_lists
+from service.datasets import Column, Dataset, load_user_lists
 from service.encoders import CsvEncoder
 from service.errors import UnavailableError
 from service.settings import SQL_DIR
 from service.snapshots import open_snapshot
-from service.streaming import open_user_list, require_subject
+from service.streaming import _short, open_user_list, require_subject
 from tests.documents import POOL_NAME, make_document, read_csv
 from tests.factories import Connection, create_user
 from tests.sql.sources import load
@@ -258,18 +258,29 @@ async def test_the_role_may_have_a_limit_for_transactions(pool: Pool, database: 
         assert await connection.fetchval("SELECT current_setting('transaction_timeout', true)") in {"0", None}
 
 
-async def test_an_index_on_the_user_is_taken_though_the_primary_key_gives_the_order(
-    pool: Pool, database: Connection
-) -> None:
-    """Without it, a few rows of one user would take a look at those of all."""
-    await database.execute("CREATE TABLE orders (id int PRIMARY KEY, user_number int)")
-    await database.execute("INSERT INTO orders SELECT n, n % 1000 FROM generate_series(1, 50000) AS n")
-    await database.execute("CREATE INDEX ON orders (user_number)")
-    await database.execute("ANALYZE orders")
+ORDERS = """
+CREATE TABLE orders (id int PRIMARY KEY, user_number int);
+INSERT INTO orders SELECT n, CASE WHEN n % 10 = 0 THEN 0 ELSE n % 1000 END FROM generate_series(1, 50000) AS n;
+"""
+OFTEN, SELDOM = 0, 7
 
+
+async def explain(pool: Pool, user_number: int) -> str:
+    """How PostgreSQL reads that user's orders for a document."""
+    columns = (Column("id", "int4", "N", "integer"),)
+    orders = Dataset("orders", "SELECT id FROM orders WHERE user_number = $1 ORDER BY id", columns, ())
     async with open_snapshot(pool, 10) as connection:
-        lines = await connection.fetch("EXPLAIN SELECT id FROM orders WHERE user_number = 7 ORDER BY id")
+        lines = await connection.fetch(f"EXPLAIN {_short(CsvEncoder().row_text(orders))}", user_number)
+    return "\n".join(line[0] for line in lines)
 
-    plan = "\n".join(line[0] for line in lines)
+
+async def test_few_rows_are_found_by_their_user_and_not_among_all_in_order(pool: Pool, database: Connection) -> None:
+    await database.execute(f"{ORDERS}; CREATE INDEX ON orders (user_number); ANALYZE orders")
+    plan = await explain(pool, SELDOM)
     assert "Index Cond: (user_number = 7)" in plan
     assert "Filter:" not in plan
+
+
+async def test_the_first_of_many_rows_waits_for_no_sort_that_an_index_spares(pool: Pool, database: Connection) -> None:
+    await database.execute(f"{ORDERS}; CREATE INDEX ON orders (user_number, id); ANALYZE orders")
+    assert "Sort" not in await explain(pool, OFTEN)
