@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 import asyncpg
 
 from service.database import CONNECTION_LOST, QUERIES, Connection, Pool, acquire
-from service.errors import DocumentError, UnavailableError
+from service.errors import DocumentError, ServiceError, UnavailableError
 
 # What says nothing of the data, and may be over in a moment.
 PASSING_TROUBLES = (
@@ -57,3 +57,12 @@ def naming_failures() -> Iterator[None]:
         raise
     except asyncpg.PostgresError as error:
         raise DocumentError("The application's data can't be read") from error
+
+
+@contextmanager
+def refusing_foreign_characters(refusal: ServiceError) -> Iterator[None]:
+    """For a query that gives no text: an argument that its database's encoding lacks equals nothing there."""
+    try:
+        yield
+    except asyncpg.UntranslatableCharacterError:
+        raise refusal from None

@@ -11,9 +11,10 @@ from service.errors import (
     DocumentError,
     ExportInProgressError,
     ExportTooLargeError,
+    InvalidRequestError,
     SubjectNotFoundError,
 )
-from service.snapshots import naming_failures, open_snapshot, require_whole_tables
+from service.snapshots import naming_failures, open_snapshot, refusing_foreign_characters, require_whole_tables
 
 CHUNK_BYTES = 64 * 1024
 # However wide the rows, no fetch takes more than MAX_FETCHED * SLICE_BYTES.
@@ -26,6 +27,7 @@ MAX_ADDED_BYTES = 1024 * 1024
 QUERY_TIMEOUT_SECONDS = 300.0
 # A fetch under way is usually done in milliseconds; cancelling it costs PostgreSQL another connection.
 LEAVE_SECONDS = 0.5
+NO_SUCH_USER = "No such user"
 TOO_LARGE_DETAIL = "Export too large, please filter data"
 TOO_LARGE_SUGGESTION = (
     "There are no date-range filters here: ask the people who run this service for a larger limit, "
@@ -243,11 +245,12 @@ async def open_user_list(
     pool: Pool, dataset: Dataset, *, email: str | None, after: int | None, acquire_timeout_seconds: float
 ) -> AsyncIterator[UserList]:
     """A REPEATABLE READ, READ ONLY snapshot of the users with this e-mail address (None: all), from the first id
-    greater than `after`. Raises UnavailableError.
+    greater than `after`. Raises UnavailableError, and InvalidRequestError for an address that the database can't hold.
     """
     locking = f'SELECT FROM ({dataset.sql}) AS "row" LIMIT 0'
     async with open_snapshot(pool, acquire_timeout_seconds) as connection:
-        with naming_failures():
+        refusal = InvalidRequestError("email has characters that the application's database can't hold")
+        with naming_failures(), refusing_foreign_characters(refusal):
             await connection.fetch(locking, email, after, timeout=QUERY_TIMEOUT_SECONDS)
         await require_whole_tables(connection)
         yield UserList(connection, dataset, email=email, after=after)
@@ -261,7 +264,7 @@ async def require_subject(pool: Pool, profile: Dataset, user_id: UserId, *, acqu
             exists = await connection.fetchval(query, user_id)
         await require_whole_tables(connection)
         if not exists:
-            raise SubjectNotFoundError("No such user")
+            raise SubjectNotFoundError(NO_SUCH_USER)
 
 
 async def _count(
@@ -271,7 +274,7 @@ async def _count(
     for dataset in datasets:
         bound = max_records + 1 - sum(counts)
         query = f'SELECT count(*) FROM (SELECT FROM ({dataset.sql}) AS "row" LIMIT $2::bigint) AS bounded'  # noqa: S608 (checked at start-up)
-        with naming_failures():
+        with naming_failures(), refusing_foreign_characters(SubjectNotFoundError(NO_SUCH_USER)):
             counts.append(await connection.fetchval(query, user_id, bound, timeout=QUERY_TIMEOUT_SECONDS))
         if counts[0] != 1 or sum(counts) > max_records:
             break
@@ -280,7 +283,7 @@ async def _count(
 
 def _check_counts(counts: Sequence[int], max_records: int) -> None:
     if counts[0] == 0:
-        raise SubjectNotFoundError("No such user")
+        raise SubjectNotFoundError(NO_SUCH_USER)
     if counts[0] > 1:
         raise DocumentError("The profile has more than one row")
     if sum(counts) > max_records:

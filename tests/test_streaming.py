@@ -7,14 +7,16 @@ from uuid import uuid4
 
 import pytest
 
-from service.database import Pool, UserId
-from service.datasets import Dataset
+from devstack.stack import Stack
+from service.database import Pool, UserId, connect, open_pool
+from service.datasets import Dataset, load_user_lists
 from service.encoders import CsvEncoder, JsonEncoder
-from service.errors import DocumentError, ExportTooLargeError, SubjectNotFoundError
-from service.streaming import CHUNK_BYTES, MAX_ADDED_BYTES, MAX_FETCHED, SLICE_BYTES
-from tests.documents import make_document, open_patiently, read_csv
+from service.errors import DocumentError, ExportTooLargeError, InvalidRequestError, SubjectNotFoundError
+from service.streaming import CHUNK_BYTES, MAX_ADDED_BYTES, MAX_FETCHED, SLICE_BYTES, open_user_list
+from tests.documents import POOL_NAME, make_document, open_patiently, read_csv
 from tests.factories import Connection, create_user, create_user_with
-from tests.sql.sources import load
+from tests.sql.databases import open_database
+from tests.sql.sources import Folder, load
 
 MIB = 1024 * 1024
 PROFILE = "SELECT $1::uuid AS id, 'ada@example.com' AS email"
@@ -220,3 +222,28 @@ class TestChunks:
         document = await make_document(pool, datasets, uuid4(), CsvEncoder())
 
         assert read_csv(document.decode())[-1][-1] == (text or None)
+
+
+async def test_what_the_databases_encoding_lacks_is_nobodys(stack: Stack, tmp_path: Path) -> None:
+    options = "ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"
+    async with (
+        open_database(stack.environ["CARRYOUT_DATABASE_URL"], options) as url,
+        connect(url) as database,
+        open_pool(url, size=1, application_name=POOL_NAME) as pool,
+    ):
+        await database.execute("CREATE TABLE people (number int PRIMARY KEY, email text NOT NULL)")
+        files: Folder = {"profile.sql": "SELECT email AS id, email FROM people WHERE email = $1"}
+        datasets = await load(database, tmp_path, files, user_id_type="text")
+        (tmp_path / "users").mkdir()
+        (tmp_path / "users" / "export.sql").write_text(
+            "SELECT number AS id, email FROM people WHERE email = $1::text AND ($2::bigint IS NULL OR number > $2)"
+            " ORDER BY number"
+        )
+        lists = await load_user_lists(database, tmp_path, forbidden=())
+        with pytest.raises(SubjectNotFoundError):
+            await make_document(pool, datasets, "łukasz@example.com", CsvEncoder())
+        with pytest.raises(InvalidRequestError, match="can't hold"):
+            async with open_user_list(
+                pool, lists["export"], email="łukasz@example.com", after=None, acquire_timeout_seconds=10
+            ):
+                pass
