@@ -79,7 +79,6 @@ SET status = 'processing',
     failures = failures + (status = 'processing')::int,
     records_done = 0,
     started_at = now(),
-    enqueued_at = now(),
     lease_expires_at = now() + make_interval(secs => $2)
 WHERE id = $1
   AND ((status = 'pending' AND run_after <= now())
@@ -104,7 +103,7 @@ RETURNING *
 
 -- name: retry_export
 UPDATE carryout.export_jobs
-SET status = 'pending', queued = true, lease_expires_at = NULL, enqueued_at = NULL, failures = failures + $5,
+SET status = 'pending', lease_expires_at = NULL, enqueued_at = NULL, failures = failures + $5,
     run_after = now() + make_interval(secs => $3), error_cause = $4
 WHERE id = $1 AND status = 'processing' AND attempt = $2
 RETURNING *
@@ -114,7 +113,7 @@ UPDATE carryout.export_jobs SET enqueued_at = NULL WHERE id = $1 AND status = 'p
 
 -- name: hand_back_export
 UPDATE carryout.export_jobs
-SET status = 'pending', lease_expires_at = NULL, enqueued_at = NULL, run_after = now()
+SET status = 'pending', lease_expires_at = NULL, enqueued_at = NULL
 WHERE id = $1 AND status = 'processing' AND attempt = $2
 RETURNING *
 

@@ -15,7 +15,7 @@ RETURNING *
 
 -- name: fail_lost_exports
 UPDATE carryout.export_jobs
-SET status = 'failed', lease_expires_at = NULL, completed_at = now(), failures = failures + 1, queued = true,
+SET status = 'failed', lease_expires_at = NULL, completed_at = now(), failures = failures + 1,
     error_message = $2, error_cause = coalesce(error_cause || '; ', '') || 'its worker was lost'
 WHERE id IN (
   SELECT id FROM carryout.export_jobs
