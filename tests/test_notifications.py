@@ -154,6 +154,19 @@ async def test_nobody_waits_for_a_claim(resources: Resources, database: Connecti
         assert await resources.notifications.claim_due(other, limit=10) == []
 
 
+async def test_the_longest_due_comes_first(resources: Resources, database: Connection) -> None:
+    mails = [await create_ready(resources, database, email=f"user{n}@example.org") for n in range(3)]
+    for minutes, mail in zip((2, 3, 1), mails, strict=True):
+        due = (
+            "UPDATE carryout.export_notifications SET next_attempt_at = now() - make_interval(mins => $2) WHERE id = $1"
+        )
+        await database.execute(due, mail.id, minutes)
+
+    claimed = [await resources.notifications.claim_due(database, limit=1) for _ in mails]
+
+    assert [mail.id for batch in claimed for mail in batch] == [mails[1].id, mails[0].id, mails[2].id]
+
+
 # A worker is lost
 
 

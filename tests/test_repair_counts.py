@@ -1,8 +1,10 @@
 """What failed and what was put right is counted; and nothing is touched in a bucket that isn't ours any more."""
 
+import asyncio
 import dataclasses
 import time
 import uuid
+from contextlib import suppress
 
 import msgspec
 import pytest
@@ -15,10 +17,11 @@ from service.bootstrap import Resources
 from service.errors import UnavailableError
 from service.exports import MAX_ATTEMPTS, Export, ExportStatus, object_key
 from service.jobs import QUEUE_NAME, open_queue
-from tests.factories import Connection, create_user_with
+from tests.factories import Connection, create_user_with, list_actions
 from tests.scraping import Scrape
+from tests.waiting import until
 from worker.orphans import SWEEP_LOCK, remove_orphans, sweep
-from worker.repair import enqueue_forgotten, expire_files, fail_lost
+from worker.repair import _expire_file, enqueue_forgotten, expire_files, fail_lost, sweep_forever
 from worker.running import run_export
 
 
@@ -110,17 +113,21 @@ async def test_lost(resources: Resources, database: Connection) -> None:
 
     await fail_lost(resources)
 
+    assert (await list_actions(database))[-1] == "export:failed"
+    assert await database.fetchval("SELECT kind FROM carryout.export_notifications") == "failed"
     assert await count(resources, "carryout_repairs_total", step="lost") == 1
     assert await count(resources, "carryout_exports_total", outcome="failed", format="csv") == 1
 
 
 async def test_expired(resources: Resources, database: Connection) -> None:
-    await ask(resources, database, respond_async=False)
+    export = await ask(resources, database, respond_async=False)
     await database.execute("UPDATE carryout.export_jobs SET expires_at = now()")
 
     await expire_files(resources)
     await expire_files(resources)
+    await _expire_file(resources, export)  # as one that claimed it long ago
 
+    assert (await list_actions(database)).count("export:expired") == 1
     assert await count(resources, "carryout_repairs_total", step="expired") == 1
 
 
@@ -131,11 +138,23 @@ async def test_orphans(resources: Resources, database: Connection) -> None:
     for attempt in (1, 2):
         await storage._put(object_key(export.id, attempt, "csv"), b"left behind", "text/csv")
     await storage._begin(object_key(export.id, 2, "csv"), "text/csv")
+    other = await ask(resources, database)
+    async with exporting.open_connection(resources) as connection:
+        await resources.exports.claim(connection, other.id)
+    await storage._put(object_key(other.id, 2, "csv"), b"left behind", "text/csv")
+    owned = await storage._begin(object_key(other.id, 1, "csv"), "text/csv")
 
     await remove_orphans(resources, export.id)
 
     assert await count(resources, "carryout_repairs_total", step="orphaned_upload") == 1
     assert await count(resources, "carryout_repairs_total", step="orphaned_object") == 2
+
+    await remove_orphans(resources, other.id)
+
+    assert await count(resources, "carryout_repairs_total", step="orphaned_object") == 3
+    uploads = [upload async for page in storage.list_uploads(f"exports/{other.id}/") for upload in page]
+    assert [upload.upload_id for upload in uploads] == [owned]
+    await storage.abort_upload(uploads[0])
 
 
 async def test_one_worker_sweeps_at_a_time(resources: Resources, database: Connection) -> None:
@@ -149,6 +168,18 @@ async def test_one_worker_sweeps_at_a_time(resources: Resources, database: Conne
     await database.fetchval("SELECT pg_advisory_unlock($1)", SWEEP_LOCK)
     assert await sweep(resources)
     assert await count(resources, "carryout_repairs_total", step="orphaned_object") == 1
+
+
+async def test_idempotency_keys_are_forgotten_with_the_sweep(resources: Resources, database: Connection) -> None:
+    await ask(resources, database)
+    await database.execute(
+        "UPDATE carryout.export_jobs SET idempotency_key = 'key', created_at = now() - interval '24 hours'"
+    )
+    sweeping = asyncio.create_task(sweep_forever(resources))
+    await until(lambda: database.fetchval("SELECT idempotency_key IS NULL FROM carryout.export_jobs"))
+    sweeping.cancel()
+    with suppress(asyncio.CancelledError):
+        await sweeping
 
 
 async def test_another_bucket_is_left_alone(resources: Resources, database: Connection) -> None:

@@ -226,8 +226,8 @@ class TestOthers:
         self, api: httpx.AsyncClient, create: Create, database: Connection, token: Token
     ) -> None:
         owner, other = await create_user(database), await create_user(database)
-        foreign = (await create(owner)).json()["job_id"]
         await create(other)
+        foreign = (await create(owner)).json()["job_id"]
         pages = [
             await api.get(f"/api/export?after={job_id}", headers=bearer(token(other)))
             for job_id in (foreign, UNKNOWN_ID)

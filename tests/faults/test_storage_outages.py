@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from devstack.ports import keep_port
 from devstack.stack import Stack
 from service import exporting
-from service.errors import OutageError
+from service.errors import OutageError, UnavailableError
 from service.exports import Export, object_key
 from tests.faults.oracle import at_rest
 from tests.faults.proxy import FaultProxy
@@ -133,6 +133,21 @@ async def test_outage_ends_the_sweep(refusing_world: World, refusing_proxy: Refu
         await remove_orphans(world.resources, export.id)
 
     assert len(proxy.asked) == 1
+
+
+async def test_held_orphan_keeps_no_other(refusing_world: World, refusing_proxy: RefusingProxy) -> None:
+    world, proxy = refusing_world, refusing_proxy
+    export = await _create_forgotten(world)
+    held, *others = [object_key(export.id, attempt, "csv") for attempt in (7, 8, 9)]
+    for key in (held, *others):
+        await world.resources.storage._put(key, b"left behind", "text/csv")
+    proxy.refused = {held: HTTPStatus.FORBIDDEN}
+
+    with pytest.raises(UnavailableError):
+        await remove_orphans(world.resources, export.id)
+
+    left = [key async for page in world.resources.storage.list_keys(f"exports/{export.id}/") for key in page]
+    assert left == [held]
 
 
 @pytest.mark.parametrize("fault", ["refuse", "hang"])
