@@ -6,10 +6,11 @@ import struct
 import uuid
 from contextlib import suppress
 from http import HTTPStatus
+from typing import Any
 
 import structlog
 from httptools import HttpParserError, HttpParserUpgrade
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.api.errors import MEDIA_TYPE, plain_problem
 
@@ -20,6 +21,10 @@ UNSENT_BYTES = 64 * 1024
 STALLED_SECONDS = 150.0
 USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 MAX_HEAD_BYTES = 32 * 1024
+# Headers, parameters of the query, items of lists: reading thousands of them takes a tenth of a second, for everybody.
+MAX_HEAD_PARTS = 500
+SEPARATORS = b",;&"
+MAX_WAITING = 32  # requests of one connection: in the bytes of one read could be thousands
 REQUEST_SECONDS = 30.0
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # socket(7)
 ABORT = "carryout.abort"
@@ -28,7 +33,8 @@ logger = structlog.get_logger()
 
 
 class StreamingProtocol(HttpToolsProtocol):
-    """For `uvicorn.Config(http=StreamingProtocol)`: bounds what a request may take, in bytes and in time.
+    """For `uvicorn.Config(http=StreamingProtocol)`: bounds what a request may take, in bytes, parts and time,
+    and how many may wait for the one before.
 
     Notices a slow client in time and lets its connection be aborted: uvicorn itself only closes, and a closed
     connection stays open until the client has read what is buffered. Refuses what is no request with a problem
@@ -37,9 +43,12 @@ class StreamingProtocol(HttpToolsProtocol):
     """
 
     _head_bytes = 0
+    _head_parts = 0
+    _head_complete = False
     _silent_bytes = 0  # of which the parser has made nothing yet
     _refusal = HTTPStatus.BAD_REQUEST
     _deadline: asyncio.TimerHandle | None = None
+    _answering: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in the parent
         super().connection_made(transport)
@@ -56,6 +65,9 @@ class StreamingProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         super().connection_lost(exc)
+        if self._answering and self._answering is not self.cycle:  # which the parent tells: the last that came
+            self._answering.disconnected = True
+            self._answering.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         if self._deadline is None and (self.cycle is None or self.cycle.response_complete):
@@ -70,7 +82,8 @@ class StreamingProtocol(HttpToolsProtocol):
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def on_message_begin(self) -> None:
-        self._head_bytes = self._silent_bytes = 0
+        self._head_bytes = self._head_parts = self._silent_bytes = 0
+        self._head_complete = False
         super().on_message_begin()
         self.scope["extensions"] = {ABORT: self._reset}  # type: ignore[dict-item] # an ASGI extension of ours
 
@@ -79,8 +92,16 @@ class StreamingProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Those behind a body count, but are none: proxies have judged the head alone (RFC 9110, section 6.5.1)."""
         self._count(name + b": " + value + b"\r\n")
-        super().on_header(name, value.rstrip(b" \t"))  # which is no part of it (RFC 9112, section 5)
+        if not self._head_complete:
+            super().on_header(name, value.rstrip(b" \t"))  # which is no part of it (RFC 9112, section 5)
+
+    def on_headers_complete(self) -> None:
+        self._head_complete = True
+        super().on_headers_complete()
+        if len(self.pipeline) > MAX_WAITING:
+            raise ValueError("The parser ends with it, and so does the connection")
 
     def on_body(self, body: bytes) -> None:
         self._silent_bytes = 0
@@ -90,6 +111,10 @@ class StreamingProtocol(HttpToolsProtocol):
         if not self.parser.should_upgrade():
             self._stop_waiting()
         super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _should_upgrade(self) -> bool:
         """Makes the parent pass over a head that `_read` gives the parser again, without its offer."""
@@ -114,7 +139,8 @@ class StreamingProtocol(HttpToolsProtocol):
     def _count(self, part: bytes) -> None:
         self._silent_bytes = 0
         self._head_bytes += len(part)
-        if self._head_bytes > MAX_HEAD_BYTES:
+        self._head_parts += 1 + sum(map(part.count, SEPARATORS))
+        if self._head_bytes > MAX_HEAD_BYTES or self._head_parts > MAX_HEAD_PARTS:
             self._refusal = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             raise ValueError("The parser ends with it, as an HttpParserError")
 
@@ -155,5 +181,8 @@ class StreamingProtocol(HttpToolsProtocol):
 REFUSALS = {
     HTTPStatus.BAD_REQUEST: "This is not a valid HTTP/1.1 request",
     HTTPStatus.REQUEST_TIMEOUT: f"The request did not arrive within {REQUEST_SECONDS:.0f} seconds",
-    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: f"The request's line and headers exceed {MAX_HEAD_BYTES} bytes",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: (
+        f"The request's line and headers exceed {MAX_HEAD_BYTES} bytes, "
+        f"or {MAX_HEAD_PARTS} headers, parameters and items of lists"
+    ),
 }

@@ -19,7 +19,7 @@ from service.errors import ServiceError
 
 # What the kernels of both sides and the server may have taken without anybody having read it.
 BUFFERED_BYTES = 1024 * 1024
-# A connection that is aborted is lost at once, but of several pipelined requests uvicorn tells only the last.
+# A connection that StreamingProtocol aborts is lost at once; another server's may not be.
 LOST_SECONDS = 1.0
 
 

@@ -61,6 +61,10 @@ async def test_what_is_no_request_is_refused(line: bytes) -> None:
         b"GET / HTTP/1.1\r\nX: " + b"a" * MEGABYTE,
         b"GET / HTTP/1.1" + b"\r\nX: " * 20_000 + b"a",
         b"GET / HTTP/1.1" + b"".join(b"\r\nX-%d: a" % number for number in range(5_000)),
+        b"GET / HTTP/1.1" + b"\r\nX: " * (protocol.MAX_HEAD_PARTS + 1),
+        b"GET / HTTP/1.1\r\nAccept: " + b"a," * protocol.MAX_HEAD_PARTS + b"\r\nX",
+        b"GET / HTTP/1.1\r\nAccept: a" + b";q=1" * protocol.MAX_HEAD_PARTS + b"\r\nX",
+        b"GET /?" + b"a&" * protocol.MAX_HEAD_PARTS + b" HTTP/1.1\r\n",
     ],
 )
 async def test_a_head_too_large_is_refused(line: bytes) -> None:
@@ -72,10 +76,45 @@ async def test_a_head_too_large_is_refused(line: bytes) -> None:
     assert (status, problem["title"]) == (431, "Request Header Fields Too Large")
 
 
-async def test_a_head_below_the_limit_is_read() -> None:
+@pytest.mark.parametrize(
+    "line", [b"X: " + b"a" * (protocol.MAX_HEAD_BYTES - 100), b"X: " + b"a," * (protocol.MAX_HEAD_PARTS - 10)]
+)
+async def test_a_head_below_the_limit_is_read(line: bytes) -> None:
     async with serve(create_edge(ROUTES)) as served:
-        raw = await served.exchange("GET / HTTP/1.1", b"X: " + b"a" * (protocol.MAX_HEAD_BYTES - 100))
+        raw = await served.exchange("GET / HTTP/1.1", line)
     assert raw.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_what_follows_a_body_is_no_header() -> None:
+    async def show(request: Request) -> Response:
+        return PlainTextResponse(f"{await request.body()!r} {request.headers.getlist('x')}")
+
+    async with serve(create_edge([Route("/", show)])) as served:
+        head = ("GET / HTTP/1.1", "X: head", "Transfer-Encoding: chunked")
+        raw = await served.exchange(*head, body=b"1\r\na\r\n0\r\nX: trailer\r\n\r\n")
+    assert raw.endswith(b"b'a' ['head']")
+
+
+async def test_few_requests_wait_for_the_one_before() -> None:
+    answering = asyncio.Event()
+
+    async def endpoint(_request: Request) -> Response:
+        await answering.wait()
+        return PlainTextResponse("x")
+
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with serve(create_edge([Route("/", endpoint)])) as served:
+        reader, writer = await asyncio.open_connection(served.host, served.port)
+        writer.write(request * (1 + protocol.MAX_WAITING))
+        _, greedy = await asyncio.open_connection(served.host, served.port)
+        greedy.write(request * (2 + protocol.MAX_WAITING))
+        await until(lambda: len(served.server.server_state.connections) == 2)
+        await until(lambda: len(served.server.server_state.connections) == 1)
+        answering.set()
+        for _ in range(1 + protocol.MAX_WAITING):
+            assert (await reader.readuntil(b"\r\n\r\nx")).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        greedy.close()
 
 
 OFFERS = {
@@ -174,7 +213,7 @@ async def test_rubbish_behind_a_running_request_breaks_it_off() -> None:
         writer.close()
 
 
-@pytest.mark.parametrize("requests", [1, 200])
+@pytest.mark.parametrize("requests", [1, protocol.MAX_WAITING])
 async def test_a_client_that_takes_nothing_is_cut(requests: int, monkeypatch: pytest.MonkeyPatch) -> None:
     async def large(_request: Request) -> Response:
         return PlainTextResponse(b"x" * MEGABYTE)

@@ -22,7 +22,6 @@ from service.api.responses import (
     DEFAULT_PATIENCE,
     ChunkedStream,
     Patience,
-    SlowClientError,
     StreamEnd,
     attachment_headers,
 )
@@ -204,7 +203,7 @@ async def test_a_stalled_client_is_no_error_in_the_log(caplog: pytest.LogCapture
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_a_stalled_client_that_pipelines_is_foreseen(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_stalled_client_that_pipelines_is_no_error_either(caplog: pytest.LogCaptureFixture) -> None:
     source = Source(endless=True)
     async with serve(create_edge([stream(source, patience=HASTY)])) as served:
         _, writer = await connect(served)
@@ -213,8 +212,20 @@ async def test_a_stalled_client_that_pipelines_is_foreseen(caplog: pytest.LogCap
         await until(lambda: not served.server.server_state.tasks)
         writer.close()
     assert source.ends == [StreamEnd.TOO_SLOW]
-    errors = [record.exc_info for record in caplog.records if record.levelno >= logging.ERROR]
-    assert all(error and error[1] and isinstance(error[1].__cause__, SlowClientError) for error in errors)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_client_that_pipelines_and_leaves_is_gone(caplog: pytest.LogCaptureFixture) -> None:
+    source = Source(endless=True)
+    async with serve(create_edge([stream(source)])) as served:
+        reader, writer = await connect(served)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.read(1)
+        writer.transport.abort()
+        await source.closed.wait()
+        await until(lambda: not served.server.server_state.tasks)
+    assert source.ends == [StreamEnd.CLIENT_GONE]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_a_stalled_client_that_leaves_while_it_is_cut_disturbs_nothing() -> None:
