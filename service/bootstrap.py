@@ -24,6 +24,7 @@ from service.notifications import NotificationRepository
 from service.settings import Settings
 from service.storage import ObjectStorage, open_storage
 from service.tracing import Tracer
+from service.turns import Turns
 from service.unreachable import NO_ANSWER
 
 S3_KEY_SETTINGS = "CARRYOUT_S3_ACCESS_KEY_ID, CARRYOUT_S3_SECRET_ACCESS_KEY"
@@ -42,7 +43,7 @@ logger = structlog.get_logger()
 class Resources:
     """`database` is for bookkeeping; `source` and `streams` read the application's data, for files and for clients.
 
-    None waits for another: clients that read slowly hold up nobody but other streams.
+    None waits for another: clients that read slowly hold up nobody but other streams. `turns` are users'.
     """
 
     settings: Settings
@@ -62,6 +63,7 @@ class Resources:
     audit: AuditLog
     metrics: Metrics
     tracer: Tracer
+    turns: Turns
 
 
 class _Source(NamedTuple):
@@ -109,6 +111,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             notifications=NotificationRepository(mailer.domain),
             audit=AuditLog(),
             metrics=Metrics(),
+            turns=Turns(),
         )
         resources.metrics.watch_pool("database", resources.database)
         resources.metrics.watch_pool("source", resources.source)

@@ -1,6 +1,7 @@
 """What a user asks for: an export that is made at once where it is small, and by a worker where it is not."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 import msgspec
@@ -54,6 +55,15 @@ async def request_export(resources: Resources, request: ExportRequest) -> tuple[
     A small one comes back completed, a larger one pending. Raises ExportInProgressError, ExportTooLargeError,
     RateLimitedError, IdempotencyConflictError, SubjectNotFoundError and UnavailableError; then nothing was accepted.
     """
+    # Counting takes a connection, and time: one user's requests, however many, mustn't take all of them.
+    patience = resources.settings.acquire_timeout_seconds
+    async with resources.turns.take(request.user_id, timeout_seconds=patience) as end_turn:
+        return await _request_export(resources, request, end_turn)
+
+
+async def _request_export(
+    resources: Resources, request: ExportRequest, end_turn: Callable[[], None]
+) -> tuple[Export, bool]:
     # One snapshot: between two an export might appear that the request's own key has just made, and refuse it.
     async with open_connection(resources) as connection, connection.transaction(isolation="repeatable_read"):
         if earlier := await _admit(resources, connection, request):
@@ -64,6 +74,7 @@ async def request_export(resources: Resources, request: ExportRequest) -> tuple[
             small = document.records_total < resources.settings.small_export_records
             queued = request.respond_async or not small
             export, fresh = await _accept(resources, request, document.records_total, queued=queued)
+            end_turn()
             if fresh and not queued:
                 file = await _store_in_time(resources, export, document)
     except FAILURES as error:

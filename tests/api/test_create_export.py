@@ -166,6 +166,15 @@ class TestSmallCap:
         read_too_large(await create(await create_user(database, **rows)), limit=20)
         assert await count_exports(database) == 0
 
+    async def test_one_user_leaves_the_others_their_connections(
+        self, create: Create, database: Connection, resources: Resources
+    ) -> None:
+        """No rate limits what is refused, and each has its records counted."""
+        user_id = await create_user_with(database, 21)
+        responses = await asyncio.gather(*(create(user_id) for _ in range(50)))
+        assert {response.status_code for response in responses} == {422}
+        assert resources.source.get_size() == 1
+
 
 def read_too_large(response: httpx.Response, *, limit: int) -> None:
     problem = read_problem(response, 422, "record_count", "limit", "suggestion")
