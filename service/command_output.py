@@ -1,11 +1,15 @@
 """What operators' commands print: a table for people, or JSON lines for scripts."""
 
 import datetime as dt
+import re
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 
 import click
 import msgspec
+
+# Terminals obey some of them, as they do ESC; JSON has only what is below the space escaped (RFC 8259, section 7).
+CONTROLS = re.compile("[\x7f-\x9f]")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 
@@ -25,7 +29,8 @@ def echo_rows(header: Iterable[str], rows: Sequence[Mapping[str, object]], *, as
 
 
 def echo_json(objects: Iterable[object]) -> None:
-    click.echo(b"".join(msgspec.json.encode(each) + b"\n" for each in objects), nl=False)
+    text = b"".join(msgspec.json.encode(each) + b"\n" for each in objects).decode()
+    click.echo(CONTROLS.sub(lambda control: f"\\u{ord(control[0]):04x}", text).encode(), nl=False)
 
 
 def echo_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
