@@ -19,7 +19,7 @@ from service.settings import Settings
 # downloads leave is for uploads, deletions and checks.
 MAX_CONNECTIONS = 100
 MAX_DOWNLOADS = 80
-MAX_DOWNLOADS_OF_ONE_FILE = 16  # or whoever has one link could keep the others from theirs
+MAX_DOWNLOADS_OF_ONE_OWNER = 16  # or one user, or whoever has their links, could keep the others from theirs
 CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 30
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from io import BytesIO
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from service.attachments import attachment
 from service.errors import ExportGoneError, UnavailableError
-from service.s3 import MAX_DOWNLOADS, MAX_DOWNLOADS_OF_ONE_FILE, answer_within, open_client
+from service.s3 import MAX_DOWNLOADS, MAX_DOWNLOADS_OF_ONE_OWNER, answer_within, open_client
 from service.settings import Settings
 
 # S3 takes parts from 5 MiB and at most 10,000 of them; two of these are in memory during an upload.
@@ -45,7 +45,7 @@ class ObjectStorage:
         self._signer = signer
         self._bucket = bucket
         self._aborting: set[asyncio.Task[None]] = set()
-        self._downloads: Counter[str] = Counter()
+        self._downloads: Counter[Hashable] = Counter()  # by owner
 
     async def aclose(self) -> None:
         """Give the aborts that are still under way a moment; whoever sweeps `list_uploads` does the rest."""
@@ -87,15 +87,17 @@ class ObjectStorage:
 
     @asynccontextmanager
     async def open_download(
-        self, key: str, byte_range: tuple[int, int] | None = None
+        self, key: str, byte_range: tuple[int, int] | None = None, *, owner: Hashable = None
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Open the object, or its bytes from first to last (inclusive) of `byte_range`, as an iterator of chunks.
+
+        `owner` is whose it is: the objects of one, however many, are open a limited number of times.
 
         Raises ExportGoneError when there is none. The range must lie inside the object. An object that breaks off
         raises UnavailableError from the iterator, and so does opening while too many are open.
         """
         asked = {"Range": "bytes={}-{}".format(*byte_range)} if byte_range else {}
-        with self._downloading(key):
+        with self._downloading(key if owner is None else owner):
             async with answer_within(CALL_TIMEOUT_SECONDS):
                 try:
                     answer = await self._client.get_object(Bucket=self._bucket, Key=key, **asked)
@@ -105,17 +107,17 @@ class ObjectStorage:
                 yield chunks
 
     @contextmanager
-    def _downloading(self, key: str) -> Iterator[None]:
+    def _downloading(self, owner: Hashable) -> Iterator[None]:
         if self._downloads.total() >= MAX_DOWNLOADS:
             raise UnavailableError("Too many files are being downloaded", retry_after_seconds=BUSY_SECONDS)
-        if self._downloads[key] >= MAX_DOWNLOADS_OF_ONE_FILE:
-            raise UnavailableError("This file is being downloaded too often", retry_after_seconds=BUSY_SECONDS)
-        self._downloads[key] += 1
+        if self._downloads[owner] >= MAX_DOWNLOADS_OF_ONE_OWNER:
+            raise UnavailableError("Too many files of this user are being downloaded", retry_after_seconds=BUSY_SECONDS)
+        self._downloads[owner] += 1
         try:
             yield
         finally:
-            self._downloads[key] -= 1
-            self._downloads += Counter()  # without the files that nobody downloads any more
+            self._downloads[owner] -= 1
+            self._downloads += Counter()  # without those whose files nobody downloads any more
 
     async def presign(self, key: str, *, filename: str, content_type: str, expires_in_seconds: int) -> str:
         """Return a URL that downloads the object as `filename` for `expires_in_seconds` (at most 300).

@@ -17,7 +17,7 @@ import pytest
 from devstack.stack import Stack
 from service import storage as storage_module
 from service.errors import ConfigurationError, ExportGoneError, OutageError, UnavailableError
-from service.s3 import MAX_DOWNLOADS, MAX_DOWNLOADS_OF_ONE_FILE
+from service.s3 import MAX_DOWNLOADS, MAX_DOWNLOADS_OF_ONE_OWNER
 from service.settings import Settings, from_env
 from service.storage import PART_BYTES, ObjectStorage, OpenUpload, open_storage
 from tests.wires import Connection, Proxy
@@ -404,21 +404,20 @@ async def test_abandoned_download_leaves_the_storage_usable(storage: ObjectStora
 
 
 async def test_downloads_leave_connections_for_the_rest(storage: ObjectStorage, key: str) -> None:
-    keys = [f"{key}-{number}" for number in range(MAX_DOWNLOADS // MAX_DOWNLOADS_OF_ONE_FILE)]
-    await storage.upload(key, chunks_of(b"small"), content_type=CSV)
+    other = f"{key}-other"
+    await storage.upload(key, chunks_of(LARGE), content_type=CSV)
+    await storage.upload(other, chunks_of(b"small"), content_type=CSV)
     async with AsyncExitStack() as slow_readers:
-        for each in keys:
-            await storage.upload(each, chunks_of(LARGE), content_type=CSV)
-            for _ in range(MAX_DOWNLOADS_OF_ONE_FILE):
-                await slow_readers.enter_async_context(storage.open_download(each))
-            if each is keys[0]:
-                with pytest.raises(UnavailableError, match="This file is being downloaded too often"):
-                    await read(storage, each)
-                assert await read(storage, key) == b"small"
+        for owner in range(1, 1 + MAX_DOWNLOADS // MAX_DOWNLOADS_OF_ONE_OWNER):
+            assert await read(storage, other) == b"small"
+            for _ in range(MAX_DOWNLOADS_OF_ONE_OWNER):
+                await slow_readers.enter_async_context(storage.open_download(key, owner=owner))
+            with pytest.raises(UnavailableError, match="Too many files"):
+                await slow_readers.enter_async_context(storage.open_download(other, owner=owner))
         with pytest.raises(UnavailableError, match="Too many files are being downloaded"):
-            await read(storage, key)
+            await read(storage, other)
         await storage.check()
-    assert await read(storage, keys[0], (0, 1)) == LARGE[:2]
+    assert await read(storage, key, (0, 1)) == LARGE[:2]
 
 
 async def test_open_uploads_are_listed_and_aborted(storage: ObjectStorage, key: str) -> None:

@@ -147,7 +147,7 @@ async def _proxy(request: Request, resources: Resources, export: Export, actor: 
 async def _chunks(resources: Resources, export: Export, actor: Actor, wanted: Slice) -> AsyncGenerator[bytes, None]:
     byte_range = (wanted.first, wanted.last) if wanted.partial else None
     outcome = f"bytes {wanted.first}-{wanted.last}" if wanted.partial else "proxied"
-    async with resources.storage.open_download(exporting.key_of(export), byte_range) as chunks:
+    async with resources.storage.open_download(exporting.key_of(export), byte_range, owner=export.user_id) as chunks:
         await exporting.record_download(resources, export, actor, outcome=outcome)  # what can't be had is no download
         async for chunk in chunks:
             yield chunk
