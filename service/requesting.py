@@ -34,6 +34,9 @@ from service.exports import Export, FileFacts
 from service.streaming import Document
 
 RETRY_AFTER_FAILURE_SECONDS = 2.0
+# Counting takes a connection, and time: one user's requests, however many, mustn't take all of them. To wait takes
+# nothing from anybody.
+TURN_SECONDS = 30.0
 
 logger = structlog.get_logger()
 
@@ -55,9 +58,7 @@ async def request_export(resources: Resources, request: ExportRequest) -> tuple[
     A small one comes back completed, a larger one pending. Raises ExportInProgressError, ExportTooLargeError,
     RateLimitedError, IdempotencyConflictError, SubjectNotFoundError and UnavailableError; then nothing was accepted.
     """
-    # Counting takes a connection, and time: one user's requests, however many, mustn't take all of them.
-    patience = resources.settings.acquire_timeout_seconds
-    async with resources.turns.take(request.user_id, timeout_seconds=patience) as end_turn:
+    async with resources.turns.take(request.user_id, timeout_seconds=TURN_SECONDS) as end_turn:
         return await _request_export(resources, request, end_turn)
 
 
