@@ -55,6 +55,10 @@ class TestSmall:
         expires_at = dt.datetime.fromisoformat(body["expires_at"])
         assert in_minutes(-5) + week < expires_at < in_minutes(5) + week
 
+    async def test_is_not_announced_by_mail(self, create: Create, database: Connection) -> None:
+        assert (await create(await create_user_with(database, 5))).status_code == 201
+        assert await database.fetchval("SELECT count(*) FROM carryout.export_notifications") == 0
+
     async def test_csv_is_stored(self, create: Create, database: Connection, resources: Resources) -> None:
         created = (await create(await create_user_with(database, 5), CSV)).json()
         content = await read_file(resources, created["job_id"])
