@@ -97,8 +97,8 @@ async def test_garbage_ends_what_is_known(behind_ingress: Served, garbage: str) 
 
 
 async def test_a_long_list_is_read_from_its_end(behind_ingress: Served) -> None:
-    assert (await ask(behind_ingress, ",".join(["6.6.6.6"] * 1_000), CLIENT))["ip"] == CLIENT
-    assert (await ask(behind_ingress, ",".join(["10.0.0.1"] * 1_000)))["ip"] == "10.0.0.1"
+    assert (await ask(behind_ingress, ",".join(["6.6.6.6"] * 400), CLIENT))["ip"] == CLIENT
+    assert (await ask(behind_ingress, ",".join(["10.0.0.1"] * 400)))["ip"] == "10.0.0.1"
     assert (await ask(behind_ingress, ",".join([CLIENT] + ["10.0.0.1"] * MAX_PROXIES)))["ip"] == "10.0.0.1"
 
 

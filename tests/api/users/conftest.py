@@ -14,6 +14,7 @@ from tests.operators import create_key
 
 EXPORT = "/api/v1/users/export"
 EXPORT_FULL = "/api/v1/users/export-full"
+UNCOMPRESSED = {"Accept-Encoding": "identity"}
 ALIVE = "/api/v1/users/export-alive"
 SIMPLE = "/api/v1/users/export-simple"
 FLAGS = {
@@ -55,7 +56,7 @@ async def until_exported(database: Connection) -> tuple[str, str, int | None, st
 
 async def download_while(operator: httpx.AsyncClient, database: Connection, statement: str) -> bytes:
     """All of the list, with `statement` run once it has begun to arrive."""
-    async with operator.stream("GET", EXPORT) as response:
+    async with operator.stream("GET", EXPORT, headers=UNCOMPRESSED) as response:
         parts = response.aiter_bytes()
         body = await anext(parts)
         await database.execute(statement)
