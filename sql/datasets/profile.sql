@@ -1,5 +1,11 @@
 -- A dataset is one SELECT of exactly the columns that may leave: never *, never a secret.
 -- $1 is the user's id. This one is the profile: one row, with at least `id` and `email`.
+-- title: Profile
+-- about: Your name and address
+-- purpose: To know you and to write to you
+-- kept: Until you close your account
+-- recipients: No one outside this service
+-- source: You
 -- users: public.users
 -- table: public.users
 -- deny internal_id: the back office's own number

@@ -3,6 +3,23 @@ INSERT INTO carryout.export_audit
   (actor_type, actor, action, user_id, job_id, format, records, outcome, ip, user_agent, request_id, subject)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 
+-- name: record_change
+-- An UPDATE of exports with an event for each; and with a mail to the user of one that was queued, if it has a
+-- Message-ID. The names in braces stand for the UPDATE, and for parameters after its own.
+WITH changed AS (
+  {change}
+), events AS (
+  INSERT INTO carryout.export_audit
+    (actor_type, actor, action, user_id, job_id, format, records, outcome, ip, user_agent, request_id)
+  SELECT {actor_type}::text, {actor}::text, {action}::text, user_id, id, format, record_count, {outcome}::text,
+    {ip}::inet, {user_agent}::text, {request_id}::text
+  FROM changed
+), mails AS (
+  INSERT INTO carryout.export_notifications (job_id, kind, message_id)
+  SELECT id, {kind}::text, {message_id}::text FROM changed WHERE queued AND {message_id}::text IS NOT NULL
+)
+SELECT * FROM changed
+
 -- name: list_audit_events
 SELECT * FROM (
   SELECT id, occurred_at, actor_type, actor, action, subject, user_id::text, job_id::text, format, records, outcome,
@@ -12,6 +29,7 @@ SELECT * FROM (
     AND ($2::uuid IS NULL OR job_id = $2)
     AND ($3::text IS NULL OR action = $3)
     AND ($4::float8 IS NULL OR occurred_at >= now() - make_interval(secs => $4))
+    AND ($6::text IS NULL OR request_id = $6)
   ORDER BY id DESC
   LIMIT $5
 ) AS latest
@@ -27,3 +45,11 @@ WHERE job_id BETWEEN $1 AND $1 AND (job_id, id) < ($1, coalesce($2::bigint, 9223
   AND action = 'export:downloaded'
 ORDER BY export_audit.job_id DESC, id DESC
 LIMIT $3
+
+-- name: find_stream_wait
+-- Seconds until the user may begin another stream: when the oldest of the last $2 of this hour is an hour old.
+SELECT ceil(extract(epoch FROM occurred_at + interval '1 hour' - now()))::int
+FROM carryout.export_audit
+WHERE user_id = $1 AND occurred_at > now() - interval '1 hour' AND action = 'export:stream_started'
+ORDER BY occurred_at DESC
+OFFSET $2::int - 1 LIMIT 1

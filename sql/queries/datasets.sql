@@ -1,12 +1,17 @@
 -- name: list_types
--- For a cast, with -1 for no modifier: bit would be one bit. To name a type of the application's may take a right.
+-- For a cast; qualified, no name has a modifier by default, as bit would. To name a type of the application's may take
+-- a right.
 SELECT t.typname AS name, t.typcategory::text AS category,
-  CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace THEN format_type(t.oid, -1) END AS cast_name
+  CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace THEN format('pg_catalog.%I', t.typname) END AS cast_name
 FROM unnest($1::oid[]) WITH ORDINALITY AS wanted (oid, position)
 JOIN pg_type t ON t.oid = wanted.oid
 ORDER BY wanted.position
 
 -- name: reveal_plans
+SET LOCAL quote_all_identifiers = off;
+SET LOCAL standard_conforming_strings = on;
+SET LOCAL enable_seqscan = on;
+SET LOCAL enable_sort = on;
 SET LOCAL plan_cache_mode = force_generic_plan;
 SET LOCAL enable_indexscan = off;
 SET LOCAL enable_indexonlyscan = off;
@@ -18,12 +23,12 @@ SET LOCAL enable_partition_pruning = off;
 SET LOCAL enable_partitionwise_join = off;
 SET LOCAL enable_partitionwise_aggregate = off;
 SET LOCAL max_parallel_workers_per_gather = 0;
--- What policies would keep rows back from is refused.
+-- A query that a row security policy would filter fails instead.
 SET LOCAL row_security = off
 
 -- name: list_unique_keys
--- Of a partition, those of the whole partitioned table; if $3, no others. A role that knows the table through a view
--- may not name it (as a regclass), but look it up.
+-- For a partition, the keys of the whole partitioned table; with $3, only these. A role that reads the table through a
+-- view may lack the right to name it as a regclass, so the catalog is searched.
 SELECT array_agg(a.attname::text) AS columns
 FROM pg_namespace n
 JOIN pg_class scanned ON scanned.relnamespace = n.oid
@@ -59,7 +64,7 @@ ORDER BY p.proname
 LIMIT 1
 
 -- name: list_readable_columns
--- What this session's role may read of the tables, and of the partitioned tables they are parts of.
+-- The columns that this session's role may read, of the tables and of the partitioned tables that they are parts of.
 SELECT DISTINCT n.nspname::text AS schema, c.relname::text AS table, a.attname::text AS column
 FROM unnest($1::text[], $2::text[]) AS given (schema, name)
 JOIN pg_namespace given_schema ON given_schema.nspname = given.schema
@@ -69,3 +74,86 @@ JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 WHERE has_column_privilege(c.oid, a.attnum, 'SELECT')
 ORDER BY 1, 2, 3
+
+-- name: reveal_query_trees
+SET LOCAL client_min_messages = log;
+SET LOCAL debug_pretty_print = off;
+SET LOCAL debug_print_rewritten = on
+
+-- name: list_exact_functions
+-- The numbers of what keeps any two ids apart. Casts to a narrower integer are among `values`: they fail rather than
+-- take two for the same.
+SELECT
+  ARRAY(
+    SELECT p.oid
+    FROM pg_proc p
+    WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname ~ '^(text|uuid_?|numeric_?|int(2|4|8|24|28|42|48|82|84))(eq|ne)$'
+  ) AS comparisons,
+  ARRAY['arraycontains(anyarray,anyarray)', 'arraycontained(anyarray,anyarray)', 'arrayoverlap(anyarray,anyarray)']
+    ::regprocedure[]::oid[] AS containments,
+  ARRAY(
+    SELECT p.oid
+    FROM pg_proc p
+    WHERE p.pronamespace = 'pg_catalog'::regnamespace
+      AND (
+        p.proname IN (
+          'min', 'max', 'array_agg', 'unnest', 'first_value', 'last_value', 'nth_value', 'lag', 'lead',
+          'json_array_elements_text', 'jsonb_array_elements_text'
+        )
+        OR EXISTS (
+          SELECT
+          FROM pg_cast c
+          WHERE c.castfunc = p.oid AND c.castsource = ANY ('{int2,int4,int8}'::regtype[])
+            AND c.casttarget = ANY ('{int2,int4,int8,numeric}'::regtype[])
+        )
+      )
+  ) AS values,
+  ARRAY['json_object_field_text(json,text)', 'jsonb_object_field_text(jsonb,text)', 'json_object_field(json,text)',
+    'jsonb_object_field(jsonb,text)']::regprocedure[]::oid[] AS members,
+  ARRAY['text(character)']::regprocedure[]::oid[] AS trims,
+  ARRAY(
+    SELECT o.oid
+    FROM pg_operator o
+    WHERE o.oprnamespace = 'pg_catalog'::regnamespace AND o.oprname = '=' AND o.oprleft = o.oprright
+      AND o.oprleft = ANY ('{text,uuid,int2,int4,int8,numeric}'::regtype[])
+  ) AS group_operators,
+  '{text[],varchar[],uuid[],int2[],int4[],int8[],numeric[]}'::regtype[]::oid[] AS arrays,
+  '{uuid,int2,int4,int8}'::regtype[]::oid[] AS printed_types,
+  '{text,varchar}'::regtype[]::oid[] AS text_types
+
+-- name: describe_expression
+SELECT CASE $1::text
+  WHEN 'function' THEN (SELECT proname || '()' FROM pg_proc WHERE oid = $2::oid)
+  WHEN 'operator' THEN (SELECT 'the operator ' || oprname || ' of ' || format_type(oprleft, NULL) FROM pg_operator WHERE oid = $2::oid)
+  WHEN 'cast' THEN 'a cast to ' || format_type($2::oid, NULL)
+  ELSE 'an expression'
+END
+
+-- name: find_generated_column
+-- The first of the given columns ($1 tables, $2 numbers) that PostgreSQL makes of others, if any.
+SELECT n.nspname || '.' || c.relname || '.' || a.attname
+FROM unnest($1::oid[], $2::int[]) AS given (relation, number)
+JOIN pg_class c ON c.oid = given.relation
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = given.number
+WHERE a.attgenerated <> ''
+ORDER BY 1
+LIMIT 1
+
+-- name: find_loose_collation
+-- The first of the given collations ($1) that takes unlike texts for the same, and one of the given columns ($2 tables,
+-- $3 numbers) that has it, if any.
+SELECT co.collname::text AS collation, (
+    SELECT n.nspname || '.' || c.relname || '.' || a.attname
+    FROM unnest($2::oid[], $3::int[]) AS given (relation, number)
+    JOIN pg_class c ON c.oid = given.relation
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = given.number
+    WHERE a.attcollation = co.oid
+    ORDER BY 1
+    LIMIT 1
+  ) AS column
+FROM pg_collation co
+WHERE co.oid = ANY ($1::oid[]) AND NOT co.collisdeterministic
+ORDER BY co.collname
+LIMIT 1

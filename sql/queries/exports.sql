@@ -1,47 +1,66 @@
 -- name: lock_user
-SELECT pg_advisory_xact_lock(hashtextextended('carryout:user:' || $1::text, 0))
+-- A row lock, because any role may hold any advisory lock. Users who share a slot wait for each other briefly.
+SELECT FROM carryout.turns WHERE slot = hashtextextended($1::text, 0) & 1023 FOR NO KEY UPDATE
 
--- name: insert_export
-INSERT INTO carryout.export_jobs
-  (user_id, format, queued, estimated_records, idempotency_key, request_id, traceparent,
-   enqueued_at, status, attempt, started_at, lease_expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, now(),
-  CASE WHEN $3 THEN 'pending' ELSE 'processing' END,
-  CASE WHEN $3 THEN 0 ELSE 1 END,
-  CASE WHEN $3 THEN NULL ELSE now() END,
-  CASE WHEN $3 THEN NULL ELSE now() + make_interval(secs => $8) END)
-ON CONFLICT (user_id) WHERE status IN ('pending', 'processing') DO NOTHING
-RETURNING *
+-- name: find_admission
+SELECT (known).*, expired, is_earlier, rate_wait, accepted_wait, kept_files_wait
+FROM carryout.find_admission($1, $2, $3, $4, $5, false)
 
--- name: find_running_export
-SELECT * FROM carryout.export_jobs WHERE user_id = $1 AND status IN ('pending', 'processing')
-
--- name: forget_idempotency_key
-UPDATE carryout.export_jobs SET idempotency_key = NULL
-WHERE user_id = $1 AND idempotency_key = $2 AND created_at <= now() - interval '24 hours'
-
--- name: find_by_idempotency_key
-SELECT *, coalesce(expires_at <= now(), false) AS expired
-FROM carryout.export_jobs
-WHERE user_id = $1 AND idempotency_key = $2 AND created_at > now() - interval '24 hours'
-
--- name: find_rate_wait
--- Seconds until the user may export again: when the oldest of the last $2 accepted in this hour is an hour old.
-SELECT ceil(extract(epoch FROM created_at + interval '1 hour' - now()))::int
-FROM carryout.export_jobs
-WHERE user_id = $1 AND created_at > now() - interval '1 hour'
-ORDER BY created_at DESC
-OFFSET $2::int - 1 LIMIT 1
+-- name: admit_export
+-- Like find_admission, in the user's turn; if nothing refuses the request, the export is inserted, with its events.
+-- `is_new` is false, and nothing is found, only if an export runs that was inserted out of turn.
+WITH found AS MATERIALIZED (
+  SELECT * FROM carryout.find_admission($1, $2, $3, $4, $5, true)
+), forgotten AS (
+  UPDATE carryout.export_jobs SET idempotency_key = NULL
+  WHERE user_id = $1 AND idempotency_key = $2 AND created_at <= now() - interval '24 hours'
+  RETURNING id
+), created AS (
+  INSERT INTO carryout.export_jobs
+    (user_id, idempotency_key, format, queued, estimated_records, request_id, traceparent,
+     enqueued_at, status, attempt, started_at, lease_expires_at, spec_digest,
+     sections, range_start, range_end, since_job_id, bom, big_as_text, unguarded)
+  SELECT $1, $2, $6, $7, $8, $9, $10, now(),
+    CASE WHEN $7 THEN 'pending' ELSE 'processing' END,
+    CASE WHEN $7 THEN 0 ELSE 1 END,
+    CASE WHEN $7 THEN NULL ELSE now() END,
+    CASE WHEN $7 THEN NULL ELSE now() + make_interval(secs => $11) END,
+    $12, $13, $14, $15, $16, $17, $18, $19
+  FROM found
+  WHERE (known).id IS NULL AND num_nonnulls(rate_wait, accepted_wait, kept_files_wait) = 0
+    AND (SELECT count(*) FROM forgotten) >= 0  -- the key is free by then
+  ON CONFLICT (user_id) WHERE status IN ('pending', 'processing') DO NOTHING
+  RETURNING export_jobs AS job
+), events AS (
+  INSERT INTO carryout.export_audit (actor_type, actor, action, user_id, job_id, format, ip, user_agent, request_id)
+  SELECT event.actor_type, event.actor, event.action, (job).user_id, (job).id, (job).format, event.ip,
+    event.user_agent, event.request_id
+  FROM created, (
+    VALUES (1, $20::text, $21::text, 'export:requested', $22::inet, $23::text, $9::text),
+           (2, 'system', NULL, 'export:started', NULL, NULL, NULL)
+  ) AS event (step, actor_type, actor, action, ip, user_agent, request_id)
+  WHERE step = 1 OR NOT (job).queued
+  ORDER BY step
+)
+SELECT (coalesce(created.job, found.known)).*, (created.job).id IS NOT NULL AS is_new,
+  coalesce(expired, false) AS expired, is_earlier, rate_wait, accepted_wait, kept_files_wait
+FROM found LEFT JOIN created ON true
 
 -- name: find_export
 SELECT *, coalesce(expires_at <= now(), false) AS expired,
+  subject_missing AND subject_checked_at = 'infinity' AS disowned,
   extract(epoch FROM expires_at - now())::float AS seconds_left
 FROM carryout.export_jobs WHERE id = $1
+
+-- name: find_export_by_key
+SELECT * FROM carryout.export_jobs
+WHERE user_id = $1 AND idempotency_key = $2 AND created_at > now() - interval '24 hours'
 
 -- name: list_exports
 SELECT *, coalesce(expires_at <= now(), false) AS expired
 FROM carryout.export_jobs
 WHERE user_id = $1
+  AND (subject_missing AND subject_checked_at = 'infinity') IS NOT TRUE
   AND ($2::uuid IS NULL
        OR (created_at, id) < (SELECT created_at, id FROM carryout.export_jobs WHERE id = $2 AND user_id = $1))
 ORDER BY created_at DESC, id DESC
@@ -64,6 +83,21 @@ SELECT latest.id, latest.user_id::text, latest.status, latest.format, latest.rec
 FROM latest
 LEFT JOIN carryout.export_notifications AS mail ON mail.job_id = latest.id
 ORDER BY latest.created_at DESC, latest.id DESC
+
+-- name: show_export
+-- With each column that holds a value; texts for ids and digests.
+SELECT jsonb_strip_nulls(
+  to_jsonb(job) || jsonb_build_object(
+    'sha256', encode(sha256, 'hex'), 'spec_digest', encode(spec_digest, 'hex'),
+    'schema_digest', encode(schema_digest, 'hex'),
+    'mails', (
+      SELECT jsonb_agg(jsonb_strip_nulls(to_jsonb(mail) - 'job_id') ORDER BY mail.id)
+      FROM carryout.export_notifications AS mail WHERE mail.job_id = job.id
+    )
+  )
+)::text
+FROM carryout.export_jobs AS job
+WHERE id = $1
 
 -- name: list_unended_exports
 SELECT * FROM carryout.export_jobs
@@ -97,7 +131,7 @@ RETURNING id
 UPDATE carryout.export_jobs
 SET status = 'completed', lease_expires_at = NULL, completed_at = now(),
     record_count = $3, records_done = $3, file_url = $4, size_bytes = $5, sha256 = $6,
-    expires_at = now() + make_interval(secs => $7)
+    expires_at = now() + make_interval(secs => $7), changes_from = $8, schema_digest = $9
 WHERE id = $1 AND status = 'processing' AND attempt = $2
 RETURNING *
 
@@ -131,7 +165,7 @@ WHERE id = $1 AND status IN ('pending', 'processing')
 RETURNING *
 
 -- name: end_link
--- Not by now(), the transaction's beginning: whoever began earlier and comes later would end it a second time.
+-- clock_timestamp(), not now(): a transaction that began earlier but commits later would end the link a second time.
 UPDATE carryout.export_jobs SET expires_at = clock_timestamp()
 WHERE id = $1 AND status = 'completed' AND expires_at > clock_timestamp()
 RETURNING *
@@ -152,25 +186,34 @@ WHERE id = $1 AND (user_denied_at IS NULL OR user_denied_at <= now() - interval 
 RETURNING *
 
 -- name: estimate_completion
--- What recent exports took per record, times this one's records and those that wait ahead of it.
+-- The median time per record of recent exports of about this size, times the records of this one; and the overall time per
+-- record of the recent ones, times the records ahead of it. A small export takes a hundred times as long per record as a
+-- large one.
 WITH recent AS (
-  SELECT extract(epoch FROM completed_at - started_at) / greatest(record_count, 1) AS seconds_per_record
+  SELECT extract(epoch FROM completed_at - started_at) AS seconds, greatest(record_count, 1) AS records
   FROM carryout.export_jobs
   WHERE status = 'completed' AND queued
   ORDER BY completed_at DESC
   LIMIT 50
-), pace AS (
-  SELECT coalesce(percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds_per_record), 0.00005) AS seconds_per_record
+), alike AS (
+  SELECT recent.seconds / recent.records AS seconds_per_record
   FROM recent
+  JOIN carryout.export_jobs AS mine ON mine.id = $1
+  ORDER BY abs(ln(recent.records) - ln(mine.estimated_records))
+  LIMIT 5
+), pace AS (
+  SELECT
+    coalesce((SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds_per_record) FROM alike), 0.00005) AS own,
+    coalesce((SELECT sum(seconds) / sum(records) FROM recent), 0.00005) AS overall
 ), ahead AS (
-  SELECT coalesce(sum(other.estimated_records - other.records_done), 0) AS records
+  SELECT coalesce(sum(greatest(other.estimated_records - other.records_done, 0)), 0) AS records
   FROM carryout.export_jobs AS mine
   JOIN carryout.export_jobs AS other
     ON other.status IN ('pending', 'processing') AND other.created_at < mine.created_at
   WHERE mine.id = $1
 )
 SELECT greatest(mine.run_after, now())
-  + make_interval(secs => 1 + pace.seconds_per_record
-                            * (ahead.records + greatest(mine.estimated_records - mine.records_done, 0)))
+  + make_interval(secs => 1 + pace.overall * ahead.records
+                            + pace.own * greatest(mine.estimated_records - mine.records_done, 0))
 FROM carryout.export_jobs AS mine, pace, ahead
 WHERE mine.id = $1

@@ -1,16 +1,27 @@
 -- name: measure_backlog
--- What waits, from the indexes of what isn't done alone: exports, mails, and files whose time is over. Ages in seconds.
-SELECT queue.*, mails.*, files.*
+-- The backlog of exports, mails and files, read from partial indexes on unfinished rows, and what the last sweep counted.
+-- Ages in seconds.
+SELECT queue.*, mails.*, files.*, missing.*, sweep.*
 FROM (
   SELECT count(*) AS queue_exports, coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS queue_age
   FROM carryout.export_jobs
   WHERE status = 'pending'
 ) AS queue, (
-  SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS mails_age
+  SELECT coalesce(extract(epoch FROM now() - min(coalesce(resent_at, created_at))), 0)::float8 AS mails_age,
+         count(*) FILTER (WHERE refused) AS mails_refused
   FROM carryout.export_notifications
   WHERE state IN ('pending', 'sending')
 ) AS mails, (
   SELECT coalesce(extract(epoch FROM now() - min(expires_at)), 0)::float8 AS files_overdue
   FROM carryout.export_jobs
   WHERE status = 'completed' AND file_deleted_at IS NULL AND expires_at <= now()
-) AS files
+) AS files, (
+  SELECT count(*) AS files_missing
+  FROM carryout.export_jobs
+  WHERE file_missing_at IS NOT NULL AND file_deleted_at IS NULL AND expires_at > now()
+) AS missing, (
+  SELECT unknown_objects FROM carryout.sweep_lease
+) AS sweep
+
+-- name: read_clock
+SELECT extract(epoch FROM clock_timestamp())::float8

@@ -13,6 +13,9 @@ BEGIN
 END
 $$
 
+-- name: lock_migrations
+LOCK TABLE carryout.schema_migrations IN SHARE ROW EXCLUSIVE MODE
+
 -- name: list_migrations
 SELECT name, sha256 FROM carryout.schema_migrations ORDER BY name
 

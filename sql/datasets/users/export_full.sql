@@ -1,4 +1,4 @@
--- A list of everybody, for operators: one SELECT of exactly the columns that may leave, never *, never a secret.
+-- A list of all users, for operators: one SELECT of exactly the columns that may leave, never *, never a secret.
 -- $1 is an e-mail address, or null for all. $2 is the id of the last row the caller already has, or null.
 -- The first column is `id`, an integer; the rows are in its order.
 SELECT internal_id AS id, email, name, created_at, updated_at, is_active, is_admin
