@@ -1,20 +1,30 @@
-"""What can go wrong, each named for the fact. Nothing here knows HTTP or exit codes; the doors translate."""
+"""Errors of the service. They know nothing of HTTP or exit codes: the API and the commands translate them."""
+
+from enum import StrEnum
+
+from guard.text import printable
+
+NO_SUCH_USER = "No such user"
+# For users: operators read the server and the cause in the log.
+AWAY = "The service is not available at the moment: please try again soon"
+NOT_AUTHENTICATED = "Missing or invalid token"
 
 
 class ServiceError(Exception):
     """A failure whose message may be shown to the caller.
 
-    `detail` is a whole sentence without secrets; `fields` are further facts for machines.
+    `detail` is a sentence without secrets; `fields` are further facts for machines. Quoted input is made printable and
+    truncated here.
     """
 
     def __init__(self, detail: str, **fields: object) -> None:
-        super().__init__(detail)
-        self.detail = detail
-        self.fields = fields
+        self.detail = printable(detail)
+        super().__init__(self.detail)
+        self.fields = {name: printable(value) if isinstance(value, str) else value for name, value in fields.items()}
 
 
 def find_cause(error: BaseException) -> BaseException:
-    """What one of ours was raised from, however often it was wrapped; `error` itself if nobody else failed."""
+    """The root cause of a ServiceError, through all its wrappers; `error` itself if it has none."""
     cause: BaseException | None = error
     while isinstance(cause, ServiceError):
         cause = cause.__cause__
@@ -38,15 +48,52 @@ class UnsupportedMediaTypeError(ServiceError):
 
 
 class AuthenticationError(ServiceError):
-    """Nobody we know is asking. The detail never says which check failed."""
+    """The caller is not authenticated. The detail never says which check failed."""
+
+
+class TokenFault(StrEnum):
+    """Why a token was refused: for the log, a metric and the command line. Callers aren't told."""
+
+    MISSING = "missing"
+    MALFORMED = "malformed"
+    TOO_LARGE = "too_large"
+    TYPE = "type"
+    ALGORITHM = "algorithm"
+    UNKNOWN_KEY = "unknown_key"
+    SIGNATURE = "signature"
+    EXPIRED = "expired"
+    NOT_YET = "not_yet"
+    CLOCK = "clock"
+    ISSUER = "issuer"
+    AUDIENCE = "audience"
+    CLAIM = "claim"
+    PURPOSE = "purpose"
+    USER = "user"
+
+
+class TokenRefusedError(AuthenticationError):
+    """A user's token isn't accepted."""
+
+    def __init__(self, fault: TokenFault) -> None:
+        super().__init__(NOT_AUTHENTICATED)
+        self.fault = fault
+
+
+class TokenTooLargeError(ServiceError):
+    """A user's token has more than `most` characters: the only fault that its caller is told."""
+
+    fault = TokenFault.TOO_LARGE
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"The token is too large: more than {most} characters")
 
 
 class PermissionDeniedError(ServiceError):
-    """We know who asks, and they may not."""
+    """The caller is authenticated but not authorized."""
 
 
 class ExportNotFoundError(ServiceError):
-    """No such export, or not the caller's: the two look the same."""
+    """The export doesn't exist or isn't the caller's. Both cases look the same."""
 
     def __init__(self) -> None:
         super().__init__("Export not found")
@@ -57,11 +104,11 @@ class ExportInProgressError(ServiceError):
 
 
 class ExportTooLargeError(ServiceError):
-    """More records than the cap."""
+    """The export has more records than the cap."""
 
 
 class ExportGoneError(ServiceError):
-    """The file's time is over, or its owner deleted it."""
+    """The file has expired or was deleted."""
 
 
 class ExportNotReadyError(ServiceError):
@@ -73,15 +120,22 @@ class IdempotencyConflictError(ServiceError):
 
 
 class RateLimitedError(ServiceError):
-    """Too many in too short a time; `retry_after_seconds` says how long to wait."""
+    """A rate limit or a concurrency cap is reached. The client may retry after `retry_after_seconds`."""
 
     def __init__(self, detail: str, *, retry_after_seconds: int) -> None:
         super().__init__(detail)
         self.retry_after_seconds = retry_after_seconds
 
 
+class PreconditionFailedError(ServiceError):
+    """The client wants another version than the one there is (If-Match, If-Unmodified-Since)."""
+
+    def __init__(self) -> None:
+        super().__init__("There is another version than the one that If-Match or If-Unmodified-Since asks for")
+
+
 class RangeNotSatisfiableError(ServiceError):
-    """The asked byte range lies outside the file of `size_bytes`."""
+    """The requested byte range lies outside the file of `size_bytes`."""
 
     def __init__(self, size_bytes: int) -> None:
         super().__init__("The requested range lies outside the file")
@@ -89,7 +143,7 @@ class RangeNotSatisfiableError(ServiceError):
 
 
 class UnavailableError(ServiceError):
-    """A server we depend on doesn't answer, or we are full; trying again later may help."""
+    """A server that we depend on doesn't answer, or a cap is reached. A later retry may succeed."""
 
     def __init__(self, detail: str, *, retry_after_seconds: int = 5, **fields: object) -> None:
         super().__init__(detail, **fields)
@@ -97,9 +151,9 @@ class UnavailableError(ServiceError):
 
 
 class OutageError(UnavailableError):
-    """A server we depend on answers nobody: that is no fault of what we asked it.
+    """A server we depend on is down for every request: the outage is independent of this one.
 
-    `server` is its name in the log, and in `/readyz` if that asks it: `postgresql`, `source`, `redis`, `s3`.
+    `server` is its name in the log, and in `/readyz` if `/readyz` checks it: `postgresql`, `source`, `redis`, `s3`.
     """
 
     def __init__(self, detail: str, *, server: str) -> None:
@@ -108,7 +162,7 @@ class OutageError(UnavailableError):
 
 
 class SubjectNotFoundError(ServiceError):
-    """The application's database has no such user (any more)."""
+    """The user doesn't exist in the application's database, or was erased."""
 
 
 class DocumentError(ServiceError):
@@ -116,14 +170,14 @@ class DocumentError(ServiceError):
 
 
 class ExportSupersededError(ServiceError):
-    """Another attempt has this export now, or its user cancelled it: this one may change nothing any more."""
+    """Another attempt owns this export, or its user cancelled it. This attempt must not change the export."""
 
     def __init__(self) -> None:
         super().__init__("This attempt isn't the current one any more")
 
 
-class NotificationSupersededError(ServiceError):
-    """Another worker has this mail now, or it has ended: this attempt may neither send nor change it any more."""
+class EntrySupersededError(ServiceError):
+    """Another worker owns this entry of an outbox, or the entry has ended. This attempt must not send or change it."""
 
     def __init__(self) -> None:
-        super().__init__("This attempt to send a mail isn't the current one any more")
+        super().__init__("This attempt to send isn't the current one any more")

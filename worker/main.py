@@ -1,4 +1,4 @@
-"""The worker process: arq for the queue, and beside it what needs no queue: repair and mails."""
+"""The worker process: arq consumes the queue; repair, erasure and mails run beside it without the queue."""
 
 import asyncio
 import logging
@@ -8,20 +8,24 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import arq.utils
 import arq.worker
 import redis.exceptions
 import structlog
 
-from service.bootstrap import Resources, open_resources
+from service.backends.queue import QUEUE_NAME, RUN_EXPORT, close_redis, find_job_id, open_redis
+from service.bookkeeping.exports import Export
 from service.errors import ConfigurationError, OutageError, UnavailableError
-from service.exports import Export
-from service.jobs import QUEUE_NAME, RUN_EXPORT, deserialize, open_redis, serialize
-from service.notifying import send_due_mails
-from service.servers import Servers, watch_servers
+from service.mails.sending import send_due_mails
+from service.readiness import Servers, watch_servers
+from service.resources import Resources, open_resources
 from service.settings import Settings
-from service.troubles import Trouble
+from service.telemetry.metrics import VERSION, WorkerLoop
+from service.telemetry.outages import OutageLog
+from worker.erasure import end_erased_forever
+from worker.expiry import expire_forever
 from worker.probes import serve_probes
-from worker.repair import expire_forever, repair_forever, sweep_forever
+from worker.repair import repair_forever, sweep_forever
 from worker.running import run_export
 
 RESTART_SECONDS = 1.0
@@ -34,14 +38,13 @@ QUEUE_UNAVAILABLE = (
     redis.exceptions.WatchError,  # the connection was lost between a WATCH and its EXEC
     redis.exceptions.OutOfMemoryError,
     redis.exceptions.ReadOnlyError,
+    redis.exceptions.NoPermissionError,
     OSError,
 )
 MAILS_AT_ONCE = 10
-# arq gives up jobs by their tries without calling anybody. PostgreSQL counts them; arq is never to.
-NEVER_TRIES = 1_000_000
-# How many entries arq looks through for one that nobody works at: with its 100, further workers would find none.
+# How many entries arq scans for one that is not in progress. With its default of 100, further workers would find none.
 QUEUE_READ_LIMIT = 1_000
-# How long arq waits for an export, which goes on without it, and remembers an entry that a killed worker held.
+# How long arq waits for an export, which continues afterwards; also the expiry of a killed worker's in-progress mark.
 ARQ_WAITS_SECONDS = 600
 CLEAN_UP_SECONDS = 10.0
 
@@ -49,15 +52,15 @@ logger = structlog.get_logger()
 
 
 async def work(settings: Settings) -> None:
-    """Work until SIGTERM or SIGINT, then let running exports end for a while, and hand the others back.
+    """Work until SIGTERM or SIGINT. Then give running exports a grace period and hand the rest back.
 
-    Raises ConfigurationError, as `open_resources`, if it can't start.
+    Raises ConfigurationError, like `open_resources`, if the worker can't start.
     """
-    if settings.worker_jobs > settings.pool_size:  # each needs a connection for as long as it lasts
+    if settings.worker_jobs > settings.pool_size:  # each export holds a connection until it ends
         raise ConfigurationError(
             f"CARRYOUT_WORKER_JOBS ({settings.worker_jobs}) must not exceed CARRYOUT_POOL_SIZE ({settings.pool_size})"
         )
-    logging.getLogger("arq").setLevel(logging.WARNING)  # our own events say the same, and more
+    logging.getLogger("arq").setLevel(logging.WARNING)  # our own events say the same and more
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -69,7 +72,7 @@ async def work(settings: Settings) -> None:
 
 
 class _Worker:
-    """Runs at most `worker_jobs` exports at once, whether arq or the repair asks for them."""
+    """Runs at most `worker_jobs` exports at once, requested by arq or by the repair."""
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
@@ -77,17 +80,18 @@ class _Worker:
         self._running: dict[uuid.UUID, asyncio.Task[None]] = {}
         self._stopping = False
         self._beaten_at = dict.fromkeys(("queue", "repair", "mails"), time.monotonic())
-        self._queue_trouble = Trouble("queue_unavailable", "queue_available")
+        self._queue_outages = OutageLog("queue_unavailable", "queue_available")
 
     async def run(self, stopping: asyncio.Event) -> None:
         queue = asyncio.create_task(self._restarting("queue", self._consume))
         loops = {
             asyncio.create_task(self._restarting("repair", self._repair)),
             asyncio.create_task(self._restarting("expiry", lambda: expire_forever(self._resources))),
+            asyncio.create_task(self._restarting("erasure", lambda: end_erased_forever(self._resources))),
             asyncio.create_task(self._restarting("sweep", lambda: sweep_forever(self._resources))),
             asyncio.create_task(self._restarting("mails", self._mail_forever)),
         }
-        await logger.ainfo("worker_started", jobs=self._resources.settings.worker_jobs)
+        await logger.ainfo("worker_started", version=VERSION, jobs=self._resources.settings.worker_jobs)
         await stopping.wait()
         await logger.ainfo("worker_stopping", running=len(self._running))
         self._stopping = True
@@ -95,12 +99,12 @@ class _Worker:
         await _cancel(loops)
         await self._finish()
 
-    async def _restarting(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        """Run for ever: a lost Redis, or rubbish in the queue, ends no worker."""
+    async def _restarting(self, name: WorkerLoop, run: Callable[[], Awaitable[None]]) -> None:
+        """Restart the loop after every failure: losing Redis, or invalid queue entries, must not end the worker."""
         while True:
             try:
                 await run()
-            except Exception as error:  # noqa: BLE001 (whatever it is, the others go on)
+            except Exception as error:  # noqa: BLE001 (no failure may end the other loops)
                 self._resources.metrics.loop_failures.labels(name).inc()
                 await logger.aerror("worker_loop_failed", loop=name, exc_info=error)
             await asyncio.sleep(RESTART_SECONDS)
@@ -108,10 +112,13 @@ class _Worker:
     def start(self, export: Export) -> None:
         self._start(export.id)
 
-    def is_alive(self) -> bool:
-        """Whether each loop has come round in time, which failing servers don't keep it from.
+    def is_free(self) -> bool:
+        return len(self._running) < self._resources.settings.worker_jobs
 
-        The loops that wait for S3 aren't watched: starting again mends no storage, and their metrics tell of it.
+    def is_alive(self) -> bool:
+        """Whether each loop has completed an iteration in time. An outage of a server doesn't delay these loops.
+
+        Loops that wait for S3 are not watched: a restart can't repair the storage, and their metrics show the outage.
         """
         return min(self._beaten_at.values()) > time.monotonic() - MAX_SILENCE_SECONDS
 
@@ -119,7 +126,7 @@ class _Worker:
         self._beaten_at[loop] = time.monotonic()
 
     def _start(self, job_id: uuid.UUID) -> "asyncio.Task[None]":
-        """The task that makes the export; an export that is being made here already isn't begun twice."""
+        """The task that makes the export. At most one task per export runs in this process."""
         if job_id not in self._running:
             task = self._running[job_id] = asyncio.create_task(self._run(job_id))
             task.add_done_callback(lambda _: self._running.pop(job_id))
@@ -131,22 +138,21 @@ class _Worker:
                 await run_export(self._resources, job_id)
 
     async def _finish(self) -> None:
-        """Running exports may end in `worker_grace_seconds`; what is left is cancelled, and so handed back."""
+        """Wait `worker_grace_seconds` for running exports, then cancel the rest, which hands them back."""
         left = set(self._running.values())
         if left:
             _, left = await asyncio.wait(left, timeout=self._resources.settings.worker_grace_seconds)
         await _cancel(left)
 
-    async def _run_export(self, _context: dict[Any, Any], *arguments: Any) -> None:
-        """What arq calls. Its own cancellation must not reach the export, which `_finish` ends."""
-        (job_id,) = arguments
-        await asyncio.shield(self._start(uuid.UUID(job_id)))
+    async def _run_export(self, _context: dict[Any, Any], job_id: uuid.UUID) -> None:
+        """The function registered with arq. The shield keeps its cancellation off the export, which `_finish` ends."""
+        await asyncio.shield(self._start(job_id))
 
     async def _repair(self) -> None:
-        await repair_forever(self._resources, self.start, beat=lambda: self._beat("repair"))
+        await repair_forever(self._resources, self.start, self.is_free, beat=lambda: self._beat("repair"))
 
     async def _consume(self) -> None:
-        async with self._queue_trouble.noting(OutageError):
+        async with self._queue_outages.catching(OutageError):
             await self._run_consumer()
 
     async def _run_consumer(self) -> None:
@@ -154,63 +160,108 @@ class _Worker:
         settings = self._resources.settings
         connection = open_redis(settings.redis_url)
         consumer = _Consumer(
-            self._has_looked,
-            [arq.worker.func(self._run_export, name=RUN_EXPORT, keep_result=0)],  # type: ignore[arg-type] # no keywords come
+            self._has_polled,
+            [arq.worker.func(self._run_export, name=RUN_EXPORT)],  # type: ignore[arg-type] # called by _Consumer alone
             queue_name=QUEUE_NAME,
             redis_pool=connection,
-            job_serializer=serialize,
-            job_deserializer=deserialize,
             handle_signals=False,
             max_jobs=settings.worker_jobs,
             queue_read_limit=QUEUE_READ_LIMIT,
             poll_delay=settings.worker_poll_seconds,
             job_timeout=ARQ_WAITS_SECONDS,
-            max_tries=NEVER_TRIES,
-            keep_result=0,
-            log_results=False,
         )
         try:
             await consumer.async_run()
         except QUEUE_UNAVAILABLE as error:
             raise OutageError("Redis is not available", server="redis") from error
         except Exception:
-            # Rubbish that arq can't even pass over; it would end every consumer, again and again.
+            # arq can't skip an entry that it can't read, so every new consumer would fail on it again.
             await self._resources.queue.discard()
             raise
         finally:
-            # It cancels what arq awaits, and would raise that; the exports themselves go on, see `_run_export`.
+            # close() cancels arq's tasks and would raise their cancellation. The exports continue: see `_run_export`.
             await asyncio.gather(consumer.close(), return_exceptions=True)
-            await connection.aclose(close_connection_pool=True)  # which it left open if Redis or a job failed
+            await close_redis(connection)  # close() leaves it open if Redis or a job failed
 
-    async def _has_looked(self) -> None:
+    async def _has_polled(self) -> None:
         self._beat("queue")
-        await self._queue_trouble.end()
+        await self._queue_outages.end()
 
     async def _mail_forever(self) -> None:
-        trouble = Trouble("mails_postponed", "mails_resumed")
+        outages = OutageLog("mails_postponed", "mails_resumed")
         while True:
             self._beat("mails")
             tried = 0
-            async with trouble.noting(UnavailableError):
+            async with outages.catching(UnavailableError):
                 tried = await send_due_mails(self._resources, limit=MAILS_AT_ONCE)
             if tried < MAILS_AT_ONCE:
                 await asyncio.sleep(MAILS_SECONDS)
 
 
 class _Consumer(arq.worker.Worker):
-    """Calls `has_looked` each time it has looked into the queue."""
+    """Runs the exports named by the queue's ids, and reads only these ids from Redis.
 
-    def __init__(self, has_looked: Callable[[], Awaitable[None]], *arguments: Any, **options: Any) -> None:
+    arq would read each job's value, which another user of the same Redis may have written, in any size.
+    """
+
+    def __init__(self, has_polled: Callable[[], Awaitable[None]], *arguments: Any, **options: Any) -> None:
+        """`has_polled` is called after each poll of the queue."""
         super().__init__(*arguments, **options)
-        self._has_looked = has_looked
+        self._has_polled = has_polled
+
+    async def main(self) -> None:
+        """Arq would first log what INFO and DBSIZE say, to which a user with rights to our keys alone has none."""
+        async for _ in arq.utils.poll(self.poll_delay_s):
+            await self._poll_iteration()
 
     async def heart_beat(self) -> None:
-        await self._has_looked()
         await super().heart_beat()
+        await self._has_polled()
+
+    async def start_jobs(self, job_ids: list[bytes]) -> None:
+        """Drop ids that are not Carryout's. If none of a full batch can start, the next poll reads at a higher offset.
+
+        Another user of the same Redis may have marked the whole batch as in progress, without an expiry.
+        """
+        if foreign := [entry for entry in job_ids if find_job_id(entry) is None]:
+            await self.pool.zrem(self.queue_name, *foreign)
+        await self._date_undated()
+        running = len(self.tasks)
+        await super().start_jobs([entry for entry in job_ids if find_job_id(entry) is not None])
+        stuck = len(job_ids) == self.queue_read_limit and len(self.tasks) == running and not foreign
+        self._queue_read_offset = self._queue_read_offset + len(job_ids) if stuck else 0
+
+    async def _date_undated(self) -> None:
+        """Arq fails at an entry with the score -inf, which another user of the same Redis may have written."""
+        limit = self.queue_read_limit
+        if undated := await self.pool.zrangebyscore(self.queue_name, "-inf", "-inf", start=0, num=limit):
+            await self.pool.zadd(self.queue_name, dict.fromkeys(undated, 1), xx=True)
+
+    async def run_job(self, job_id: str, score: int) -> None:  # noqa: ARG002 (arq's)
+        ended = True
+        try:
+            async with asyncio.timeout(ARQ_WAITS_SECONDS):
+                await self.functions[RUN_EXPORT].coroutine(self.ctx, find_job_id(job_id.encode()))
+        except TimeoutError:
+            pass  # the export continues
+        except asyncio.CancelledError:
+            ended = False  # the worker stops; another worker takes the entry
+        except Exception as error:  # noqa: BLE001 (one export's defect must not end the consumer)
+            await logger.aerror("export_unrecorded", entry=job_id, exc_info=error)
+        finishing = self.finish_job(
+            job_id,
+            finish=ended,
+            result_data=None,
+            result_timeout_s=None,
+            keep_result_forever=False,
+            incr_score=None,
+            keep_in_progress=None,
+        )
+        await asyncio.shield(finishing)
 
 
 async def _cancel(tasks: set["asyncio.Task[None]"]) -> None:
-    """Once: they may need their time to hand back an export, or to hear a mail server's answer."""
+    """Cancel each task once. A task may need time to hand back its export or to read a mail server's reply."""
     for task in tasks:
         task.cancel()
     if tasks:
@@ -218,7 +269,7 @@ async def _cancel(tasks: set["asyncio.Task[None]"]) -> None:
 
 
 async def _cancel_stubborn(task: "asyncio.Task[None]") -> None:
-    """Until it has ended: a client that is just connecting to Redis can swallow a cancellation."""
+    """Cancel the task until it ends, because a Redis client that is connecting can swallow a cancellation."""
     while not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=CANCEL_AGAIN_SECONDS)

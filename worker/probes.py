@@ -1,17 +1,17 @@
-"""What Kubernetes and Prometheus ask a worker."""
+"""The worker's HTTP endpoints for Kubernetes and Prometheus."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from service.bootstrap import Resources
 from service.errors import ConfigurationError
+from service.resources import Resources
 
 
 @asynccontextmanager
 async def serve_probes(resources: Resources, is_alive: Callable[[], bool]) -> AsyncIterator[None]:
-    """Answer on every address, at the port of the settings; 0 is none. Raises ConfigurationError if it is taken."""
+    """Listen on all addresses at the configured port; 0 disables it. Raises ConfigurationError if it is in use."""
     port = resources.settings.worker_metrics_port
     if not port:
         yield

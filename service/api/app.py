@@ -1,66 +1,49 @@
 """The API as one value: routes, middleware and error handlers."""
 
 import asyncio
-import re
-from collections.abc import Callable
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import Route
 
-from service.api import docs, downloads, events, exports, health, metrics, page, streams, users
-from service.api.errors import exception_handlers
-from service.api.middleware import BodyLimitMiddleware, RequestMiddleware
+from service.api import docs, downloads, events, exports, health, lists, metrics, page, sections, streams
+from service.api.http.body_limit import MAX_BODY_BYTES, BodyLimitMiddleware
+from service.api.http.cors import share_with
+from service.api.http.middleware import RequestMiddleware
+from service.api.http.problems import exception_handlers
+from service.api.http.proxies import ProxyMiddleware
 from service.api.openapi import create_document
-from service.api.proxies import ProxyMiddleware
 from service.api.reference import REFERENCE
-from service.api.requests import MAX_BODY_BYTES
-from service.bootstrap import Resources
-from service.servers import Servers
+from service.readiness import Servers
+from service.resources import Resources
 
-
-class ExactRoute(Route):
-    """Matches whole paths. Starlette's patterns end with `$`, which matches before a last newline, too: `/metrics%0a`
-    would pass a proxy that keeps `/metrics` off.
-    """
-
-    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        super().__init__(path, endpoint, **options)
-        self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z")
-
-
+# The first matching route wins, so `/api/export/stream` and its like must precede `/api/export/{job_id}`.
 ROUTES = (
-    ExactRoute("/", page.show_page, include_in_schema=False),
-    ExactRoute("/assets/{name}", page.show_asset, include_in_schema=False),
-    ExactRoute("/livez", health.livez),
-    ExactRoute("/readyz", health.readyz),
-    ExactRoute("/metrics", metrics.show_metrics),
-    ExactRoute("/api/export", exports.create_export, methods=["POST"]),
-    ExactRoute("/api/export", exports.list_exports),
-    ExactRoute("/api/v1/users/export", users.export_users),
-    ExactRoute("/api/v1/users/export-full", users.export_users_full),
-    ExactRoute("/api/v1/users/export-alive", users.show_alive),
-    ExactRoute("/api/v1/users/export-simple", users.show_simple),
-    ExactRoute("/api/export/stream", streams.stream_export),
-    ExactRoute("/api/export/{job_id}", exports.show_export),
-    ExactRoute("/api/export/{job_id}", exports.delete_export, methods=["DELETE"]),
-    ExactRoute("/api/export/{job_id}/events", events.watch_export),
-    ExactRoute("/api/export/{job_id}/download", downloads.download_export),
-    ExactRoute("/api/export/{job_id}/downloads", downloads.list_downloads),
-    ExactRoute("/openapi.json", docs.show_document),
-    ExactRoute("/docs", docs.show_page),
-    ExactRoute("/docs/{name}", docs.show_asset, include_in_schema=False),
+    *page.ROUTES,
+    *health.ROUTES,
+    *metrics.ROUTES,
+    *streams.ROUTES,
+    *sections.ROUTES,
+    *exports.ROUTES,
+    *events.ROUTES,
+    *downloads.ROUTES,
+    *lists.ROUTES,
+    *docs.ROUTES,
 )
 
 
 def create_app(resources: Resources) -> Starlette:
-    """`resources` stay the caller's, who opens them before and closes them after the server."""
+    """The caller owns `resources`: it opens them before the server starts and closes them after it has stopped."""
     app = Starlette(
         routes=ROUTES,
         middleware=[
             Middleware(ProxyMiddleware, trusted=resources.settings.trusted_proxies),
-            Middleware(RequestMiddleware, metrics=resources.metrics, tracer=resources.tracer),
+            *share_with(resources.settings.cors_origins),
+            Middleware(
+                RequestMiddleware,
+                metrics=resources.metrics,
+                tracer=resources.tracer,
+                log_probes=resources.settings.log_probes,
+            ),
             Middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES),
         ],
         exception_handlers=exception_handlers,
@@ -69,10 +52,11 @@ def create_app(resources: Resources) -> Starlette:
     app.state.resources = resources
     app.state.servers = Servers(resources)
     app.state.docs = docs.load_docs()
-    app.state.page = page.load_page(resources.settings.public_url)
+    app.state.page = page.load_page(resources.settings)
     app.state.page_assets = page.load_page_assets()
     app.state.watchers = events.Watchers()
+    app.state.list_shares = lists.create_shares(resources.settings)
     app.state.document = docs.fix_document(create_document(ROUTES, REFERENCE, public_url=resources.settings.public_url))
     app.state.draining = False
-    app.state.wrong_keys = asyncio.Semaphore(users.MAX_DELAYED_KEYS)
+    app.state.wrong_keys = asyncio.Semaphore(lists.MAX_DELAYED_KEYS)
     return app

@@ -1,4 +1,4 @@
-"""`/openapi.json`, and `/docs`, which shows it with assets of this package: no browser is sent elsewhere."""
+"""`/openapi.json`, and `/docs`, which renders it with assets of this package, without third-party hosts."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,11 +7,14 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.static import Fixed, fix, load_assets, respond
+from service import errors
+from service.api.http.static import Fixed, fix, load_assets, respond
+from service.api.operations import Answer, Operation
+from service.api.routing import ExactRoute
 
 ASSETS_DIR = Path(__file__).resolve().parent / "assets"
 PAGE = "docs.html"
-# Swagger UI draws its icons from data: URLs. Its style attributes are set by script, which needs no permission.
+# Swagger UI loads icons from data: URLs. Its scripts set style attributes, which style-src doesn't restrict.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -22,8 +25,8 @@ def fix_document(document: Mapping[str, object]) -> Fixed:
     return fix(msgspec.json.encode(document), "application/json")
 
 
-def load_docs() -> dict[str, Fixed]:
-    """The page and what it loads, by name."""
+def load_docs() -> Mapping[str, Fixed]:
+    """The page and its assets, by name."""
     return load_assets(ASSETS_DIR)
 
 
@@ -38,3 +41,40 @@ async def show_page(request: Request) -> Response:
 async def show_asset(request: Request) -> Response:
     asset = request.app.state.docs.get(request.path_params["name"])
     return respond(request, asset, policy=CONTENT_SECURITY_POLICY)
+
+
+FIXED_HEADERS = ("ETag", "Content-Encoding")
+SHOW_DOCUMENT = Operation(
+    tag="Reference",
+    summary="This document",
+    headers=["If-None-Match", "If-Match", "Accept-Encoding"],
+    answers={
+        200: Answer(
+            description="OpenAPI 3.1.",
+            content={"application/json": {"schema": {"type": "object"}}},
+            headers=FIXED_HEADERS,
+        ),
+        304: Answer(description="The client's copy is current.", headers=["ETag"]),
+    },
+    refusals=(errors.PreconditionFailedError(),),
+)
+SHOW_PAGE = Operation(
+    tag="Reference",
+    summary="This document for people",
+    headers=["If-None-Match", "If-Match", "Accept-Encoding"],
+    answers={
+        200: Answer(
+            description="A page.",
+            content={"text/html": {"schema": {"type": "string"}}},
+            headers=FIXED_HEADERS,
+        ),
+        304: Answer(description="The client's copy is current.", headers=["ETag"]),
+    },
+    refusals=(errors.PreconditionFailedError(),),
+)
+
+ROUTES = (
+    ExactRoute("/openapi.json", show_document, SHOW_DOCUMENT),
+    ExactRoute("/docs", show_page, SHOW_PAGE),
+    ExactRoute("/docs/{name}", show_asset),
+)

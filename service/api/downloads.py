@@ -1,8 +1,13 @@
-"""The link: who may follow it, until when, and what they get."""
+"""Downloads of an export's file, by its signed link or with the owner's token."""
 
+import base64
+import datetime as dt
+import hashlib
 import re
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
@@ -10,28 +15,46 @@ from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from service import exporting
-from service.api.auth import link_actor, require_user, resources_of, user_actor
+from service import errors
+from service.api.callers import link_actor, require_user, resources_of, user_actor
+from service.api.examples import (
+    COMPLETED_AT,
+    DOCUMENT,
+    ESCAPED_PATH,
+    GONE,
+    JOB_ID,
+    NOT_FOUND,
+    NOT_READY,
+    SERVERS_FAIL,
+    TOKEN_REFUSED,
+    UNKNOWN_PARAMETER,
+)
 from service.api.exports import MAX_PAGE_SIZE, PAGE_SIZE, Instant, NextPage
-from service.api.requests import job_id_of, read_query
-from service.api.responses import ChunkedStream, attachment_headers, json_response
-from service.audit import Actor, AuditEvent
-from service.auth import BIGINT
-from service.bootstrap import Resources
-from service.encoders import MEDIA_TYPES
-from service.errors import ExportNotFoundError, RangeNotSatisfiableError
-from service.exports import Export
+from service.api.http.permitted import while_permitted
+from service.api.http.preconditions import Version, allows_range, is_current, version_of
+from service.api.http.requests import job_id_of, prefers, read_query
+from service.api.http.responses import ChunkedStream, StreamEnd, attachment_headers, json_response
+from service.api.operations import Answer, Operation
+from service.api.routing import ExactRoute
+from service.bookkeeping.audit import Actor, AuditEvent
+from service.bookkeeping.exports import Export
+from service.errors import ExportGoneError, ExportNotFoundError, RangeNotSatisfiableError, UnavailableError
+from service.exports import files, owner_checks
+from service.resources import Resources
+from service.user_ids import BIGINT
 
 MAX_PRESIGNED_SECONDS = 300
-# A click in the link's last second is in time; to follow the redirect takes a moment.
+# The presigned URL may outlive the link: after a click in the last second, the client still follows the redirect.
 MIN_PRESIGNED_SECONDS = 10
-RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+REDIRECTED = "redirected"
+NO_REDIRECT = "no-redirect"
+RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE)
 
 DownloadId = Annotated[int, Meta(ge=1, le=BIGINT.stop - 1)]
 
 
 class Slice(NamedTuple):
-    """The asked bytes, from `first` to `last` inclusive; `partial` if they were asked for by a Range header."""
+    """The requested bytes, from `first` to `last` inclusive; `partial` if a Range header requested them."""
 
     first: int
     last: int
@@ -39,13 +62,17 @@ class Slice(NamedTuple):
 
 
 class Download(msgspec.Struct, frozen=True):
-    """That somebody fetched the file, or a part of it."""
+    """A response with the file or a part of it, or a redirect to the file storage, which doesn't report fetches."""
 
-    id: Annotated[DownloadId, Meta(description="Of its event in the operators' audit trail.")]
+    id: Annotated[DownloadId, Meta(description="The id of the download's event in the operators' audit trail.")]
     downloaded_at: Instant
-    by: Annotated[Literal["owner", "link"], Meta(description="Signed in, or whoever holds the link.")]
+    by: Annotated[Literal["owner", "link"], Meta(description="`owner`: signed in. `link`: a holder of the link.")]
     ip: str | None
     user_agent: str | None
+    sent_by: Annotated[
+        Literal["service", "storage"],
+        Meta(description="`storage`: by a link that works for five minutes, any number of times."),
+    ]
 
 
 class DownloadPage(msgspec.Struct, frozen=True):
@@ -56,19 +83,19 @@ class DownloadPage(msgspec.Struct, frozen=True):
 
 
 class DownloadPageQuery(msgspec.Struct, frozen=True):
-    after: Annotated[DownloadId | UnsetType, Meta(description="The `id` of the last download of the page before.")] = (
-        UNSET
-    )
+    after: Annotated[
+        DownloadId | UnsetType, Meta(description="The `id` of the last download of the previous page.")
+    ] = UNSET
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_SIZE, description="Downloads per page.")] = PAGE_SIZE
 
 
 async def list_downloads(request: Request) -> Response:
-    """For the owner, who learns from it whether the link has got around."""
+    """Shows the owner whether other people have used the link."""
     resources = resources_of(request)
     user_id = await require_user(request)
     page = read_query(request, DownloadPageQuery)
-    export = await exporting.get_owned(resources, job_id_of(request), user_id, user_actor(request, user_id))
-    async with exporting.open_connection(resources) as connection:
+    export = await owner_checks.get_owned(resources, job_id_of(request), user_id, user_actor(request, user_id))
+    async with resources.connection() as connection:
         found = await resources.audit.list_downloads(
             connection, export.id, after=page.after or None, limit=page.limit + 1
         )
@@ -79,55 +106,75 @@ async def list_downloads(request: Request) -> Response:
 
 
 async def download_export(request: Request) -> Response:
-    """Answers the signed link and the owner's token. HEAD looks only: it isn't audited, and nothing is minted."""
+    """Serves the signed link and the owner's token. HEAD isn't audited and mints no presigned URL.
+
+    The storage is asked for the file first, as it answers the presigned URL of a missing object with a page of XML.
+    """
     resources = resources_of(request)
     job_id = job_id_of(request)
     actor = await _authorize(request, resources, job_id)
-    async with exporting.open_connection(resources) as connection:
-        export = await exporting.get_file(resources, connection, job_id)
-    if request.method == "HEAD":
-        return Response(headers=_file_headers(export) | {"Content-Length": str(export.size_bytes)})
-    if resources.settings.download_mode == "redirect":
+    async with resources.connection() as connection:
+        export = await files.get_file(resources, connection, job_id)
+    if not await resources.storage.has(files.key_of(export)):
+        await files.note_missing(resources, export)
+        raise ExportGoneError(files.LOST)
+    stays = prefers(request, NO_REDIRECT)
+    redirects = resources.settings.download_mode == "redirect" and not stays
+    if request.method == "GET" and redirects:  # the storage has validators of its own
         return await _redirect(resources, export, actor)
-    return await _proxy(request, resources, export, actor)
+    version = _version(export)
+    if is_current(request, version):
+        response = Response(status_code=304, headers=version.headers)
+    elif request.method == "HEAD":
+        response = Response(headers=_file_headers(export) | {"Content-Length": str(export.size_bytes)})
+    else:
+        response = await _proxy(request, resources, export, actor)
+    if stays:
+        response.headers["Preference-Applied"] = NO_REDIRECT
+    return response
 
 
 def _download(event: AuditEvent) -> Download:
     by: Literal["owner", "link"] = "owner" if event.actor_type == "user" else "link"
-    return Download(event.id, event.occurred_at, by, event.ip, event.user_agent)
+    sent_by: Literal["service", "storage"] = "storage" if event.outcome == REDIRECTED else "service"
+    return Download(event.id, event.occurred_at, by, event.ip, event.user_agent, sent_by)
 
 
 async def _authorize(request: Request, resources: Resources, job_id: uuid.UUID) -> Actor:
-    """By the link's signature if there is one, else by the owner's token. Other query parameters are let through:
-    mail gateways add their own.
+    """Authorize by the link's signature if there is one, else by the owner's token.
+
+    Unknown query parameters are ignored: mail gateways add their own.
     """
     if "signature" not in request.query_params:
         user_id = await require_user(request)
         actor = user_actor(request, user_id)
-        await exporting.get_owned(resources, job_id, user_id, actor)
+        await owner_checks.get_owned(resources, job_id, user_id, actor)
         return actor
     try:
         resources.links.verify(job_id, _only_value(request, "expires"), _only_value(request, "signature"))
     except ExportNotFoundError:
-        await exporting.record_denied(resources, job_id, link_actor(request))
+        await owner_checks.record_denied(resources, job_id, link_actor(request))
         raise
     return link_actor(request)
 
 
 def _only_value(request: Request, name: str) -> str:
-    """Empty, which no link holds, unless it is given exactly once: others on the way may heed the other one."""
+    """The parameter's value; empty, which is never valid, unless it is given exactly once.
+
+    If it is repeated, a proxy may evaluate another value than the service.
+    """
     values = request.query_params.getlist(name)
     return values[0] if len(values) == 1 else ""
 
 
 async def _redirect(resources: Resources, export: Export, actor: Actor) -> Response:
     url = await resources.storage.presign(
-        exporting.key_of(export),
+        files.key_of(export),
         filename=_filename(export),
-        content_type=MEDIA_TYPES[export.format],
+        content_type=export.format.media_type,
         expires_in_seconds=max(MIN_PRESIGNED_SECONDS, min(MAX_PRESIGNED_SECONDS, int(export.seconds_left or 0))),
     )
-    await exporting.record_download(resources, export, actor, outcome="redirected")
+    await files.record_download(resources, export, actor, outcome=REDIRECTED)
     return RedirectResponse(url, 302)
 
 
@@ -136,29 +183,80 @@ async def _proxy(request: Request, resources: Resources, export: Export, actor: 
     headers = _file_headers(export) | {"Content-Length": str(wanted.last - wanted.first + 1)}
     if wanted.partial:
         headers["Content-Range"] = f"bytes {wanted.first}-{wanted.last}/{export.size_bytes}"
+    download = _ProxiedDownload(resources, export, actor)
     return ChunkedStream(
-        _chunks(resources, export, actor, wanted),
+        while_permitted(download.chunks(wanted), download.require_file),
         status_code=206 if wanted.partial else 200,
-        media_type=MEDIA_TYPES[export.format],
+        media_type=export.format.media_type,
         headers=headers,
+        on_end=download.end,
+        max_seconds=min(resources.settings.stream_seconds, export.seconds_left or 0),
     )
 
 
-async def _chunks(resources: Resources, export: Export, actor: Actor, wanted: Slice) -> AsyncGenerator[bytes, None]:
-    byte_range = (wanted.first, wanted.last) if wanted.partial else None
-    outcome = f"bytes {wanted.first}-{wanted.last}" if wanted.partial else "proxied"
-    async with resources.storage.open_download(exporting.key_of(export), byte_range, owner=export.user_id) as chunks:
-        await exporting.record_download(resources, export, actor, outcome=outcome)  # what can't be had is no download
-        async for chunk in chunks:
-            yield chunk
+@dataclass
+class _ProxiedDownload:
+    """A proxied download. It is cut when its link expires, and soon after its file is deleted."""
+
+    resources: Resources
+    export: Export
+    actor: Actor
+    _gone: bool = field(default=False, init=False)
+
+    async def chunks(self, wanted: Slice) -> AsyncGenerator[bytes, None]:
+        key, byte_range = files.key_of(self.export), (wanted.first, wanted.last) if wanted.partial else None
+        outcome = f"bytes {wanted.first}-{wanted.last}" if wanted.partial else "proxied"
+        async with self.resources.storage.open_download(key, byte_range, owner=self.export.user_id) as chunks:
+            # An unavailable file is not a download, so it is not audited.
+            await files.record_download(self.resources, self.export, self.actor, outcome=outcome)
+            async for chunk in chunks if wanted.partial else _verified(chunks, self.export):
+                yield chunk
+
+    async def require_file(self) -> None:
+        """Raise ExportGoneError once the link has ended. During an outage of PostgreSQL, its last answer holds."""
+        try:
+            with suppress(UnavailableError):
+                async with self.resources.connection() as connection:
+                    await files.get_file(self.resources, connection, self.export.id)
+        except ExportGoneError:
+            self._gone = True
+            raise
+
+    async def end(self, end: StreamEnd) -> None:
+        """Audit that the download was cut, and why, so that the trail shows the effect of a deletion."""
+        if end is StreamEnd.TOO_LONG or self._gone:
+            async with self.resources.transaction() as connection:
+                now = await self.resources.exports.find(connection, self.export.id)
+                await self.resources.exports.record_cut(connection, self.export, self.actor, outcome=self._reason(now))
+
+    def _reason(self, now: Export | None) -> str:
+        if now is None or now.expires_at != self.export.expires_at:
+            return "deleted"
+        return "expired" if now.expired else StreamEnd.TOO_LONG
+
+
+async def _verified(chunks: AsyncIterator[bytes], export: Export) -> AsyncIterator[bytes]:
+    """Yield `chunks`, the last one only if all are the export's file. So another file never looks complete."""
+    digest, left, held = hashlib.sha256(), export.size_bytes or 0, b""
+    async for chunk in chunks:
+        digest.update(chunk)
+        left -= len(chunk)
+        if left < 0:
+            break
+        if held:
+            yield held
+        held = chunk
+    if digest.digest() != export.sha256:
+        raise UnavailableError("The file in the storage is not the file that was made")
+    yield held
 
 
 def _slice(request: Request, export: Export) -> Slice:
-    """One range, as RFC 9110 (14.2) says; what it lets a server ignore is answered with the whole file."""
+    """The single requested range (RFC 9110, 14.2). For ranges that the RFC lets a server ignore, the whole file."""
     size = export.size_bytes or 0
     whole = Slice(0, size - 1, partial=False)
     match = RANGE.fullmatch(request.headers.get("range", ""))
-    if not match or request.headers.get("if-range", _etag(export)) != _etag(export):
+    if not match or not allows_range(request, _version(export)):
         return whole
     first, last = match.groups()
     if not first and not last:
@@ -174,8 +272,8 @@ def _slice(request: Request, export: Export) -> Slice:
     return Slice(start, end, partial=True)
 
 
-def _etag(export: Export) -> str:
-    return f'"{(export.sha256 or b"").hex()}"'
+def _version(export: Export) -> Version:
+    return version_of(f'"{(export.sha256 or b"").hex()}"', export.completed_at)
 
 
 def _filename(export: Export) -> str:
@@ -185,7 +283,74 @@ def _filename(export: Export) -> str:
 def _file_headers(export: Export) -> dict[str, str]:
     return {
         **attachment_headers(_filename(export)),
-        "Content-Type": MEDIA_TYPES[export.format],
+        "Content-Type": export.format.media_type,
         "Accept-Ranges": "bytes",
-        "ETag": _etag(export),
+        **_version(export).headers,
+        "Repr-Digest": f"sha-256=:{base64.b64encode(export.sha256 or b'').decode()}:",  # RFC 9530
     }
+
+
+DOWNLOADS = DownloadPage(
+    [Download(4_711, COMPLETED_AT + dt.timedelta(hours=1), "link", "192.0.2.7", "curl/8.5.0", "storage")],
+    f"/api/export/{JOB_ID}/downloads?limit=1&after=4711",
+)
+LIST_DOWNLOADS = Operation(
+    tag="Exports",
+    summary="List an export's downloads, newest first",
+    description="Shows whether other people have used the link. If the service redirects to the file storage, an entry "
+    "is a "
+    "presigned link (`sent_by` is `storage`): its holder may have fetched the file several times in the five "
+    "minutes that it works, or not at all. In proxy mode each entry is one response (`sent_by` is `service`).",
+    security=["userToken"],
+    query=DownloadPageQuery,
+    answers={200: Answer(description="A page of downloads.", example=DOWNLOADS)},
+    refusals=(UNKNOWN_PARAMETER, *TOKEN_REFUSED, NOT_FOUND, *SERVERS_FAIL),
+)
+FILE_HEADERS = ("Content-Disposition", "Accept-Ranges", "ETag", "Last-Modified", "Repr-Digest", "Preference-Applied")
+CONDITIONS = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
+CURRENT = Answer(description="The client's copy is current.", headers=["ETag", "Last-Modified", "Preference-Applied"])
+LINK_REFUSALS = (
+    ESCAPED_PATH,
+    *TOKEN_REFUSED,
+    NOT_FOUND,
+    NOT_READY,
+    GONE,
+    errors.PreconditionFailedError(),
+    *SERVERS_FAIL,
+)
+DOWNLOAD_EXPORT = Operation(
+    tag="Exports",
+    summary="Download an export's file",
+    description="With the signed link or the owner's token. The service redirects to the file storage or, with "
+    "`Prefer: no-redirect` or `CARRYOUT_DOWNLOAD_MODE=proxy`, sends the file itself, and supports ranges and "
+    "conditions. Otherwise don't send an `Authorization` header on to the storage, which may refuse it: the link needs "
+    "none.",
+    security=["userToken", "downloadLink"],
+    headers=["expires", "Prefer-no-redirect", "Range", "If-Range", *CONDITIONS],
+    answers={
+        200: Answer(description="The file.", content=DOCUMENT, headers=FILE_HEADERS),
+        206: Answer(
+            description="The requested part of the file.",
+            content={media_type: {} for media_type in DOCUMENT},
+            headers=[*FILE_HEADERS, "Content-Range"],
+        ),
+        304: CURRENT,
+        302: Answer(description="The file is at `Location`, for at most five minutes.", headers=["Location"]),
+    },
+    refusals=(*LINK_REFUSALS, errors.RangeNotSatisfiableError(51_200)),
+    head=Operation(
+        tag="Exports",
+        summary="Get the headers of an export's file",
+        description="A HEAD request isn't recorded as a download.",
+        security=["userToken", "downloadLink"],
+        headers=["expires", "Prefer-no-redirect", *CONDITIONS],
+        answers={200: Answer(description="The file's headers.", headers=FILE_HEADERS), 304: CURRENT},
+        refusals=LINK_REFUSALS,
+    ),
+)
+
+
+ROUTES = (
+    ExactRoute("/api/export/{job_id}/download", download_export, DOWNLOAD_EXPORT),
+    ExactRoute("/api/export/{job_id}/downloads", list_downloads, LIST_DOWNLOADS),
+)

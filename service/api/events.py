@@ -3,28 +3,33 @@
 import asyncio
 import time
 import uuid
-from collections import Counter
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import exporting
-from service.api.auth import require_user, resources_of, user_actor
-from service.api.exports import ExportView, view_export
-from service.api.requests import job_id_of, query_params
-from service.api.responses import ChunkedStream
-from service.bootstrap import Resources
-from service.database import UserId
+from service import errors
+from service.api.callers import require_access, resources_of, user_actor
+from service.api.examples import NOT_FOUND, SERVERS_FAIL, TOKEN_REFUSED, UNKNOWN_PARAMETER
+from service.api.exports import FAILED_EXPORT, ExportView, view_export
+from service.api.http.requests import job_id_of, query_params
+from service.api.http.responses import ChunkedStream
+from service.api.operations import Answer, Operation
+from service.api.routing import ExactRoute
+from service.bookkeeping.exports import ExportStatus
 from service.errors import ExportNotFoundError, RateLimitedError, UnavailableError
-from service.exports import ExportStatus
+from service.exports import owner_checks
+from service.resources import Resources
+from service.user_ids import UserId
 
 MEDIA_TYPE = "text/event-stream"
 POLL_SECONDS = 0.5
 HEARTBEAT_SECONDS = 15.0
-# Clients come back, then perhaps to another process, and show a token that is still valid.
+# Clients reconnect after this, perhaps to another process.
 MAX_SECONDS = 600.0
 MAX_WATCHERS = 100
 MAX_WATCHERS_PER_USER = 5
@@ -33,52 +38,83 @@ RETRY_AFTER_SECONDS = 10
 ENDED = {ExportStatus.COMPLETED, ExportStatus.FAILED}
 RECONNECT = b"retry: 2000\n\n"
 HEARTBEAT = b":\n\n"
-# Without data a browser would drop it.
+# Browsers drop an event without data.
 END = b"event: end\ndata: {}\n\n"
 
 
+@dataclass(eq=False)
+class Place:
+    """An open event stream's; it ends when it has lost its place."""
+
+    is_lost: bool = False
+
+
 class Watchers:
-    """The open event streams of this process: so many in all, and so many of one user."""
+    """The open event streams of this process, capped in total and per user.
+
+    When all places are taken, a user with fewer takes the oldest of the user with the most, whose client reconnects
+    when it can. So a few users can't hold all places.
+    """
 
     def __init__(self) -> None:
-        self._open: Counter[UserId] = Counter()
+        self._open: defaultdict[UserId, list[Place]] = defaultdict(list)
 
     @contextmanager
-    def admit(self, user_id: UserId) -> Iterator[None]:
+    def admit(self, user_id: UserId) -> Iterator[Place]:
         """Raises RateLimitedError or UnavailableError."""
-        if self._open[user_id] >= MAX_WATCHERS_PER_USER:
+        if len(self._open.get(user_id, ())) >= MAX_WATCHERS_PER_USER:
             raise RateLimitedError("You watch too many exports at once", retry_after_seconds=RETRY_AFTER_SECONDS)
-        if self._open.total() >= MAX_WATCHERS:
-            raise UnavailableError("Too many exports are being watched", retry_after_seconds=RETRY_AFTER_SECONDS)
-        self._open[user_id] += 1
+        if sum(map(len, self._open.values())) >= MAX_WATCHERS:
+            self._make_room(user_id)
+        place = Place()
+        self._open[user_id].append(place)
         try:
-            yield
+            yield place
         finally:
-            self._open -= Counter([user_id])
+            self._remove(user_id, place)
+
+    def _make_room(self, user_id: UserId) -> None:
+        most = max(self._open, key=lambda user: len(self._open[user]))
+        if len(self._open[most]) <= len(self._open.get(user_id, ())) + 1:
+            raise UnavailableError("Too many exports are being watched", retry_after_seconds=RETRY_AFTER_SECONDS)
+        oldest = self._open[most][0]
+        oldest.is_lost = True
+        self._remove(most, oldest)
+
+    def _remove(self, user_id: UserId, place: Place) -> None:
+        with suppress(KeyError, ValueError):  # it had lost its place
+            self._open[user_id].remove(place)
+        if not self._open[user_id]:
+            del self._open[user_id]
 
 
 async def watch_export(request: Request) -> Response:
-    """Needs no `Last-Event-ID`: each event holds all there is to know."""
-    user_id = await require_user(request)
+    """Ignores `Last-Event-ID`: each event holds the whole state. The stream ends with the token."""
+    user_id, token_seconds = await require_access(request)
+    ends_at = time.monotonic() + min(MAX_SECONDS, token_seconds)
     query_params(request, set())
-    export = await exporting.get_owned(resources_of(request), job_id_of(request), user_id, user_actor(request, user_id))
+    export = await owner_checks.get_owned(
+        resources_of(request), job_id_of(request), user_id, user_actor(request, user_id)
+    )
     return ChunkedStream(
-        _events(request, export.id, user_id),
+        _events(request, export.id, user_id, ends_at),
         media_type=MEDIA_TYPE,
-        headers={"X-Accel-Buffering": "no"},  # nginx would collect them
+        headers={"X-Accel-Buffering": "no"},  # nginx would buffer the events
     )
 
 
-async def _events(request: Request, job_id: uuid.UUID, user_id: UserId) -> AsyncGenerator[bytes, None]:
+async def _events(request: Request, job_id: uuid.UUID, user_id: UserId, ends_at: float) -> AsyncGenerator[bytes, None]:
     resources, state = resources_of(request), request.app.state
-    ends_at = time.monotonic() + MAX_SECONDS
     shown: ExportView | None = None
-    # Operators may delete rows; whoever comes back is told so.
-    with state.watchers.admit(user_id), suppress(ExportNotFoundError):
+    # Operators may delete rows; a client that reconnects gets an event about it.
+    with state.watchers.admit(user_id) as place, suppress(ExportNotFoundError):
         yield RECONNECT
         sent_at = time.monotonic()
-        while not state.draining and time.monotonic() < ends_at:
-            if view := await _find_change(resources, job_id, user_id, shown):
+        while not state.draining and not place.is_lost and time.monotonic() < ends_at:
+            view = await _find_change(resources, job_id, user_id, shown)
+            if time.monotonic() >= ends_at:  # reading may take seconds
+                return
+            if view:
                 shown, sent_at = view, time.monotonic()
                 yield _progress(view)
                 if view.status in ENDED:
@@ -93,12 +129,12 @@ async def _events(request: Request, job_id: uuid.UUID, user_id: UserId) -> Async
 async def _find_change(
     resources: Resources, job_id: uuid.UUID, user_id: UserId, shown: ExportView | None
 ) -> ExportView | None:
-    """The export if it isn't as it was `shown`. While PostgreSQL can't be asked nothing changes.
+    """The export if it differs from `shown`, else None. During an outage of PostgreSQL, None.
 
-    Raises ExportNotFoundError once there is no such export.
+    Raises ExportNotFoundError if the export doesn't exist any more.
     """
     with suppress(UnavailableError):
-        async with exporting.open_connection(resources) as connection:
+        async with resources.connection() as connection:
             export = await resources.exports.get_owned(connection, job_id, user_id)
             if shown is None or (export.status, export.records_done) != (shown.status, shown.progress.records_done):
                 return await view_export(resources, connection, export)
@@ -108,3 +144,26 @@ async def _find_change(
 def _progress(view: ExportView) -> bytes:
     id_ = f"{view.status}-{view.progress.records_done}"
     return b"id: %b\nevent: progress\ndata: %b\n\n" % (id_.encode(), msgspec.json.encode(view))
+
+
+EVENTS = f"event: progress\ndata: {msgspec.json.encode(FAILED_EXPORT).decode()}\n\nevent: end\ndata: {{}}\n\n"
+WATCH_EXPORT = Operation(
+    tag="Exports",
+    summary="Watch an export",
+    description="Server-sent events: `progress`, at every change, with the export as `GET /api/export/{job_id}` "
+    "shows it; and "
+    "`end` when the export has ended. The stream ends with the token. After a disconnect, a client reconnects: each "
+    "event holds the whole state.",
+    security=["userToken"],
+    answers={200: Answer(description="The events.", content={"text/event-stream": {"example": EVENTS}})},
+    refusals=(
+        UNKNOWN_PARAMETER,
+        *TOKEN_REFUSED,
+        NOT_FOUND,
+        errors.RateLimitedError("You watch too many exports at once", retry_after_seconds=10),
+        errors.UnavailableError("Too many exports are being watched", retry_after_seconds=10),
+        *SERVERS_FAIL,
+    ),
+)
+
+ROUTES = (ExactRoute("/api/export/{job_id}/events", watch_export, WATCH_EXPORT),)

@@ -1,18 +1,17 @@
-"""The export that the API's document tells of, and the errors that several operations answer with."""
+"""The example export of the OpenAPI document, and the errors that several operations share."""
 
 import datetime as dt
 import uuid
 from collections.abc import Mapping
 
-import msgspec
-
 from service import errors
-from service.api import downloads, exports, users
-from service.api.errors import UNEXPECTED
-from service.api.openapi import Json
-from service.auth import NOT_AUTHENTICATED
-from service.exports import ExportStatus
-from service.streaming import TOO_LARGE_DETAIL, TOO_LARGE_SUGGESTION
+from service.access.tokens import MAX_TOKEN_CHARACTERS
+from service.api.http.middleware import NOT_PLAIN
+from service.api.http.problems import UNEXPECTED
+from service.api.operations import Json
+from service.bookkeeping.exports import ExportStatus
+from service.documents.streaming import RANGES_SUGGESTION, TOO_LARGE_DETAIL
+from service.formats import STREAMED_FORMATS, Format
 
 JOB_ID = uuid.UUID("5b0c3a64-7c1e-4f0a-9d3e-2f6b8a1c4d5e")
 CREATED_AT = dt.datetime(2026, 3, 1, 9, 30, tzinfo=dt.UTC)
@@ -31,65 +30,48 @@ JSON = {
     "activity": [{"kind": "login", "occurred_at": "2026-02-01T08:00:00Z"}],
     "content": [],
 }
+NDJSON = (
+    '{"section":"user","row":{"id":"0190b7f2-5d3c-7c1e-8a44-3f6f0b1f2a10","email":"ada@example.com"}}\n'
+    '{"section":"activity","row":{"kind":"login","occurred_at":"2026-02-01T08:00:00Z"}}\n'
+    '{"section":"end","records":2}\n'
+)
 JSON_SCHEMA: Json = {
     "type": "object",
-    "properties": {"exported_at": {"type": "string", "format": "date-time"}, "user": {"type": "object"}},
+    "properties": {
+        "exported_at": {"type": "string", "format": "date-time"},
+        "filter": {"type": "object", "description": "Only if a part of the data was selected."},
+        "user": {"type": "object"},
+    },
     "required": ["exported_at", "user"],
-    "additionalProperties": {"type": "array", "items": {"type": "object"}, "description": "One for each dataset."},
+    "additionalProperties": {"type": "array", "items": {"type": "object"}, "description": "The rows of one dataset."},
 }
-DOCUMENT: Mapping[str, Json] = {
-    "text/csv": {"schema": {"type": "string"}, "example": CSV},
-    "application/json": {"schema": JSON_SCHEMA, "example": JSON},
+EXAMPLES: Mapping[Format, Json] = {
+    Format.CSV: {"schema": {"type": "string"}, "example": CSV},
+    Format.JSON: {"schema": JSON_SCHEMA, "example": JSON},
+    Format.NDJSON: {"schema": {"type": "string"}, "example": NDJSON},
+    Format.XLSX: {"schema": {"type": "string", "format": "binary"}},
+    Format.ZIP: {"schema": {"type": "string", "format": "binary"}},
 }
-
-FAILED_EXPORT = exports.ExportView(
-    job_id=JOB_ID,
-    status=ExportStatus.FAILED,
-    format="csv",
-    record_count=None,
-    created_at=CREATED_AT,
-    completed_at=COMPLETED_AT,
-    expires_at=None,
-    size_bytes=None,
-    sha256=None,
-    error_message="cancelled by user",
-    progress=exports.Progress(0, 1_200),
-    estimated_completion=None,
-)
-EXPORT = exports.ExportView(
-    job_id=JOB_ID,
-    status=ExportStatus.COMPLETED,
-    format="csv",
-    record_count=1_200,
-    created_at=CREATED_AT,
-    completed_at=COMPLETED_AT,
-    expires_at=EXPIRES_AT,
-    size_bytes=181_204,
-    sha256="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
-    error_message=None,
-    progress=exports.Progress(1_200, 1_200),
-    estimated_completion=None,
-    download_url=LINK,
-)
-EVENTS = f"event: progress\ndata: {msgspec.json.encode(FAILED_EXPORT).decode()}\n\nevent: end\ndata: {{}}\n\n"
-DOWNLOADS = downloads.DownloadPage(
-    [downloads.Download(4_711, COMPLETED_AT + dt.timedelta(hours=1), "link", "192.0.2.7", "curl/8.5.0")],
-    f"/api/export/{JOB_ID}/downloads?limit=1&after=4711",
-)
+DOCUMENT: Mapping[str, Json] = {format_.media_type.partition(";")[0]: EXAMPLES[format_] for format_ in Format}
+STREAMED: Mapping[str, Json] = {format_.media_type.partition(";")[0]: EXAMPLES[format_] for format_ in STREAMED_FORMATS}
 
 UNKNOWN_PARAMETER = errors.InvalidRequestError("Unknown query parameter: page")
-NO_TOKEN = errors.AuthenticationError(NOT_AUTHENTICATED)
-NO_KEY = errors.AuthenticationError(users.INVALID_KEY)
-NOT_ENABLED = errors.PermissionDeniedError(users.NOT_ENABLED)
+ESCAPED_PATH = errors.InvalidRequestError(NOT_PLAIN)
+TOKEN_REFUSED = (errors.AuthenticationError(errors.NOT_AUTHENTICATED), errors.TokenTooLargeError(MAX_TOKEN_CHARACTERS))
 NOT_FOUND = errors.ExportNotFoundError()
 NO_USER = errors.SubjectNotFoundError("No such user")
 GONE = errors.ExportGoneError("This export's file is gone: it expired or was deleted")
 NOT_READY = errors.ExportNotReadyError("This export has no file: it is pending", export_status=ExportStatus.PENDING)
-UNAVAILABLE = errors.UnavailableError("PostgreSQL is not available")
+UNAVAILABLE = errors.UnavailableError(errors.AWAY)
+UNKNOWN_SECTION = errors.InvalidValueError("Unknown section orders: the sections are user, activity, content")
 TOO_LARGE = errors.ExportTooLargeError(
     TOO_LARGE_DETAIL,
     record_count="more than 100000",
     limit=100_000,
-    suggestion=TOO_LARGE_SUGGESTION,
+    suggestion=RANGES_SUGGESTION,
+    ranges=[
+        {"from": None, "to": "2025-07-01", "record_count": 96_120},
+        {"from": "2025-07-01", "to": None, "record_count": 71_415},
+    ],
 )
 SERVERS_FAIL = (UNEXPECTED, UNAVAILABLE)

@@ -1,46 +1,89 @@
-"""Asking for an export and watching it."""
+"""Endpoints that create, show, list and delete exports."""
 
 import datetime as dt
 import math
-import re
 import uuid
-from typing import Annotated
-from urllib.request import parse_http_list
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import exporting, requesting
-from service.api.auth import require_user, resources_of, user_actor
-from service.api.requests import job_id_of, query_params, read_json, read_query
-from service.api.responses import json_response
-from service.bootstrap import Resources
-from service.database import Connection
-from service.encoders import Format
-from service.errors import InvalidRequestError, UnavailableError
-from service.exports import Export, ExportStatus
+from service import errors
+from service.api import selections
+from service.api.callers import require_user, resources_of, user_actor
+from service.api.examples import (
+    COMPLETED_AT,
+    CREATED_AT,
+    EXPIRES_AT,
+    JOB_ID,
+    LINK,
+    NO_USER,
+    NOT_FOUND,
+    SERVERS_FAIL,
+    TOKEN_REFUSED,
+    TOO_LARGE,
+    UNKNOWN_PARAMETER,
+    UNKNOWN_SECTION,
+)
+from service.api.http.body_limit import MAX_BODY_BYTES
+from service.api.http.requests import (
+    idempotency_key,
+    job_id_of,
+    prefers,
+    query_params,
+    read_json,
+    read_query,
+)
+from service.api.http.responses import json_response
+from service.api.operations import Answer, Operation
+from service.api.routing import ExactRoute
+from service.backends.database import Connection
+from service.bookkeeping.exports import Export, ExportRequest, ExportStatus
+from service.errors import InvalidValueError, UnavailableError
+from service.export_spec import ExportSpec
+from service.exports import cancellation, files, owner_checks, requests
+from service.exports.admission import ACCEPTED_DETAIL, KEPT_FILES_DETAIL
+from service.formats import Format
+from service.resources import Resources
+from service.user_ids import UserId
 
 PAGE_SIZE = 20
 MAX_PAGE_SIZE = 100
+RESPOND_ASYNC = "respond-async"
 UNKNOWN_WAIT = dt.timedelta(minutes=1)
-WANTED_BODY = """send {"format":"csv"} or {"format":"json"}"""
-IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+WANTED_BODY = "send " + " or ".join(f'{{"format":"{format_}"}}' for format_ in Format)
+BIG_FORMATS = (Format.JSON, Format.NDJSON)
 
 Instant = Annotated[dt.datetime, Meta(tz=True)]
 LinkUrl = Annotated[str, Meta(description="The signed link. It needs no credentials and works until `expires_at`.")]
-Ending = Annotated[Instant | None, Meta(description="When the link ends.")]
+Ending = Annotated[Instant | None, Meta(description="When the link expires.")]
 NextPage = Annotated[str | None, Meta(description="Path of the next page; null on the last one.")]
 RecordCount = Annotated[int | None, Meta(description="Data rows of the file; null until it is complete.")]
 
 
-class CreateExport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CreateExport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     format: Format
+    sections: selections.Sections = None
+    start: selections.Start = msgspec.field(name="from", default=None)
+    end: selections.End = msgspec.field(name="to", default=None)
+    since: selections.Since = None
+    bom: Annotated[bool, Meta(description="Begin a CSV with a byte order mark.")] = False
+    guard: selections.Guard = "formulas"
+    big: Annotated[
+        Literal["number", "text"],
+        Meta(description="`text` writes integers beyond ±2^53 as strings in JSON and NDJSON."),
+    ] = "number"
+
+    @property
+    def selection(self) -> selections.Selection:
+        return selections.Selection(self.sections, self.start, self.end, self.since)
 
 
 class CompletedExport(msgspec.Struct, frozen=True):
-    """An export that is complete. `download_url` is null if an earlier request made it and its link has ended."""
+    """A completed export. `download_url` is null if an earlier request made the export and its link has expired."""
 
     job_id: uuid.UUID
     status: ExportStatus
@@ -54,12 +97,15 @@ class PendingExport(msgspec.Struct, frozen=True):
 
     job_id: uuid.UUID
     status: ExportStatus
-    estimated_records: int
+    estimated_records: Annotated[
+        int,
+        Meta(description="Counted or, if that takes a second with `respond-async`, the most there may be."),
+    ]
     estimated_completion: Instant
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How many of its records an export has written."""
+    """The number of records that an export has written."""
 
     records_done: int
     records_total: int
@@ -77,10 +123,19 @@ class ExportView(msgspec.Struct, frozen=True):
     expires_at: Ending
     size_bytes: int | None
     sha256: Annotated[str | None, Meta(description="Checksum of the file, in hexadecimal.")]
-    error_message: Annotated[str | None, Meta(description="Why it failed.")]
+    error_message: Annotated[
+        str | None, Meta(description="Why the export failed, or why its file is not available any more.")
+    ]
     progress: Progress
-    estimated_completion: Annotated[Instant | None, Meta(description="Only while it is pending or processing.")]
+    estimated_completion: Annotated[Instant | None, Meta(description="Only while the export is pending or processing.")]
+    schema_sha256: Annotated[
+        str | None,
+        Meta(description="Of the document's schema at `/api/export/schema`; null until it is made."),
+    ] = None
     download_url: LinkUrl | UnsetType = UNSET
+    filter: Annotated[
+        selections.Filter | UnsetType, Meta(description="Only if the export was asked for a part of the data.")
+    ] = UNSET
 
 
 class ExportPage(msgspec.Struct, frozen=True):
@@ -91,10 +146,10 @@ class ExportPage(msgspec.Struct, frozen=True):
 
 
 class PageQuery(msgspec.Struct, frozen=True):
-    # not None, which msgspec would read from "null"
-    after: Annotated[uuid.UUID | UnsetType, Meta(description="The `job_id` of the last export of the page before.")] = (
-        UNSET
-    )
+    # UNSET, because msgspec would read None from "null"
+    after: Annotated[
+        uuid.UUID | UnsetType, Meta(description="The `job_id` of the last export of the previous page.")
+    ] = UNSET
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_SIZE, description="Exports per page.")] = PAGE_SIZE
 
 
@@ -103,19 +158,19 @@ async def create_export(request: Request) -> Response:
     user_id = await require_user(request)
     query_params(request, set())
     body = await read_json(request, CreateExport, wanted=WANTED_BODY)
-    respond_async = _prefers_async(request)
-    wanted = requesting.ExportRequest(
-        user_id=user_id,
-        format=body.format,
+    respond_async = prefers(request, RESPOND_ASYNC)
+    key = idempotency_key(request)
+    wanted = ExportRequest(
+        spec=await _read_spec(request, user_id, body, await _find_repeated(resources, user_id, key)),
         actor=user_actor(request, user_id),
         respond_async=respond_async,
-        idempotency_key=_idempotency_key(request),
+        idempotency_key=key,
         traceparent=request.state.traceparent,
     )
-    export, _ = await requesting.request_export(resources, wanted)
+    export = await requests.request_export(resources, wanted)
     response = await _accepted(resources, export)
     if respond_async:
-        response.headers["Preference-Applied"] = "respond-async"
+        response.headers["Preference-Applied"] = RESPOND_ASYNC
     return response
 
 
@@ -123,7 +178,7 @@ async def list_exports(request: Request) -> Response:
     resources = resources_of(request)
     user_id = await require_user(request)
     page = read_query(request, PageQuery)
-    async with exporting.open_connection(resources) as connection:
+    async with resources.connection() as connection:
         found = await resources.exports.list_owned(connection, user_id, after=page.after or None, limit=page.limit + 1)
         views = [await view_export(resources, connection, export) for export in found[: page.limit]]
     path = f"{resources.settings.public_path}/api/export"
@@ -135,8 +190,8 @@ async def show_export(request: Request) -> Response:
     resources = resources_of(request)
     user_id = await require_user(request)
     query_params(request, set())
-    export = await exporting.get_owned(resources, job_id_of(request), user_id, user_actor(request, user_id))
-    async with exporting.open_connection(resources) as connection:
+    export = await owner_checks.get_owned(resources, job_id_of(request), user_id, user_actor(request, user_id))
+    async with resources.connection() as connection:
         return json_response(await view_export(resources, connection, export))
 
 
@@ -145,18 +200,36 @@ async def delete_export(request: Request) -> Response:
     user_id = await require_user(request)
     query_params(request, set())
     actor = user_actor(request, user_id)
-    export = await exporting.get_owned(resources, job_id_of(request), user_id, actor)
-    await exporting.cancel_or_delete(resources, export, actor)
+    export = await owner_checks.get_owned(resources, job_id_of(request), user_id, actor)
+    await cancellation.cancel_or_delete(resources, export, actor)
     return Response(status_code=204)
+
+
+async def _find_repeated(resources: Resources, user_id: UserId, key: str | None) -> Export | None:
+    if key is None:
+        return None
+    async with resources.connection() as connection:
+        return await resources.exports.find_by_key(connection, user_id, key)
+
+
+async def _read_spec(request: Request, user_id: UserId, body: CreateExport, repeated: Export | None) -> ExportSpec:
+    if body.bom and body.format is not Format.CSV:
+        raise InvalidValueError("bom is for csv only: leave it out")
+    if body.guard == "none" and body.format is not Format.CSV:
+        raise InvalidValueError("guard is for csv only: leave it out")
+    if body.big == "text" and body.format not in BIG_FORMATS:
+        raise InvalidValueError(f"big is for {' and '.join(BIG_FORMATS)} only: leave it out")
+    spec = await selections.read_selection(request, user_id, body.format, body.selection, repeated=repeated)
+    return msgspec.structs.replace(spec, bom=body.bom, unguarded=body.guard == "none", big_as_text=body.big == "text")
 
 
 async def _accepted(resources: Resources, export: Export) -> Response:
     location = {"Location": f"{resources.settings.public_path}/api/export/{export.id}"}
     if export.status is ExportStatus.FAILED:
-        async with exporting.open_connection(resources) as connection:
+        async with resources.connection() as connection:
             return json_response(await view_export(resources, connection, export), 200, location)
     if export.status is ExportStatus.COMPLETED:
-        url = exporting.download_url(resources, export)
+        url = files.download_url(resources, export)
         body = CompletedExport(export.id, export.status, url, export.record_count, export.expires_at)
         return json_response(body, 201, location)
     estimate = await _estimate(resources, export)
@@ -166,10 +239,9 @@ async def _accepted(resources: Resources, export: Export) -> Response:
 
 
 async def _estimate(resources: Resources, export: Export) -> dt.datetime:
-    """A guess where PostgreSQL can't be asked: the export is accepted, and its answer is owed."""
+    """The estimated completion; a guess during an outage of PostgreSQL: the accepted export still gets its 202."""
     try:
-        async with exporting.open_connection(resources) as connection:
-            return await resources.exports.estimate_completion(connection, export)
+        return await resources.exports.estimate_completion(resources.autocommit, export)
     except UnavailableError:
         return dt.datetime.now(dt.UTC) + UNKNOWN_WAIT
 
@@ -180,28 +252,145 @@ async def view_export(resources: Resources, connection: Connection, export: Expo
     return ExportView(
         job_id=export.id,
         status=export.status,
-        format=export.format,  # type: ignore[arg-type] # a constraint of the table
+        format=export.format,
         record_count=export.record_count,
         created_at=export.created_at,
         completed_at=export.completed_at,
         expires_at=export.expires_at,
         size_bytes=export.size_bytes,
         sha256=export.sha256.hex() if export.sha256 else None,
-        error_message=export.error_message,
+        error_message=_message(resources, export),
         progress=Progress(export.records_done, total),
         estimated_completion=estimate,
-        download_url=exporting.download_url(resources, export) or UNSET,
+        download_url=files.download_url(resources, export) or UNSET,
+        schema_sha256=export.schema_digest.hex() if export.schema_digest else None,
+        filter=selections.view_filter(export.spec),
     )
 
 
-def _prefers_async(request: Request) -> bool:
-    """RFC 7240; preferences we don't know are to be ignored."""
-    preferences = [preference for line in request.headers.getlist("prefer") for preference in parse_http_list(line)]
-    return any(preference.partition(";")[0].strip().lower() == "respond-async" for preference in preferences)
+def _message(resources: Resources, export: Export) -> str | None:
+    completed = export.status is ExportStatus.COMPLETED
+    if completed and not export.expired and files.is_lost(resources.storage, export):
+        return files.LOST
+    return export.error_message
 
 
-def _idempotency_key(request: Request) -> str | None:
-    key = request.headers.get("idempotency-key")
-    if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
-        raise InvalidRequestError("Idempotency-Key must be 1 to 255 visible ASCII characters")
-    return key
+FAILED_EXPORT = ExportView(
+    job_id=JOB_ID,
+    status=ExportStatus.FAILED,
+    format=Format.CSV,
+    record_count=None,
+    created_at=CREATED_AT,
+    completed_at=COMPLETED_AT,
+    expires_at=None,
+    size_bytes=None,
+    sha256=None,
+    error_message="cancelled by user",
+    progress=Progress(0, 1_200),
+    estimated_completion=None,
+)
+EXPORT = ExportView(
+    job_id=JOB_ID,
+    status=ExportStatus.COMPLETED,
+    format=Format.CSV,
+    record_count=1_200,
+    created_at=CREATED_AT,
+    completed_at=COMPLETED_AT,
+    expires_at=EXPIRES_AT,
+    size_bytes=181_204,
+    sha256="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    error_message=None,
+    progress=Progress(1_200, 1_200),
+    estimated_completion=None,
+    download_url=LINK,
+)
+FOLLOW = {
+    "show_export": "Watch it.",
+    "watch_export": "Follow it.",
+    "delete_export": "Cancel the export or delete its file.",
+    "download_export": "Download the file.",
+    "list_downloads": "List the file's downloads.",
+}
+
+CREATE_EXPORT = Operation(
+    tag="Exports",
+    summary="Create an export",
+    description="A small export is made at once. A larger export is queued, and its link is mailed. A user can have "
+    "one running export at a time. `sections`, `from`, `to` and `since` select a part of the data.",
+    security=["userToken"],
+    headers=["Prefer", "Idempotency-Key"],
+    body=CreateExport(Format.CSV),
+    answers={
+        200: Answer(
+            description="The earlier export of this Idempotency-Key has failed.",
+            example=FAILED_EXPORT,
+            headers=["Location", "Preference-Applied"],
+            links=FOLLOW,
+        ),
+        201: Answer(
+            description="The file is ready.",
+            example=CompletedExport(JOB_ID, ExportStatus.COMPLETED, LINK, 41, EXPIRES_AT),
+            headers=["Location", "Preference-Applied"],
+            links=FOLLOW,
+        ),
+        202: Answer(
+            description="A worker will make the file.",
+            example=PendingExport(JOB_ID, ExportStatus.PENDING, 1_200, COMPLETED_AT),
+            headers=["Location", "Retry-After", "Preference-Applied"],
+            links=FOLLOW,
+        ),
+    },
+    refusals=(
+        errors.InvalidRequestError("The body is not valid JSON"),
+        UNKNOWN_PARAMETER,
+        *TOKEN_REFUSED,
+        NO_USER,
+        errors.ExportInProgressError("Export already in progress", job_id=JOB_ID, estimated_completion=COMPLETED_AT),
+        HTTPException(413, f"The body must not exceed {MAX_BODY_BYTES} bytes"),
+        errors.UnsupportedMediaTypeError("The body must be declared as Content-Type: application/json"),
+        errors.InvalidValueError(f"Invalid enum value 'xml' - at `$.format`: {WANTED_BODY}"),
+        UNKNOWN_SECTION,
+        TOO_LARGE,
+        errors.IdempotencyConflictError("This Idempotency-Key was used with another body", job_id=JOB_ID),
+        errors.RateLimitedError("At most 10 exports an hour", retry_after_seconds=1_800),
+        errors.RateLimitedError(ACCEPTED_DETAIL.format(100), retry_after_seconds=1_800),
+        errors.RateLimitedError(KEPT_FILES_DETAIL.format(50), retry_after_seconds=86_400),
+        *SERVERS_FAIL,
+    ),
+)
+LIST_EXPORTS = Operation(
+    tag="Exports",
+    summary="List your exports, newest first",
+    security=["userToken"],
+    query=PageQuery,
+    answers={
+        200: Answer(
+            description="A page of exports.",
+            example=ExportPage([EXPORT], f"/api/export?limit=1&after={JOB_ID}"),
+        )
+    },
+    refusals=(UNKNOWN_PARAMETER, *TOKEN_REFUSED, *SERVERS_FAIL),
+)
+SHOW_EXPORT = Operation(
+    tag="Exports",
+    summary="Show an export",
+    description="Another user's export answers like an id that doesn't exist.",
+    security=["userToken"],
+    answers={200: Answer(description="The export.", example=EXPORT)},
+    refusals=(UNKNOWN_PARAMETER, *TOKEN_REFUSED, NOT_FOUND, *SERVERS_FAIL),
+)
+DELETE_EXPORT = Operation(
+    tag="Exports",
+    summary="Cancel an export or delete its file",
+    description="A running export fails. A completed export loses its file and its link. The export stays in the list.",
+    security=["userToken"],
+    answers={204: Answer(description="The export has no file, and won't get one.")},
+    refusals=(UNKNOWN_PARAMETER, *TOKEN_REFUSED, NOT_FOUND, *SERVERS_FAIL),
+)
+
+ROUTES = (
+    ExactRoute("/api/export", create_export, CREATE_EXPORT, method="POST"),
+    ExactRoute("/api/export", list_exports, LIST_EXPORTS),
+    ExactRoute("/api/export/{job_id}", show_export, SHOW_EXPORT),
+    ExactRoute("/api/export/{job_id}", delete_export, DELETE_EXPORT, method="DELETE"),
+)

@@ -1,4 +1,4 @@
-"""What Kubernetes asks."""
+"""The endpoints for Kubernetes' probes."""
 
 import asyncio
 from collections.abc import Collection
@@ -9,11 +9,15 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.errors import render_error
-from service.api.requests import repeated_param
-from service.api.responses import json_response
+from service import errors
+from service.api.examples import UNKNOWN_PARAMETER
+from service.api.http.problems import UNEXPECTED, render_error
+from service.api.http.requests import repeated_param
+from service.api.http.responses import json_response
+from service.api.operations import Answer, Operation
+from service.api.routing import ExactRoute
 from service.errors import InvalidRequestError, OutageError, UnavailableError
-from service.servers import SERVERS, Server, Servers
+from service.readiness import SERVERS, Server, Servers
 
 
 class Alive(msgspec.Struct, frozen=True):
@@ -22,22 +26,24 @@ class Alive(msgspec.Struct, frozen=True):
 
 class Ready(msgspec.Struct, frozen=True):
     status: Literal["ready"]
-    checks: Annotated[dict[str, str], Meta(description='What each server answered, "ok", or "excluded".')]
+    checks: Annotated[
+        dict[str, str], Meta(description='For each server: "ok", "timeout", "unavailable" or "excluded".')
+    ]
 
 
 class ReadyQuery(msgspec.Struct, frozen=True):
     exclude: Annotated[
-        list[Server], Meta(description="Checks to leave out; may be given again and again, as to Kubernetes' own.")
+        list[Server], Meta(description="A check to leave out; repeatable, as in Kubernetes' own `/readyz`.")
     ] = []
 
 
 async def livez(request: Request) -> Response:  # noqa: ARG001 (an endpoint)
-    """Whether the process answers at all; asks nobody else."""
+    """Report that the process answers. No other server is asked."""
     return json_response(Alive("alive"))
 
 
 async def readyz(request: Request) -> Response:
-    """Whether requests should come here; what is missing is named."""
+    """Report whether this process should get requests. The answer names the servers that fail."""
     excluded = _excluded(request)
     if request.app.state.draining:
         return render_error(request, UnavailableError("Shutting down", retry_after_seconds=1))
@@ -51,7 +57,7 @@ def _excluded(request: Request) -> Collection[str]:
     excluded = repeated_param(request, "exclude")
     for name in excluded:
         if name not in SERVERS:
-            raise InvalidRequestError(f"Unknown check to exclude; there are {', '.join(SERVERS)}")
+            raise InvalidRequestError(f"Unknown check to exclude; the checks are {', '.join(SERVERS)}")
     return excluded
 
 
@@ -67,3 +73,40 @@ async def _result(servers: Servers, server: Server) -> str:
     except OutageError as error:
         return "timeout" if isinstance(error.__cause__, TimeoutError) else "unavailable"
     return "ok"
+
+
+LIVEZ = Operation(
+    tag="Operation",
+    summary="Check whether the process answers",
+    answers={200: Answer(description="The process answers.", example=Alive("alive"))},
+)
+READYZ = Operation(
+    tag="Operation",
+    summary="Check whether the process can serve requests",
+    description="Checks PostgreSQL, the application's database, Redis and S3, each with a timeout of two seconds. "
+    "Without "
+    "Redis or S3 most calls still work, so a load balancer's probe should exclude them: "
+    "`/readyz?exclude=redis&exclude=s3`, as with Kubernetes' own `/readyz`.",
+    query=ReadyQuery,
+    answers={
+        200: Answer(
+            description="The process can serve requests.",
+            example=Ready("ready", dict.fromkeys(SERVERS, "ok")),
+        )
+    },
+    refusals=(
+        errors.InvalidRequestError(f"Unknown check to exclude; the checks are {', '.join(SERVERS)}"),
+        UNKNOWN_PARAMETER,
+        errors.UnavailableError(
+            "Not ready: postgresql",
+            checks={"postgresql": "unavailable", "source": "ok", "redis": "ok", "s3": "ok"},
+        ),
+        errors.UnavailableError("Shutting down", retry_after_seconds=1),
+        UNEXPECTED,
+    ),
+)
+
+ROUTES = (
+    ExactRoute("/livez", livez, LIVEZ),
+    ExactRoute("/readyz", readyz, READYZ),
+)

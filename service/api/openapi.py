@@ -1,30 +1,27 @@
-"""The OpenAPI 3.1 document, made from routes, the types of their requests and answers, and errors as they are raised.
+"""The OpenAPI 3.1 document, generated from routes, the types of their requests and responses, and example errors.
 
-`service.api.reference` says what belongs to which route.
+Each route carries its `Operation`, defined beside its endpoint. `service.api.reference` has the parts in common.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import groupby
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
 
-from service.api.errors import MEDIA_TYPE, find_problem, problem_headers, problem_members
+from service.api.http.problems import MEDIA_TYPE, find_problem, problem_headers, problem_members
+from service.api.operations import Answer, Json, Operation, Refusal
 from service.errors import ServiceError
-
-Json: TypeAlias = dict[str, Any]
-Refusal: TypeAlias = ServiceError | HTTPException
 
 SCHEMAS = "#/components/schemas/"
 REQUEST_ID = "0f8d5d3c2b7a4e519c6a1b2c3d4e5f60"
 
 
 class ProblemDetails(msgspec.Struct, frozen=True):
-    """RFC 9457. `type` tells problems of one status apart; `about:blank` means no more than the status."""
+    """RFC 9457. `type` distinguishes problems with the same status; `about:blank` adds nothing to the status."""
 
     type: str
     title: str
@@ -35,40 +32,8 @@ class ProblemDetails(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What a status means. Each of `content` is a media type's schema and example; a Struct instance is JSON."""
-
-    description: str
-    example: msgspec.Struct | None = None
-    content: Mapping[str, Json] = field(default_factory=dict)
-    headers: Sequence[str] = ()
-    """Names of `Reference.headers`."""
-    links: Mapping[str, str] = field(default_factory=dict)
-    """Operations that take this answer's `job_id`, with what they do."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Operation:
-    """What a route does for one method. `refusals` are examples of the errors it answers with."""
-
-    tag: str
-    summary: str
-    description: str = ""
-    security: Sequence[str] = ()
-    """Names of `Reference.security`; each alone suffices."""
-    query: type[msgspec.Struct] | None = None
-    headers: Sequence[str] = ()
-    """Names of `Reference.parameters`."""
-    body: msgspec.Struct | None = None
-    answers: Mapping[int, Answer]
-    refusals: Sequence[Refusal] = ()
-    head: "Operation | None" = None
-    """Where HEAD isn't just GET without its body."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Reference:
-    """All that the document says beyond its routes; schemas are JSON Schema."""
+    """The parts of the document that don't belong to one route. Schemas are JSON Schema."""
 
     info: Json
     tags: Mapping[str, str]
@@ -76,14 +41,26 @@ class Reference:
     parameters: Mapping[str, Json]
     headers: Mapping[str, Json]
     fields: Mapping[type[ServiceError], type[msgspec.Struct]]
-    """The further members of errors that have any."""
-    operations: Mapping[Any, Operation]
-    """By endpoint."""
+    """The extension members of errors that have some."""
 
 
-def create_document(routes: Iterable[Route], reference: Reference, *, public_url: str) -> Json:
-    """The document of all routes that are in the schema and in the reference."""
-    operations = dict(_operations(routes, reference))
+class DocumentedRoute(Protocol):
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def methods(self) -> Collection[str] | None: ...
+
+    @property
+    def endpoint(self) -> Callable[..., Any]: ...
+
+    @property
+    def operation(self) -> Operation | None: ...
+
+
+def create_document(routes: Iterable[DocumentedRoute], reference: Reference, *, public_url: str) -> Json:
+    """The document of all routes that have an operation."""
+    operations = dict(_operations(routes))
     schemas = _schemas(reference, [operation for operation, _ in operations.values()])
     paths: Json = {}
     for (method, path), (operation, operation_id) in operations.items():
@@ -95,7 +72,7 @@ def create_document(routes: Iterable[Route], reference: Reference, *, public_url
         "tags": [{"name": name, "description": text} for name, text in reference.tags.items()],
         "paths": paths,
         "components": {
-            "schemas": _without_queries(schemas, reference),
+            "schemas": _without_queries(schemas, [operation for operation, _ in operations.values()]),
             "parameters": reference.parameters,
             "headers": reference.headers,
             "securitySchemes": reference.security,
@@ -103,11 +80,9 @@ def create_document(routes: Iterable[Route], reference: Reference, *, public_url
     }
 
 
-def _operations(
-    routes: Iterable[Route], reference: Reference
-) -> Iterable[tuple[tuple[str, str], tuple[Operation, str]]]:
+def _operations(routes: Iterable[DocumentedRoute]) -> Iterator[tuple[tuple[str, str], tuple[Operation, str]]]:
     for route in routes:
-        if route.include_in_schema and (operation := reference.operations.get(route.endpoint)):
+        if operation := route.operation:
             (method,) = set(route.methods or ()) - {"HEAD"}
             yield (method, route.path), (operation, route.endpoint.__name__)
             if operation.head:
@@ -115,20 +90,22 @@ def _operations(
 
 
 def _schemas(reference: Reference, operations: Sequence[Operation]) -> Json:
-    """Components of all types, queries among them, and one of each kind of problem."""
+    """Components for all types, including queries, and for each kind of problem."""
     types: list[type] = [ProblemDetails]
-    problems: Json = {}
+    refusals: dict[str, Refusal] = {}
     for operation in operations:
         types += [type(answer.example) for answer in operation.answers.values() if answer.example]
         types += [type_ for type_ in (operation.query, operation.body and type(operation.body)) if type_]
-        problems |= {_problem_name(error): _problem_schema(error, reference) for error in operation.refusals}
+        refusals |= {_problem_name(error): error for error in operation.refusals}
     types += reference.fields.values()
     _, components = msgspec.json.schema_components(types, ref_template=SCHEMAS + "{name}")
-    return components | problems
+    parts: list[type] = [ProblemDetails, *reference.fields.values()]
+    members = {type_: components.pop(type_.__name__) for type_ in parts}
+    return components | {name: _problem_schema(error, reference, members) for name, error in refusals.items()}
 
 
-def _without_queries(schemas: Json, reference: Reference) -> Json:
-    queries = {operation.query.__name__ for operation in reference.operations.values() if operation.query}
+def _without_queries(schemas: Json, operations: Iterable[Operation]) -> Json:
+    queries = {operation.query.__name__ for operation in operations if operation.query}
     return {name: schema for name, schema in schemas.items() if name not in queries}
 
 
@@ -138,16 +115,19 @@ def _problem_name(error: Refusal) -> str:
     return "InternalError" if type(error) is ServiceError else type(error).__name__.removesuffix("Error")
 
 
-def _problem_schema(error: Refusal, reference: Reference) -> Json:
+def _problem_schema(error: Refusal, reference: Reference, members: Mapping[type, Json]) -> Json:
+    """One flat object: generators of clients drop an `allOf` with constants."""
     problem = find_problem(error)
     constants = {"type": problem.type, "title": problem.title, "status": problem.status, "status_code": problem.status}
-    parts: list[Json] = [
-        {"$ref": SCHEMAS + ProblemDetails.__name__},
-        {"properties": {name: {"const": value} for name, value in constants.items()}},
-    ]
-    if isinstance(error, ServiceError) and (fields := reference.fields.get(type(error))):
-        parts.append({"$ref": SCHEMAS + fields.__name__})
-    return {"title": problem.title, "allOf": parts}
+    fields = reference.fields.get(type(error)) if isinstance(error, ServiceError) else None
+    parts = [members[ProblemDetails], *([members[fields]] if fields else [])]
+    return {
+        "title": problem.title,
+        "type": "object",
+        "properties": {name: schema for part in parts for name, schema in part["properties"].items()}
+        | {name: {"const": value} for name, value in constants.items()},
+        "required": [name for part in parts for name in part["required"]],
+    }
 
 
 def _operation(operation: Operation, operation_id: str, place: tuple[str, str], schemas: Json) -> Json:
@@ -189,7 +169,7 @@ def _query_parameters(query: type[msgspec.Struct], schemas: Json) -> list[Json]:
 
 
 def _given(schema: Json) -> Json:
-    """A property's schema where it is given: a query can't say null, it leaves the parameter out."""
+    """A property's schema without null: a query leaves a parameter out instead."""
     rest = {name: value for name, value in schema.items() if name not in {"description", "anyOf"}}
     if rest.get("default", ...) is None:
         del rest["default"]
@@ -242,7 +222,7 @@ def _refusals(operation: Operation, *, as_page: bool) -> Json:
 
 
 def _refusal(errors: Sequence[Refusal], *, as_page: bool) -> Json:
-    """The answer of one status, which several kinds of problems may share; `as_page` if browsers get a page."""
+    """The response for one status, which several kinds of problems may share; `as_page` if browsers get a page."""
     kinds = {_problem_name(error): find_problem(error).title for error in errors}
     refs = [{"$ref": SCHEMAS + name} for name in kinds]
     content = {

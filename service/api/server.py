@@ -1,4 +1,4 @@
-"""The process that serves the API, and how it ends."""
+"""The API's server process and its graceful shutdown."""
 
 import asyncio
 import contextlib
@@ -11,15 +11,16 @@ import uvicorn
 from starlette.applications import Starlette
 
 from service.api.app import create_app
-from service.api.protocol import StreamingProtocol
-from service.bootstrap import open_resources
+from service.api.http.protocol import StreamingProtocol
 from service.errors import ConfigurationError
-from service.servers import watch_servers
+from service.readiness import watch_servers
+from service.resources import open_resources
 from service.settings import Settings
+from service.telemetry.metrics import VERSION
 
 BACKLOG = 2_048
-# Longer than the 60 s for which nginx and cloud balancers keep an idle connection: the other way round they would now
-# and then send a request into a connection that is just being closed.
+# Longer than the 60 s for which nginx and cloud load balancers keep an idle connection. If it were shorter, they would
+# sometimes send a request on a connection that the server is closing.
 KEEP_ALIVE_SECONDS = 75
 
 logger = structlog.get_logger()
@@ -29,9 +30,10 @@ async def serve(settings: Settings, *, host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT. Raises ConfigurationError if the start fails."""
     async with open_resources(settings) as resources:
         app = create_app(resources)
-        with _listen(host, port) as listener:
+        with listen(host, port) as listener:
             await logger.ainfo(
                 "api_started",
+                version=VERSION,
                 port=port,
                 datasets=[dataset.name for dataset in resources.datasets],
                 user_lists=sorted(resources.user_lists),
@@ -40,18 +42,20 @@ async def serve(settings: Settings, *, host: str, port: int) -> None:
                 await _Server(app, settings).serve([listener])
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """`::` stands for all addresses of both families. Raises ConfigurationError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == "::" and socket.has_dualstack_ipv6()
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except (OSError, OverflowError) as error:
         raise ConfigurationError(f"Can't listen on {host} port {port}: {error}") from None
 
 
 class _Server(uvicorn.Server):
-    """Fails readiness first, so that nobody sends new requests, then stops listening and lets responses end.
+    """Fails readiness first, so that load balancers send no new requests, then stops listening and drains responses.
 
-    uvicorn would close the listener at once, and end the process by the signal before resources are closed.
+    uvicorn would close the listener at once, and the signal would end the process before resources are closed.
     """
 
     def __init__(self, app: Starlette, settings: Settings) -> None:
@@ -59,7 +63,7 @@ class _Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http=StreamingProtocol,  # not h11: behind HTTP/1.0 proxies its broken streams look whole
-                ws="none",  # whatever is installed: its log lines hold queries
+                ws="none",  # WebSocket implementations log query strings
                 lifespan="off",
                 log_config=None,
                 access_log=False,

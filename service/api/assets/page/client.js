@@ -1,14 +1,15 @@
-// The API as the page uses it. Addresses are relative to the page, so that any prefix in front of it stays.
+// The page's client of the API. URLs are relative to the page, so that a proxy's prefix is kept.
 
 const BASE = new URL(".", location);
 const RECONNECT_MS = 2000;
 const LONGEST_WAIT_MS = 30000;
-// What the service says of itself while it is busy or stops, and proxies say of it.
+const LONGEST_PATIENCE_SECONDS = 3600; // the rate is by the hour
+// Statuses that the service answers while it is busy or stopping, and that proxies answer in its place.
 export const UNAVAILABLE = [502, 503, 504];
 
 export class ApiError extends Error {
   constructor(status, problem, retryAfter) {
-    super(problem.detail ?? "The service gave no reason");
+    super(problem.detail ?? "The service didn't say why");
     this.status = status;
     this.problem = problem;
     this.retryAfter = retryAfter;
@@ -16,16 +17,16 @@ export class ApiError extends Error {
 }
 
 export class Client {
-  #token;
+  #session;
   #signal;
 
-  /** What is under way when `signal` aborts ends in an AbortError: nothing comes late, to whoever signs in next. */
-  constructor(token, signal) {
-    this.#token = token.replace(/[^\x21-\x7e]/g, ""); // line breaks of a mail, quotes: no header could carry them
+  /** Requests in progress when `signal` aborts end in an AbortError, so that no answer reaches the next user. */
+  constructor(session, signal) {
+    this.#session = session;
     this.#signal = signal;
   }
 
-  /** The JSON answer, or null for an empty one. Throws ApiError, and TypeError if nothing answers. */
+  /** The JSON response, or null for an empty one. Throws ApiError, and TypeError if the service can't be reached. */
   async call(method, path, body) {
     const response = await this.#fetch(method, path, {
       headers: body ? { "Content-Type": "application/json" } : {},
@@ -34,7 +35,21 @@ export class Client {
     return response.status === 204 ? null : response.json();
   }
 
-  /** Calls `show` with the export whenever it changes, until it has ended or the signal aborts. Throws what no waiting mends. */
+  /** Like `call`, but where the service says to ask again within the hour, calls `waiting` with the seconds, and does. */
+  async callPatiently(method, path, body, waiting) {
+    for (;;) {
+      try {
+        return await this.call(method, path, body);
+      } catch (error) {
+        if (error.status !== 429 || !(error.retryAfter <= LONGEST_PATIENCE_SECONDS)) throw error;
+        waiting(error.retryAfter);
+        await pause(error.retryAfter * 1000, this.#signal);
+        this.#signal.throwIfAborted();
+      }
+    }
+  }
+
+  /** Calls `show` with the export at each change, until it has ended or the signal aborts. Throws errors that a retry can't mend. */
   async watch(jobId, show) {
     let wait = RECONNECT_MS;
     while (!this.#signal.aborted) {
@@ -50,7 +65,7 @@ export class Client {
     }
   }
 
-  /** One stream of events. True if it said that the export has ended. EventSource can't send a token. */
+  /** Reads one event stream; true if the export has ended. Not an EventSource, which can't send a token. */
   async #follow(jobId, show) {
     const response = await this.#fetch("GET", `api/export/${jobId}/events`, {});
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -68,14 +83,24 @@ export class Client {
   }
 
   async #fetch(method, path, options) {
-    const headers = { ...options.headers, Authorization: `Bearer ${this.#token}` };
-    const signal = this.#signal;
-    const response = await fetch(new URL(path, BASE), { ...options, method, headers, signal, cache: "no-store" });
+    let token = await this.#session.current();
+    let response = await this.#send(token, method, path, options);
+    if (response.status === 401 && (await this.#session.replaced(token))) {
+      token = this.#session.token;
+      response = await this.#send(token, method, path, options);
+    }
     if (!response.ok) {
       const problem = await response.json().catch(() => ({}));
       throw new ApiError(response.status, problem, Number(response.headers.get("Retry-After")));
     }
     return response;
+  }
+
+  #send(token, method, path, options) {
+    const signal = this.#signal;
+    signal.throwIfAborted(); // the token may be another user's by now
+    const headers = { ...options.headers, Authorization: `Bearer ${token}` };
+    return fetch(new URL(path, BASE), { ...options, method, headers, signal, cache: "no-store" });
   }
 }
 

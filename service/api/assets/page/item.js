@@ -1,14 +1,15 @@
-// One export in the list: an element, and what it shows.
+// The list's element for one export.
 
-import { count, date, name, records, size, state } from "./words.js";
+import { count, date, name, part, records, size, state } from "./words.js";
 
 const BADGES = { ready: "completed", failed: "failed", "being made": "running", waiting: "running" };
 
-/** The element of an export. `actions.remove(view)` asks and deletes; `actions.downloads(path)` fetches a page of them. */
+/** Creates an export's element. `actions.remove(view)` confirms and deletes; `actions.downloads(path)` fetches a page of downloads. */
 export function createItem(view, actions) {
   const item = document.getElementById("item").content.firstElementChild.cloneNode(true);
   item.dataset.job = view.job_id;
   find(item, ".remove").addEventListener("click", () => actions.remove(item.view));
+  find(item, ".newer").addEventListener("click", () => actions.newer(item.view));
   const details = find(item, ".downloads");
   details.addEventListener("toggle", async () => {
     if (details.open) showDownloads(item, await actions.downloads(`api/export/${view.job_id}/downloads`));
@@ -16,7 +17,7 @@ export function createItem(view, actions) {
   find(item, ".older").addEventListener("click", async () => {
     const path = item.olderDownloads;
     const page = await actions.downloads(path);
-    if (path === item.olderDownloads) addDownloads(item, page); // or else another click was faster
+    if (path === item.olderDownloads) addDownloads(item, page); // unless another click has loaded this page
   });
   showItem(item, view);
   return item;
@@ -27,11 +28,13 @@ export function showItem(item, view) {
   const word = state(view);
   const running = word === "waiting" || word === "being made";
   find(item, ".name").textContent = name(view);
+  find(item, ".part").textContent = part(view.filter);
+  find(item, ".part").hidden = !view.filter;
   find(item, ".badge").textContent = word[0].toUpperCase() + word.slice(1);
   find(item, ".badge").className = `badge ${BADGES[word] ?? ""}`;
   find(item, ".making").hidden = !running;
   if (running) showProgress(item, view);
-  const note = { failed: view.error_message, ended: "Its link has ended and its file is deleted." }[word];
+  const note = { failed: view.error_message, ended: view.error_message ?? "Its link has ended and its file is deleted." }[word];
   find(item, ".note").hidden = !note;
   find(item, ".note").textContent = note ?? "";
   find(item, ".facts").replaceChildren(...(view.status === "completed" ? facts(view, word) : []));
@@ -39,6 +42,9 @@ export function showItem(item, view) {
   download.hidden = word !== "ready";
   download.setAttribute("aria-label", `Download ${name(view)}`);
   if (word === "ready") download.href = view.download_url;
+  const newer = find(item, ".newer");
+  newer.hidden = word !== "ready" || Boolean(view.filter?.to); // a copy that ends earlier lacks what followed
+  newer.setAttribute("aria-label", `What is new since then, ${name(view)}`);
   const remove = find(item, ".remove");
   remove.hidden = !running && word !== "ready";
   remove.textContent = running ? "Cancel" : "Delete";
@@ -76,7 +82,11 @@ function fact(term, value, className = "") {
 function showDownloads(item, page) {
   if (!page) return;
   const table = downloadTable();
-  find(item, ".downloads-list").replaceChildren(page.downloads.length ? table : element("p", "Nobody yet."));
+  find(item, ".downloads-list").replaceChildren(page.downloads.length ? table : element("p", "No downloads yet."));
+  if (page.downloads.some((download) => download.sent_by === "storage")) {
+    const note = "Each line is a link that worked for five minutes and could be used more than once.";
+    find(item, ".downloads-list").append(element("p", note));
+  }
   addDownloads(item, page);
 }
 

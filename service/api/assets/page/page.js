@@ -1,60 +1,213 @@
-// The page: signing in, asking for a copy, watching it, and the list of copies.
-// The token lives in this tab's session storage alone. It comes from the form, or behind the `#` of the address, which
-// no server sees, and from where it is removed at once.
+// The page: sign-in, requesting and watching a copy, and the list of copies.
+// The token comes from an OpenID Connect provider, from the form, or from the fragment of the URL, which browsers don't
+// send to servers, and from which the page removes it at once. An attacker can make such a link with their own token,
+// or with one that only looks like the user's. So a token from a link replaces another account's token only if the user
+// agrees, and any token only if it works.
 
+import { claimsOf, clean, isSameAccount, nameOf } from "./account.js";
 import { ApiError, Client } from "./client.js";
 import { createItem, showItem } from "./item.js";
-import { explain, records, size, state } from "./words.js";
+import { abandonedChoice, isAnswer, Provider, SignInError } from "./oidc.js";
+import { hideRanges, offerRanges, readBody, showSections } from "./parts.js";
+import { Session } from "./session.js";
+import { explain, part, records, size, state } from "./words.js";
 
-const KEY = "carryout.token";
+const CHOICE = "carryout.choice";
+const SIGNED_OUT = "carryout.signed-out";
 const PAGE_SIZE = 10;
 
 const by = (id) => document.getElementById(id);
+const { oidc, url: signInUrl } = JSON.parse(document.body.dataset.signIn);
+const provider = oidc && new Provider(oidc);
+const session = new Session(provider);
 let client = null;
-let session = new AbortController();
+let visit = new AbortController();
 let nextPage = null;
-let settle = () => {}; // what waits for the dialog
+let kept = null; // what was chosen before a sign-in, until the form has all its fields again
+let settle = () => {}; // resolves the promise of the open dialog
 
 function takeToken() {
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (!token) return;
-  history.replaceState(null, "", location.pathname + location.search);
-  sessionStorage.setItem(KEY, token);
+  if (token) history.replaceState(null, "", location.pathname + location.search);
+  return clean(token ?? "");
+}
+
+/** A provider's answer in the query, which the address must not keep. */
+function takeAnswer() {
+  const query = new URLSearchParams(location.search);
+  if (!isAnswer(query)) return null;
+  history.replaceState(null, "", location.pathname);
+  return query;
+}
+
+async function arrive() {
+  const answer = provider && takeAnswer();
+  if (answer) return finishSignIn(answer);
+  const offered = takeToken();
+  const present = session.token;
+  if (offered && !present) session.keep(offered);
+  restoreChoice();
+  const beginning = begin();
+  if (sessionStorage.getItem(SIGNED_OUT)) announceSignOut();
+  if (!offered || !present || offered === present) return beginning;
+  if (!isSameAccount(offered, present) && !(await confirmedAnother(present, offered))) return beginning;
+  await beginning; // it clears the alert, which may have to say that the token doesn't work
+  if (!(await works(offered))) return undefined;
+  session.keep(offered);
+  return begin();
+}
+
+async function finishSignIn(answer) {
+  try {
+    const { choice, ...grant } = await provider.finish(answer);
+    keepChoice(choice);
+    session.keepGrant(grant);
+    await begin();
+    if (client) by("history-title").focus();
+  } catch (error) {
+    if (!(error instanceof SignInError)) throw error;
+    keepChoice(error.choice);
+    await begin(); // the tab may be signed in all the same
+    complain(error.message);
+  }
+}
+
+/** The form's fields. Those of sections are there only after a sign-in. */
+function chosen() {
+  return [...by("ask").elements].filter(({ name }) => name).map(({ name, value, checked }) => ({ name, value, checked }));
+}
+
+function choose(choice) {
+  for (const field of by("ask").elements) {
+    const isBox = field.type === "radio" || field.type === "checkbox";
+    const given = choice.find(({ name, value }) => name === field.name && (!isBox || value === field.value));
+    if (given && isBox) field.checked = given.checked;
+    else if (given) field.value = given.value;
+  }
+}
+
+function keepChoice(choice) {
+  kept = choice ?? null;
+  if (kept) choose(kept);
+}
+
+function restoreChoice() {
+  keepChoice(JSON.parse(sessionStorage.getItem(CHOICE) ?? "null") ?? abandonedChoice());
+  sessionStorage.removeItem(CHOICE);
+}
+
+async function loadSections() {
+  showSections(await client.call("GET", "api/export/sections"));
+  if (!kept) return;
+  keepChoice(kept);
+  kept = null;
+  by("part").open ||= Object.keys(readBody(new FormData(by("ask")))).length > 1; // nothing is left out unseen
+}
+
+async function signIn() {
+  const choice = kept ?? chosen();
+  if (provider) return provider.signIn(choice);
+  if (signInUrl) {
+    sessionStorage.setItem(CHOICE, JSON.stringify(choice));
+    return location.assign(signInUrl);
+  }
+  session.keep(clean(by("token").value));
+  by("token").value = "";
+  await begin();
+  if (client) by("history-title").focus();
+}
+
+function announceSignOut() {
+  sessionStorage.removeItem(SIGNED_OUT);
+  by("signed-out").hidden = Boolean(client);
+}
+
+/** Whether the service takes the token, even if the one that the page has ends meanwhile. If not, the page says so. */
+async function works(token) {
+  try {
+    const offered = { current: () => token, replaced: () => false };
+    await new Client(offered, new AbortController().signal).call("GET", "api/export?limit=1");
+    return true;
+  } catch (error) {
+    if (client) complain(error.status === 401 ? "The link's access token isn't valid or has expired." : explain(error));
+    return false;
+  }
+}
+
+function confirmedAnother(present, offered) {
+  return confirmed({
+    title: "Change to another account?",
+    text: [
+      "You are signed in as ", nameOf(present), ". The link that you opened signs you in as ", nameOf(offered),
+      ". If you didn't expect that, stay signed in: the sender may want you to use their account.",
+    ],
+    no: "Stay signed in",
+    yes: "Change account",
+  });
 }
 
 async function begin() {
-  session.abort();
-  session = new AbortController();
-  const token = sessionStorage.getItem(KEY);
-  client = token && new Client(token, session.signal);
+  visit.abort();
+  visit = new AbortController();
+  const { token } = session;
+  client = token && new Client(session, visit.signal);
   by("sign-in").hidden = Boolean(client);
+  by("signed-out").hidden = true;
+  by("account").replaceChildren(...(token ? [nameOf(token)] : []));
   for (const id of ["signed-in", "sign-out"]) by(id).hidden = !client;
   by("history").replaceChildren();
   for (const id of ["empty", "more"]) by(id).hidden = true;
+  hideRanges();
   if (client) await attempt(loadHistory);
+  if (client) attempt(loadSections);
 }
 
-function signOut(reason = "") {
-  sessionStorage.removeItem(KEY);
+function end(reason = "") {
+  kept = reason ? kept ?? chosen() : null;
+  session.forget();
   begin();
   complain(reason);
-  by("token").value = "";
-  by("token").focus();
+  const first = by("sign-in").querySelector("textarea, button");
+  first.focus();
 }
 
-/** The result of `action`, or undefined once its failure has been explained, or its user has signed out. */
+async function signOut() {
+  const { grant } = session;
+  end();
+  if (!provider || !grant) return;
+  sessionStorage.setItem(SIGNED_OUT, "yes");
+  try {
+    if (await provider.signOut(grant)) return;
+  } catch (error) {
+    if (!(error instanceof SignInError)) throw error;
+    complain("You are signed out here. The sign-in service can't be reached: you may still be signed in there.");
+  }
+  announceSignOut();
+}
+
+/** The result of `action`; undefined after a failure, which is shown, or after a sign-out. */
 async function attempt(action) {
-  const { signal } = session;
+  const { signal } = visit;
   complain("");
   try {
     return await action();
   } catch (error) {
     if (signal.aborted && (error instanceof ApiError || error.name === "AbortError")) return undefined;
-    if (!(error instanceof ApiError || error instanceof TypeError)) throw error;
-    if (error.status === 401) signOut("This access token isn't valid, or not any more. Please sign in again.");
+    if (error instanceof SignInError) complain(error.message);
+    else if (!(error instanceof ApiError || error instanceof TypeError)) throw error;
+    else if (error.status === 401) end(reasonOfEnd());
     else complain(explain(error));
     return undefined;
   }
+}
+
+/** The service doesn't say whether it refused the token because it has expired. */
+function reasonOfEnd() {
+  const { exp } = claimsOf(session.token ?? "");
+  const hasExpired = typeof exp === "number" && exp * 1000 < Date.now();
+  if (hasExpired) return "Your session has ended. Sign in again to go on: what you chose is kept.";
+  if (provider) return "This service didn't accept the sign-in. Sign in again; if it fails again, tell the people who run this page.";
+  return "This access token isn't valid or has expired. Please sign in again.";
 }
 
 function complain(text) {
@@ -75,7 +228,7 @@ async function loadHistory() {
 
 function addPage(page) {
   for (const view of page.exports) {
-    const item = createItem(view, { remove, downloads });
+    const item = createItem(view, { remove, downloads, newer });
     by("history").append(item);
     if (isRunning(view)) watch(view);
   }
@@ -95,7 +248,7 @@ async function show(jobId) {
   const view = await client.call("GET", `api/export/${jobId}`);
   const item = itemOf(jobId);
   if (item) showItem(item, view);
-  else by("history").prepend(createItem(view, { remove, downloads }));
+  else by("history").prepend(createItem(view, { remove, downloads, newer }));
   by("empty").hidden = true;
   return view;
 }
@@ -115,16 +268,43 @@ function announceEnd(view) {
   announce(`Your ${view.format.toUpperCase()} copy is ${state(view)}${facts}.`);
 }
 
-async function ask(format) {
+async function ask(body) {
   announce("Asking for your data");
+  hideRanges();
   try {
-    const { job_id: jobId } = await client.call("POST", "api/export", { format });
+    const { job_id: jobId } = await client.call("POST", "api/export", body);
     await follow(jobId);
   } catch (error) {
+    if (error.status === 422 && error.problem.ranges?.length) {
+      announce("Your data is too large for one file");
+      const { since: _, ...whole } = body; // each range says where it begins
+      offerRanges(error.problem, (range, waiting) => askForRange({ ...whole, from: range.from, to: range.to }, waiting));
+      return;
+    }
     if (error.status !== 409 || !error.problem.job_id) throw error;
     await follow(error.problem.job_id);
     complain(explain(error));
   }
+}
+
+/** Whether the copy of the range was made; waits for it and, with `waiting`, until the service allows another copy. */
+async function askForRange(body, waiting) {
+  return await attempt(async () => {
+    const { job_id: jobId } = waiting
+      ? await client.callPatiently("POST", "api/export", body, waiting)
+      : await client.call("POST", "api/export", body);
+    let view = await show(jobId);
+    announce(`Making ${part(body)}`);
+    if (isRunning(view)) await client.watch(jobId, (changed) => { view = changed; showChange(changed); });
+    else announceEnd(view);
+    return view.status === "completed";
+  });
+}
+
+/** Asks for what is new since a copy, in its format and of its sections. */
+function newer(view) {
+  const sections = view.filter?.sections;
+  return attempt(() => ask({ format: view.format, since: view.job_id, ...(sections && { sections }) }));
 }
 
 async function follow(jobId) {
@@ -139,12 +319,17 @@ async function follow(jobId) {
 
 async function remove(view) {
   const running = isRunning(view);
-  by("confirm-title").textContent = running ? "Cancel this copy?" : "Delete this copy?";
-  by("confirm-text").textContent = running
-    ? "It isn't finished, and won't be. You can ask for another one."
-    : "Its file is deleted now and its link stops working. You can ask for another one.";
-  by("confirm-yes").textContent = running ? "Cancel it" : "Delete it";
-  if ((await confirmed()) !== "yes") return;
+  const agreed = await confirmed({
+    title: running ? "Cancel this copy?" : "Delete this copy?",
+    text: [
+      running
+        ? "It stops now and no file is kept. You can ask for another one."
+        : "Its file is deleted now and its link stops working. You can ask for another one.",
+    ],
+    no: "Keep it",
+    yes: running ? "Cancel it" : "Delete it",
+  });
+  if (!agreed) return;
   await attempt(async () => {
     await client.call("DELETE", `api/export/${view.job_id}`);
     await show(view.job_id);
@@ -153,19 +338,24 @@ async function remove(view) {
   itemOf(view.job_id)?.focus();
 }
 
-function confirmed() {
-  settle("no"); // what was closed a moment ago: its event may still be to come
+async function confirmed({ title, text, no, yes }) {
+  settle("no"); // the previous dialog's close event may still be pending
   const dialog = by("confirm");
+  dialog.close(); // the dialog may still be open, because the user can open a link meanwhile
+  by("confirm-title").textContent = title;
+  by("confirm-text").replaceChildren(...text);
+  by("confirm-no").textContent = no;
+  by("confirm-yes").textContent = yes;
   dialog.returnValue = "no";
   dialog.showModal();
-  return new Promise((resolve) => { settle = resolve; });
+  return (await new Promise((resolve) => { settle = resolve; })) === "yes";
 }
 
 function downloads(path) {
   return attempt(() => client.call("GET", path));
 }
 
-/** Runs `action` on submit, once at a time. */
+/** Runs `action` on submit, one run at a time. */
 function onSubmit(form, action) {
   const button = form.querySelector("button");
   form.addEventListener("submit", async (event) => {
@@ -177,19 +367,13 @@ function onSubmit(form, action) {
   });
 }
 
-onSubmit(by("sign-in"), async () => {
-  sessionStorage.setItem(KEY, by("token").value.trim().replace(/^Bearer\s+/i, ""));
-  by("token").value = "";
-  await begin();
-  if (client) by("history-title").focus();
-});
-onSubmit(by("ask"), (data) => ask(data.get("format")));
+onSubmit(by("sign-in"), signIn);
+onSubmit(by("ask"), (data) => ask(readBody(data)));
 by("confirm").addEventListener("close", ({ target }) => { if (!target.open) settle(target.returnValue); });
 by("sign-out").addEventListener("click", () => signOut());
 by("more").addEventListener("click", () => attempt(async () => addPage(await client.call("GET", nextPage))));
-window.addEventListener("hashchange", () => { takeToken(); begin(); });
-// Going back brings the page as it was left, whoever has signed out since.
+window.addEventListener("hashchange", arrive);
+// Browsers restore the page from their cache, even after a sign-out.
 window.addEventListener("pageshow", (event) => { if (event.persisted) begin(); });
 
-takeToken();
-begin();
+arrive();

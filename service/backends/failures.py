@@ -1,0 +1,200 @@
+"""Why a server failed, in the same words for each library: for the last sentence of a start, and for the log.
+
+The words hold no address and no credentials.
+"""
+
+import re
+import socket
+import ssl
+from collections.abc import Mapping
+from functools import cache
+from typing import Final, TypeAlias
+
+import asyncpg
+
+from guard.text import printable
+from service.errors import OutageError, ServiceError, find_cause
+
+Failures: TypeAlias = tuple[tuple[type[Exception], str], ...]
+
+UNKNOWN_PARAMETER: Final = re.compile(r'parameter "([\w.]{1,63})"', re.ASCII)
+NAMES_OBJECT: Final = re.compile(
+    r"permission denied for \w+ \S{1,130}|(relation|table|column|schema|type) \S{1,130} does not exist"
+)
+UNREACHABLE: Final = "can't be reached"
+NO_ANSWER: Final = "didn't answer in time"
+NO_TLS: Final = f"{UNREACHABLE} by TLS"
+NO_PRIMARY: Final = "has no primary that its Sentinels know"
+OS_FAILURES: Final[Failures] = (
+    (TimeoutError, NO_ANSWER),
+    (socket.gaierror, f"{UNREACHABLE}: its host is unknown"),
+    (ConnectionRefusedError, f"{UNREACHABLE}: nothing listens there"),
+    (FileNotFoundError, f"{UNREACHABLE}: a file or socket that its URL names is missing"),
+    (ssl.SSLCertVerificationError, f"{UNREACHABLE}: its certificate can't be verified"),
+    (ssl.SSLError, NO_TLS),
+    (ConnectionError, f"{UNREACHABLE}: it closed the connection (do both sides speak TLS?)"),
+    (OSError, UNREACHABLE),
+)
+ENDED_CONNECTION: Final = "ended the connection"
+BEHIND_POOLER: Final = (
+    "is reached through a pooler: set CARRYOUT_POOLER=transaction, or add pgbouncer=true to the URL's parameters"
+)
+REFUSED_PASSWORD: Final = "refused the password"  # noqa: S105 (words)
+# The first that fits.
+POSTGRESQL: Final[Failures] = (
+    (asyncpg.InvalidPasswordError, REFUSED_PASSWORD),
+    (asyncpg.InvalidAuthorizationSpecificationError, "refused the user"),
+    (asyncpg.InvalidCatalogNameError, "has no such database"),
+    (asyncpg.InsufficientPrivilegeError, "denies the user access to the database"),
+    (asyncpg.TooManyConnectionsError, "has no connection left"),
+    (asyncpg.DiskFullError, "has no disk space left"),
+    (asyncpg.OutOfMemoryError, "has no memory left"),
+    (asyncpg.ConfigurationLimitExceededError, "has reached a limit of its settings"),
+    (asyncpg.PostgresSystemError, "can't read or write its files"),
+    (asyncpg.CannotConnectNowError, "is starting or stopping"),
+    (asyncpg.QueryCanceledError, "canceled a query: statement_timeout is too short, or an operator did it"),
+    (asyncpg.DatabaseDroppedError, "has no such database"),
+    (asyncpg.ReadOnlySQLTransactionError, "is read-only"),
+    (asyncpg.SerializationError, "is a replica that had to replay its primary's changes first"),
+    (asyncpg.InvalidCachedStatementError, "was migrated a moment ago"),
+    (asyncpg.AdminShutdownError, ENDED_CONNECTION),
+    (asyncpg.CrashShutdownError, ENDED_CONNECTION),
+    (asyncpg.IdleSessionTimeoutError, ENDED_CONNECTION),
+    (asyncpg.PostgresConnectionError, ENDED_CONNECTION),
+    (asyncpg.exceptions.TargetServerAttributeNotMatched, "has no server of the kind that target_session_attrs names"),
+    (asyncpg.InternalClientError, ENDED_CONNECTION),
+    (asyncpg.UndefinedObjectError, "doesn't know a parameter that the URL gives"),
+    (asyncpg.exceptions.ClientConfigurationError, "can't be asked: the URL, or a file for its sslmode, is wrong"),
+    (asyncpg.InterfaceError, ENDED_CONNECTION),
+    *OS_FAILURES,
+)
+NO_BUCKET: Final = "has no such bucket"
+NO_BUCKET_NAME: Final = "has no buckets of such a name"
+DENIED: Final = "denies access to the bucket"
+WRONG_KEYS: Final = "refuses the keys"
+WRONG_REGION: Final = "is of another region"
+VIRTUAL_ONLY: Final = "wants the bucket in the host's name"
+NO_CREDENTIALS: Final = "can't be asked without credentials"
+# The answers to HEAD, which have no body to name their error.
+S3_STATUSES: Final[Mapping[str, str]] = {"404": NO_BUCKET, "403": DENIED, "401": DENIED}
+# The words for S3's own codes, which are added.
+S3_CODES: Final[Mapping[str, str]] = {
+    "AccessDenied": DENIED,
+    "AllAccessDisabled": DENIED,
+    "AuthorizationHeaderMalformed": WRONG_REGION,
+    "ExpiredToken": WRONG_KEYS,
+    "IllegalLocationConstraintException": WRONG_REGION,
+    "InvalidAccessKeyId": WRONG_KEYS,
+    "InvalidToken": WRONG_KEYS,
+    "PermanentRedirect": WRONG_REGION,
+    "RequestTimeTooSkewed": "and this machine differ in their clocks",
+    "SecondLevelDomainForbidden": VIRTUAL_ONLY,
+    "SignatureDoesNotMatch": WRONG_KEYS,
+    "VirtualHostDomainRequired": VIRTUAL_ONLY,
+}
+
+
+def find_words(failures: Failures, error: BaseException) -> str | None:
+    """Those of the first kind that fits: what follows the server's name in a sentence."""
+    return next((words for kind, words in failures if isinstance(error, kind)), None)
+
+
+def describe_unreachable(error: BaseException | None) -> str:
+    """Describe a library's error by the OSError in its chain of causes."""
+    words = UNREACHABLE
+    while error is not None:
+        words = find_words(OS_FAILURES, error) or words
+        error = error.__cause__ or error.__context__
+    return words
+
+
+def describe_postgresql(error: BaseException) -> str:
+    """The words after the server's name in a sentence. An error's own words may hold addresses and users."""
+    if isinstance(error, asyncpg.PostgresError) and (words := _describe_refused_parameter(error)):
+        return words
+    return find_words(POSTGRESQL, error) or f"can't be used: {type(error).__name__}"
+
+
+def _describe_refused_parameter(error: asyncpg.PostgresError) -> str | None:
+    """The server and poolers quote a parameter of the URL that they don't know. Its name isn't secret."""
+    text = str(error)
+    if isinstance(error, asyncpg.ProtocolViolationError) and "startup parameter" in text:  # PgBouncer's words
+        return BEHIND_POOLER
+    if isinstance(error, asyncpg.UndefinedObjectError) and (found := UNKNOWN_PARAMETER.search(text)):
+        return f"doesn't know the parameter {found[1]} that the URL gives"
+    return None
+
+
+def code_of(error: BaseException) -> str | None:
+    """The server's own code for the cause: PostgreSQL's SQLSTATE, or S3's word."""
+    import botocore.exceptions  # noqa: PLC0415 (see `_describe`)
+
+    cause = find_cause(error)
+    if isinstance(cause, botocore.exceptions.ClientError):
+        return str(cause.response["Error"].get("Code", "Unknown"))
+    return cause.sqlstate if isinstance(cause, asyncpg.PostgresError) else None
+
+
+def describe_for_operators(error: ServiceError) -> str:
+    """The error's detail, and the cause with the server's code.
+
+    PostgreSQL's own words may hold data: only those are shown that name a table or a column.
+    """
+    cause, code = find_cause(error), code_of(error)
+    if cause is error:
+        return error.detail
+    server = f"{error.server}: " if isinstance(error, OutageError) else f"{error.detail}: "
+    named = isinstance(cause, asyncpg.PostgresError) and NAMES_OBJECT.fullmatch(str(cause))
+    words = printable(str(cause)) if named else describe_cause(error)
+    return f"{server}{words}" + (f" ({code})" if code and code not in words else "")
+
+
+def describe_cause(error: BaseException) -> str:
+    """The words after the server's name, for the error that one of ours was raised from: `refused the password`."""
+    return printable(_describe(find_cause(error)))
+
+
+def _describe(cause: BaseException) -> str:
+    import botocore.exceptions  # noqa: PLC0415 (a third of a second, with redis, that most commands never need)
+
+    if isinstance(cause, ServiceError):
+        return cause.detail
+    if isinstance(cause, botocore.exceptions.ClientError):
+        code = cause.response["Error"]["Code"]
+        if code == "NoSuchBucket":
+            return NO_BUCKET
+        return S3_STATUSES.get(code) or f"{S3_CODES.get(code, 'answers with the error')}: {code}"
+    kinds, connection_failures = _redis_and_s3()
+    if words := find_words(kinds, cause):
+        return words
+    return describe_unreachable(cause) if isinstance(cause, connection_failures) else describe_postgresql(cause)
+
+
+@cache
+def _redis_and_s3() -> tuple[Failures, tuple[type[Exception], ...]]:
+    """Their libraries' failures, the first that fits: redis derives the special from the general. Then the exceptions
+    that they make of an OSError.
+    """
+    import botocore.exceptions  # noqa: PLC0415 (see above)
+    import redis.asyncio.sentinel  # noqa: PLC0415 (likewise)
+    import redis.exceptions  # noqa: PLC0415 (likewise)
+
+    kinds: Failures = (
+        (redis.exceptions.AuthenticationError, REFUSED_PASSWORD),
+        (redis.exceptions.BusyLoadingError, "is still loading its data"),
+        (redis.exceptions.TimeoutError, NO_ANSWER),
+        (redis.exceptions.OutOfMemoryError, "has no memory left"),
+        (redis.exceptions.ReadOnlyError, "is a read-only replica"),
+        (redis.exceptions.NoPermissionError, "denies its user a command or a key"),
+        (redis.asyncio.sentinel.MasterNotFoundError, NO_PRIMARY),
+        (redis.exceptions.InvalidResponse, "answers in another protocol than Redis'"),
+        (botocore.exceptions.NoCredentialsError, NO_CREDENTIALS),
+        (botocore.exceptions.ParamValidationError, NO_BUCKET_NAME),
+        (botocore.exceptions.ConnectTimeoutError, NO_ANSWER),
+        (botocore.exceptions.ReadTimeoutError, NO_ANSWER),
+    )
+    return kinds, (
+        redis.exceptions.ConnectionError,
+        botocore.exceptions.ConnectionError,
+        botocore.exceptions.HTTPClientError,
+    )

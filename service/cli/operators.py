@@ -1,0 +1,222 @@
+"""Commands for operators: API keys, feature flags, and the audit trail."""
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from guard.terminal import echo
+from guard.text import is_printable
+from service.access.api_keys import ApiKey, KeyRepository, Scope
+from service.access.flags import Flag, FlagRepository, default_flags
+from service.bookkeeping.audit import AuditAction, AuditEvent, AuditFilter, AuditLog
+from service.cli.options import (
+    choice_of,
+    env_file_option,
+    limit_option,
+    load_settings,
+    open_database,
+    since_option,
+    user_id_of,
+)
+from service.cli.output import echo_found, echo_rows, json_option
+
+MAX_NAME_CHARACTERS = 100
+MAX_EXPIRY_DAYS = 3_650
+KEY_COLUMNS = {
+    "prefix": "prefix",
+    "name": "name",
+    "state": "state",
+    "scopes": "scopes",
+    "created_at": "created",
+    "expires_at": "expires",
+    "last_used_at": "last used",
+}
+AUDIT_COLUMNS = ("time", "actor", "action", "subject", "user", "job", "records", "outcome", "ip")
+
+
+class KeyName(click.ParamType[str]):
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        name = str(value)
+        if not (1 <= len(name) <= MAX_NAME_CHARACTERS and is_printable(name)):
+            self.fail(f"a key's name must be 1 to {MAX_NAME_CHARACTERS} printable characters", param, ctx)
+        return name
+
+
+key_name = click.argument("name", type=KeyName())
+feature_name = click.argument("name", type=choice_of(Flag))
+
+
+@click.group()
+def keys() -> None:
+    """Create, list and revoke API keys for the operators' endpoints."""
+
+
+@keys.command("create")
+@key_name
+@click.option(
+    "--scope",
+    "scopes",
+    required=True,
+    multiple=True,
+    type=choice_of(Scope),
+    help="A list that the key may download; repeatable.",
+)
+@click.option(
+    "--expires-in-days",
+    type=click.IntRange(1, MAX_EXPIRY_DAYS),
+    help="Days until the key expires. By default it doesn't.",
+)
+@env_file_option
+def create_key(name: str, scopes: Sequence[str], expires_in_days: int | None, env_file: Path | None) -> None:
+    """Create a key called NAME and print it. It is shown only once."""
+    wanted = [Scope(scope) for scope in scopes]
+
+    async def create() -> str:
+        async with open_database(load_settings(env_file)) as connection:
+            _, text = await KeyRepository().create(
+                connection, name=name, scopes=wanted, expires_in_days=expires_in_days
+            )
+            return text
+
+    echo(asyncio.run(create()))
+    echo("Keep it now: only its hash is stored, so it can't be shown again.", err=True)
+
+
+@keys.command("list")
+@json_option
+@env_file_option
+def list_keys(*, as_json: bool, env_file: Path | None) -> None:
+    """List all keys, without their secrets."""
+
+    async def list_() -> list[ApiKey]:
+        async with open_database(load_settings(env_file)) as connection:
+            return await KeyRepository().list_all(connection)
+
+    rows = [{name: getattr(key, name) for name in KEY_COLUMNS} for key in asyncio.run(list_())]
+    echo_rows(KEY_COLUMNS.values(), rows, as_json=as_json)
+
+
+@keys.command("revoke")
+@key_name
+@env_file_option
+def revoke_key(name: str, env_file: Path | None) -> None:
+    """Revoke the key called NAME. Every process refuses it at once."""
+
+    async def revoke() -> str:
+        async with open_database(load_settings(env_file)) as connection:
+            return (await KeyRepository().revoke(connection, name)).prefix
+
+    echo(f"revoked {name} ({asyncio.run(revoke())})")
+
+
+@click.group()
+def features() -> None:
+    """List and switch the feature flags of the operators' endpoints."""
+
+
+@features.command("list")
+@json_option
+@env_file_option
+def list_features(*, as_json: bool, env_file: Path | None) -> None:
+    """List all flags, and whether each was switched or has its default."""
+
+    async def list_() -> list[dict[str, object]]:
+        settings = load_settings(env_file)
+        defaults = default_flags(settings.features)
+        async with open_database(settings) as connection:
+            switched = await FlagRepository().list_switched(connection)
+        return [
+            {
+                "name": flag,
+                "state": "on" if switched.get(flag, defaults[flag]) else "off",
+                "source": "switched" if flag in switched else "default",
+            }
+            for flag in Flag
+        ]
+
+    echo_rows(("name", "state", "source"), asyncio.run(list_()), as_json=as_json)
+
+
+@features.command("enable")
+@feature_name
+@env_file_option
+def enable_feature(name: str, env_file: Path | None) -> None:
+    """Switch the flag NAME on. Running processes notice within 2 seconds."""
+    _switch(Flag(name), env_file, enabled=True)
+
+
+@features.command("disable")
+@feature_name
+@env_file_option
+def disable_feature(name: str, env_file: Path | None) -> None:
+    """Switch the flag NAME off. Running processes notice within 2 seconds."""
+    _switch(Flag(name), env_file, enabled=False)
+
+
+@click.command()
+@click.option("--user", help="Only events about this user's data.")
+@click.option("--job", type=click.UUID, help="Only events about this export.")
+@click.option("--action", type=choice_of(AuditAction), help="Only events with this action.")
+@click.option("--request", help="Only events of this request, by the id that its answer shows.")
+@since_option
+@limit_option("Maximum number of events; the last are shown.")
+@json_option
+@env_file_option
+def audit(  # noqa: PLR0913 (a command's options)
+    *,
+    user: str | None,
+    job: uuid.UUID | None,
+    action: str | None,
+    request: str | None,
+    since: float | None,
+    limit: int,
+    as_json: bool,
+    env_file: Path | None,
+) -> None:
+    """Show the audit trail, latest event last. With --json, events have all fields."""
+    settings = load_settings(env_file)
+    wanted = AuditFilter(
+        user_id=user_id_of(settings, user),
+        job_id=job,
+        action=AuditAction(action) if action else None,
+        request_id=request,
+        since_seconds=since,
+        limit=limit,
+    )
+
+    async def show() -> None:
+        async with open_database(settings) as connection:
+            events = AuditLog().iterate_latest(connection, wanted)
+            await echo_found(events, AUDIT_COLUMNS, _audit_row, as_json=as_json)
+
+    asyncio.run(show())
+
+
+def _audit_row(event: AuditEvent) -> Sequence[object]:
+    actor = f"{event.actor_type} {event.actor}" if event.actor else event.actor_type
+    return (
+        event.occurred_at,
+        actor,
+        event.action,
+        event.subject,
+        event.user_id,
+        event.job_id,
+        event.records,
+        event.outcome,
+        event.ip,
+    )
+
+
+def _switch(flag: Flag, env_file: Path | None, *, enabled: bool) -> None:
+    async def switch() -> None:
+        async with open_database(load_settings(env_file)) as connection:
+            await FlagRepository().set(connection, flag, enabled=enabled)
+
+    asyncio.run(switch())
+    echo(f"{'enabled' if enabled else 'disabled'} {flag}")

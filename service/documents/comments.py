@@ -1,0 +1,68 @@
+"""Facts about a dataset that the schema can't hold, from the comments of its file.
+
+-- title: Orders                      its name for people
+-- about: Your orders, with prices     a description
+-- about total: With taxes, in cents  the same of a column
+-- time: placed_at                    the column that `from` and `to` filter by
+-- purpose: To deliver them           the information of the GDPR's art. 15(1): purpose, kept (for how long),
+-- kept: Ten years, by law            recipients, and source
+-- deny total_cost: a business secret  a column, or `table schema.name`, that is left out, and the reason
+"""
+
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+from service.errors import ConfigurationError
+
+COMMENT_OR_QUOTED = re.compile(
+    r"""--[^\n]*|/\*.*?\*/|(?P<quoted>\be'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|(\$\w*\$).*?\2)""",
+    re.DOTALL | re.IGNORECASE,
+)
+IDENTIFIER = r'(?:[^\s:"]|"(?:[^"]|"")+")+'
+FACT = re.compile(
+    r"--[ \t]+(?P<head>title|about|time|purpose|kept|recipients|source|deny)"
+    rf"(?:[ \t]+(?P<column>(?:table[ \t]+)?{IDENTIFIER}))?:[ \t]*(?P<text>.*\S)\s*"
+)
+
+
+class Facts(msgspec.Struct):
+    title: str = ""
+    about: str = ""
+    time: str | None = None
+    purpose: str = ""
+    kept: str = ""
+    recipients: str = ""
+    source: str = ""
+    columns: dict[str, str] = msgspec.field(default_factory=dict)
+    """Descriptions by column name."""
+    left_out: dict[str, str] = msgspec.field(default_factory=dict)
+    """Reasons by what is denied."""
+
+
+def read_facts(sql: str) -> Facts:
+    """Raises ConfigurationError for a fact that is given twice."""
+    facts = Facts()
+    for head, column, text in _lines(sql):
+        if head == "about" and column:
+            _set_once(facts.columns, column, text, f"about {column}")
+        elif head == "deny":
+            facts.left_out[column or ""] = text  # `carryout check` reads these lines, and refuses wrong ones
+        elif getattr(facts, head):
+            raise ConfigurationError(f"it has two lines `-- {head}:`")
+        else:
+            setattr(facts, head, text)
+    return facts
+
+
+def _lines(sql: str) -> Iterator[tuple[str, str | None, str]]:
+    for token in COMMENT_OR_QUOTED.finditer(sql):
+        if found := FACT.fullmatch(token[0]):
+            yield found["head"], found["column"], found["text"]
+
+
+def _set_once(columns: dict[str, str], column: str, text: str, head: str) -> None:
+    if column in columns:
+        raise ConfigurationError(f"it has two lines `-- {head}:`")
+    columns[column] = text

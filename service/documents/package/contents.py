@@ -1,0 +1,191 @@
+"""A user's data as a package: a ZIP with pages to read, a table a section, all rows for machines, and a manifest.
+
+An archive's entries follow one another, so each part is a pass of its own over the same snapshot, and no part is ever
+whole in memory.
+"""
+
+import datetime as dt
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, closing
+
+from service.documents.csv_encoder import CsvEncoder
+from service.documents.datasets import Dataset
+from service.documents.encoding import RowText
+from service.documents.ndjson_encoder import NdjsonEncoder
+from service.documents.package import pages
+from service.documents.package.archive import Archive
+from service.documents.package.manifest import PATH, Json, Manifest, describe_table, table_path
+from service.documents.selection import selection_words, title_of
+from service.documents.streaming import Document
+
+# Each row is read for the pages, for the tables, and for machines.
+PASSES = 3
+# No text of a template's variables can hold it, as their `<` is escaped.
+PLACE_OF_ROWS = "<!-- rows -->"
+INFORMATION = (
+    ("purpose", "Why it is processed"),
+    ("kept", "How long it is kept"),
+    ("recipients", "Who receives it"),
+    ("source", "Where it comes from"),
+)
+
+
+class Package:
+    """The package of an open document, whose counters grow with it."""
+
+    def __init__(self, document: Document, archive: Archive, manifest: Manifest) -> None:
+        self._document = document
+        self._archive = archive
+        self._manifest = manifest
+        self._datasets = [one.dataset for one in document.selected]
+        self._rows_read = 0
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        for part in self._parts():
+            async with aclosing(part):
+                async for piece in part:
+                    yield piece
+        await self._document.require_whole()
+        yield self._archive.end()
+
+    def _parts(self) -> Iterator[AsyncGenerator[bytes, None]]:
+        for position, dataset in enumerate(self._datasets):
+            yield self._pages(position)
+            facts = describe_table(dataset, self._document.counts[position])
+            yield self._entry(table_path(dataset), self._table(position), facts)
+        yield self._entry("data/export.ndjson", self._lines())
+        yield self._entry("index.html", _once(self._index()))
+        yield self._archive.add(PATH, self._manifest.content())
+
+    async def _entry(
+        self, path: str, content: AsyncGenerator[bytes, None], facts: Json | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        async with aclosing(content), aclosing(self._archive.add(path, content)) as added:
+            async for piece in added:
+                yield piece
+        self._manifest.add(self._archive.last, facts or {})
+
+    async def _rows(self, row_text: RowText, position: int) -> AsyncGenerator[list[bytes], None]:
+        async with aclosing(self._document.rows(row_text, position)) as batches:
+            async for rows in batches:
+                self._rows_read += len(rows)
+                self._document.records_done = self._rows_read // PASSES
+                yield rows
+
+    async def _pages(self, position: int) -> AsyncGenerator[bytes, None]:
+        dataset, count = self._datasets[position], self._document.counts[position]
+        async with aclosing(self._rows(pages.row_text, position)) as batches:
+            rows = _Rows(batches)
+            for number in range(1, pages.page_of(max(count, 1)) + 1):
+                page = self._page(dataset, count, number, rows)
+                async with aclosing(self._entry(pages.page_path(dataset, number), page)) as entry:
+                    async for piece in entry:
+                        yield piece
+            await rows.end()
+
+    async def _page(self, dataset: Dataset, count: int, number: int, rows: "_Rows") -> AsyncGenerator[bytes, None]:
+        done = (number - 1) * pages.ROWS_PER_PAGE
+        frame = pages.render(
+            "section.html",
+            title=title_of(dataset),
+            about=dataset.facts.about,
+            columns=[(column.name, dataset.facts.columns.get(column.name, "")) for column in dataset.columns],
+            first=done + 1,
+            last=min(done + pages.ROWS_PER_PAGE, count),
+            count=count,
+            page=number,
+            pages=pages.page_of(max(count, 1)),
+            path=lambda page: pages.page_path(dataset, page),
+            rows=PLACE_OF_ROWS,
+        )
+        head, _, foot = frame.partition(PLACE_OF_ROWS.encode())
+        yield head
+        async for taken in rows.take(pages.ROWS_PER_PAGE):
+            yield pages.table_rows(taken, first=done + 1)
+            done += len(taken)
+        yield foot
+
+    async def _table(self, position: int) -> AsyncGenerator[bytes, None]:
+        encoder = CsvEncoder()
+        yield encoder.begin_list(self._datasets[position])
+        async with aclosing(self._rows(encoder.row_text, position)) as batches:
+            async for rows in batches:
+                yield encoder.rows(0, rows, first=False)
+
+    async def _lines(self) -> AsyncGenerator[bytes, None]:
+        encoder = NdjsonEncoder(self._document.options)
+        profiles = [row async for rows in self._rows(encoder.row_text, 0) for row in rows]
+        yield encoder.begin(self._datasets, self._document.exported_at, profiles[0])
+        for position in range(1, len(self._datasets)):
+            async with aclosing(self._rows(encoder.row_text, position)) as batches:
+                async for rows in batches:
+                    yield encoder.rows(position, rows, first=False)
+        yield encoder.end()
+
+    def _index(self) -> bytes:
+        sections = [
+            {
+                "title": title_of(dataset),
+                "about": dataset.facts.about,
+                "count": count,
+                "page": pages.page_path(dataset, 1),
+                "table": table_path(dataset),
+                "information": _information(dataset),
+            }
+            for dataset, count in zip(self._datasets, self._document.counts, strict=True)
+        ]
+        return pages.render(
+            "index.html",
+            user_id=self._document.spec.user_id,
+            filter_words=selection_words(self._document.spec),
+            moment=f"{dt.datetime.fromisoformat(self._document.exported_at):%Y-%m-%d %H:%M:%S} UTC",
+            sections=sections,
+            left_out=[
+                f"{name if name.startswith('table ') else f'{title_of(dataset)}, {name}'}: {why}"
+                for dataset in self._datasets
+                for name, why in dataset.facts.left_out.items()
+            ],
+        )
+
+
+class _Rows:
+    """Batches of rows, to be taken by number."""
+
+    def __init__(self, batches: AsyncIterator[list[bytes]]) -> None:
+        self._batches = batches
+        self._left: list[bytes] = []
+
+    async def take(self, number: int) -> AsyncGenerator[list[bytes], None]:
+        """The next `number` rows, or fewer at the end."""
+        while number:
+            if not self._left:
+                self._left = await anext(self._batches, [])
+            if not self._left:
+                return
+            taken, self._left = self._left[:number], self._left[number:]
+            number -= len(taken)
+            yield taken
+
+    async def end(self) -> None:
+        """Read to the end, where the rows are compared with their count."""
+        async for _ in self._batches:
+            pass
+
+
+async def package_chunks(document: Document) -> AsyncGenerator[bytes, None]:
+    """The package in chunks, under the same promise as `Document.chunks`: one that ends is whole."""
+    archive = Archive(dt.datetime.fromisoformat(document.exported_at))
+    with closing(Manifest(document.exported_at)) as manifest:
+        package = Package(document, archive, manifest)
+        async with aclosing(document.joined(package.pieces())) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+
+async def _once(content: bytes) -> AsyncGenerator[bytes, None]:
+    yield content
+
+
+def _information(dataset: Dataset) -> list[tuple[str, str]]:
+    """The terms of the GDPR's art. 15(1) that the dataset's file says something about, and what it says."""
+    return [(term, text) for name, term in INFORMATION if (text := getattr(dataset.facts, name))]

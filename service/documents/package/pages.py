@@ -1,0 +1,70 @@
+"""The pages of a package: HTML that a browser opens from a folder, without a script and without a request."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+
+from service.documents.datasets import Column, Dataset
+from service.documents.encoding import plain_text, text_of
+
+ROWS_PER_PAGE = 500
+INDEX = "index"
+# In the text of rows, the mark \x02 and a letter stand for markup; a mark of the data's own is followed by `e`.
+ROW_END = b"\x02r"
+# A parser would make a line feed of a CR, and takes control characters as references alone (HTML, 13.2.3.5).
+REPLACEMENTS = (
+    (b"&", b"&amp;"),
+    (b"<", b"&lt;"),
+    (b">", b"&gt;"),
+    (b"\r", b"&#13;"),
+    (b"\x02c", b"</td><td>"),
+    (b"\x02n", b'<span class="null"></span>'),
+    (b"\x02e", b"&#2;"),
+)
+MARKED_CELL = "E'\\x02c'::pg_catalog.text"
+MARKED_NULL = "E'\\x02n'::pg_catalog.text"
+
+templates = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def row_text(dataset: Dataset) -> str:
+    """The SQL query that gives `dataset`'s rows as one text column, in order."""
+    between = f" OPERATOR(pg_catalog.||) {MARKED_CELL} OPERATOR(pg_catalog.||) "
+    cells = between.join(_cell(column) for column in dataset.columns)
+    return f'SELECT {cells} FROM ({dataset.sql}) AS "row"'  # noqa: S608 (checked at start-up)
+
+
+def table_rows(rows: Sequence[bytes], *, first: int) -> bytes:
+    """Rows of `row_text` as rows of an HTML table; the id of each is its number, `first` the first one's."""
+    text = ROW_END.join(rows)
+    for old, new in REPLACEMENTS:
+        text = text.replace(old, new)
+    lines = enumerate(text.split(ROW_END), start=first)
+    return b"".join([b'<tr id="row-%d"><td>%b</td></tr>\n' % line for line in lines])
+
+
+def render(template: str, **facts: object) -> bytes:
+    return templates.get_template(template).render(facts).encode()
+
+
+def page_path(dataset: Dataset, number: int) -> str:
+    """The path of a section's page; the first has number 1."""
+    stem = f"section-{dataset.name}" if dataset.name == INDEX else dataset.name
+    return f"{stem}.html" if number == 1 else f"{stem}-{number}.html"
+
+
+def page_of(row: int) -> int:
+    """The number of the page that has the row; both are counted from 1."""
+    return (row - 1) // ROWS_PER_PAGE + 1
+
+
+def _cell(column: Column) -> str:
+    value = plain_text(column) if column.cast_name else text_of(column)
+    return f"COALESCE(pg_catalog.replace({value}, E'\\x02', E'\\x02e'), {MARKED_NULL})"

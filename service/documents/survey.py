@@ -1,0 +1,128 @@
+"""One statement about a user's data: how much it is, and all of it if it is little.
+
+So a small document costs one round trip, and a large one is counted before the first of its rows is rendered. Sections
+are counted one after the other, each up to what is left of the cap.
+"""
+# ruff: noqa: S608 (the datasets were checked at start-up, and the columns are rendered from them)
+
+from collections.abc import Sequence
+from itertools import accumulate, chain, pairwise
+from typing import NamedTuple
+
+import asyncpg
+
+from service.backends.database import QUERIES, Connection, replayed_at
+from service.documents.chunks import short_lines
+from service.documents.encoding import RowText
+from service.documents.selection import Query, Selected
+from service.documents.snapshots import naming_failures, refusing_foreign_characters
+from service.documents.subjects import MOST_ROWS, QUERY_TIMEOUT_SECONDS, find_profiles, has_id
+from service.errors import NO_SUCH_USER, SubjectNotFoundError
+from service.export_spec import ExportSpec
+
+# A document that is read at once has so many records, each shorter than a slice, and so many bytes.
+FEW_RECORDS = 1_000
+FEW_BYTES = 256 * 1024
+
+
+class Survey(NamedTuple):
+    """`counts` and `lines` are by section; `lines` is None unless they were wanted and are few.
+
+    `exported_at` is the snapshot's time.
+    """
+
+    exported_at: str
+    counts: list[int]
+    lines: list[list[bytes]] | None
+
+
+async def take_survey(
+    connection: Connection,
+    selected: Sequence[Selected],
+    spec: ExportSpec,
+    row_text: RowText | None,
+    *,
+    max_records: int,
+) -> Survey:
+    """Counts one more than `max_records` at most; no section if no row of the profile has exactly the user's id.
+
+    `row_text` gives the lines, if they are wanted.
+    """
+    profile = selected[0].dataset
+    with naming_failures(), refusing_foreign_characters(SubjectNotFoundError(NO_SUCH_USER)):
+        if not str(spec.user_id).isascii():  # only such an id can lack in the database's encoding
+            await find_profiles(connection, profile, spec.user_id)
+    queries = [query for section in selected for query in section.queries]
+    given = max((query.arguments for query in queries), key=len)
+    statement = _statement(queries, row_text, given=len(given))
+    with naming_failures():
+        row = await connection.fetchrow(
+            statement, *given, max_records + 1, replayed_at(connection), timeout=QUERY_TIMEOUT_SECONDS
+        )
+    assert row is not None
+    return _read(row, selected, spec)
+
+
+def _read(row: asyncpg.Record, selected: Sequence[Selected], spec: ExportSpec) -> Survey:
+    ids, exported_at, totals, *lines = row
+    if not any(has_id(text, spec.user_id) for text in ids):
+        return Survey(exported_at, [0], None)
+    counts, counted = [len(ids)], len(ids)
+    section_lines = [lines[0]] if lines and lines[0] is not None else None
+    ends = accumulate(len(section.queries) for section in selected)
+    for begin, end in pairwise(ends):
+        counts.append(totals[end - 1] - counted)
+        counted = totals[end - 1]
+        if section_lines is not None:
+            section_lines.append(list(chain(*lines[begin:end])))
+    return Survey(exported_at, counts, section_lines)
+
+
+def _statement(queries: Sequence[Query], row_text: RowText | None, *, given: int) -> str:
+    """The ids of the profile's rows, the snapshot's time, the records up to each query, and the lines of each query.
+
+    Each step is a CTE whose name no dataset has. A step that isn't read isn't executed, so many lines aren't rendered.
+    The totals end at the cap, the parameter after those of the queries; without a user, they begin there.
+    """
+    cap = f"${given + 1}::pg_catalog.int8"
+    moment = QUERIES["find_snapshot_time"].replace("$1", f"${given + 2}")
+    profile, *others = [query.dataset.sql for query in queries]
+    ids = f'SELECT "row".id::pg_catalog.text FROM ({profile}) AS "row" LIMIT {MOST_ROWS}'
+    first = f"CASE WHEN pg_catalog.cardinality(ids) OPERATOR(pg_catalog.=) 1 THEN 1::pg_catalog.int8 ELSE {cap} END"
+    steps = {"ids": f"SELECT ARRAY({ids}) AS ids", "total 0": f"SELECT {first} AS total FROM {_step('ids')}"}
+    for number, sql in enumerate(others, start=1):
+        before = f"(SELECT total FROM {_step(f'total {number - 1}')})"
+        rows = f'SELECT FROM ({sql}) AS "row" LIMIT (SELECT {cap} OPERATOR(pg_catalog.-) {before})'
+        counted = f"{before} OPERATOR(pg_catalog.+) pg_catalog.count(*)"
+        steps[f"total {number}"] = f"SELECT {counted} AS total FROM ({rows}) AS bounded"
+    numbers = range(len(queries))
+    totals = ", ".join(f"(SELECT total FROM {_step(f'total {number}')})" for number in numbers)
+    columns, tables = f"ids, ({moment}), ARRAY[{totals}]", _step("ids")
+    if row_text:
+        steps |= _line_steps(queries, row_text)
+        lines = ", ".join(
+            f"CASE WHEN few THEN ARRAY(SELECT line FROM {_step(f'lines {number}')}) END AS lines_{number}"
+            for number in numbers
+        )
+        columns, tables = f"{columns}, {lines}", f"{tables}, {_step('few')}"
+    with_steps = ", ".join(f"{_step(name)} AS MATERIALIZED ({step})" for name, step in steps.items())
+    return f"WITH {with_steps} SELECT {columns} FROM {tables}"
+
+
+def _line_steps(queries: Sequence[Query], row_text: RowText) -> dict[str, str]:
+    """The lines of each query, and whether they are few."""
+    steps = {
+        f"lines {number}": f"SELECT line FROM ({short_lines(row_text(query.dataset))}) AS short (line)"
+        for number, query in enumerate(queries)
+    }
+    all_lines = " UNION ALL ".join(f"SELECT line FROM {_step(name)}" for name in steps)
+    size = "pg_catalog.octet_length(line)"
+    short = f"pg_catalog.bool_and({size} OPERATOR(pg_catalog.>) 0)"
+    little = f"pg_catalog.sum({size}) OPERATOR(pg_catalog.<=) {FEW_BYTES}"
+    few = f"(SELECT total FROM {_step(f'total {len(queries) - 1}')}) OPERATOR(pg_catalog.<=) {FEW_RECORDS}"
+    steps["few"] = f"SELECT CASE WHEN {few} THEN (SELECT {short} AND {little} FROM ({all_lines}) AS lines) END AS few"
+    return steps
+
+
+def _step(name: str) -> str:
+    return f'"carryout {name}"'

@@ -1,0 +1,265 @@
+"""The composition root: opens a process's resources in order and closes them in reverse."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+
+from service.access.flags import Flags, open_flags
+from service.access.links import LinkSigner
+from service.access.tokens import JwtVerifier, accepts_any_purpose, open_jwt_verifier
+from service.backends.database import (
+    HOLD_EVERYTHING,
+    Autocommit,
+    Connection,
+    Pool,
+    acquire,
+    check_schema,
+    connect,
+    may_change_trail,
+    open_pool,
+)
+from service.backends.failures import (
+    DENIED,
+    NO_ANSWER,
+    NO_BUCKET,
+    NO_BUCKET_NAME,
+    NO_CREDENTIALS,
+    NO_PRIMARY,
+    VIRTUAL_ONLY,
+    WRONG_KEYS,
+    WRONG_REGION,
+    describe_cause,
+)
+from service.backends.queue import JobQueue, open_queue
+from service.backends.smtp import Mailer
+from service.backends.storage import ObjectStorage, open_storage
+from service.bookkeeping.audit import AuditLog
+from service.bookkeeping.exports import ExportRepository, find_mark
+from service.bookkeeping.mails import NotificationRepository
+from service.documents.datasets import Dataset, list_exposed_columns, load_datasets, load_user_lists
+from service.documents.schema import Schema, load_schema
+from service.errors import ConfigurationError, UnavailableError
+from service.mutex import KeyedMutex
+from service.settings import Settings
+from service.telemetry.clocks import Clock
+from service.telemetry.logs import SINK
+from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import Tracer
+
+S3_KEY_SETTINGS = "CARRYOUT_S3_ACCESS_KEY_ID, CARRYOUT_S3_SECRET_ACCESS_KEY"
+START_CHECKS = 5
+START_PAUSE_SECONDS = 1.0
+S3_SETTINGS = {
+    NO_BUCKET: "CARRYOUT_S3_BUCKET",
+    NO_BUCKET_NAME: "CARRYOUT_S3_BUCKET",
+    DENIED: "CARRYOUT_S3_BUCKET, CARRYOUT_S3_PREFIX, and the rights of CARRYOUT_S3_ACCESS_KEY_ID",
+    WRONG_KEYS: S3_KEY_SETTINGS,
+    WRONG_REGION: "CARRYOUT_S3_REGION",
+    VIRTUAL_ONLY: "CARRYOUT_S3_ADDRESSING_STYLE",
+    NO_CREDENTIALS: S3_KEY_SETTINGS,
+}
+
+logger = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Resources:
+    """`database` is for bookkeeping, in `encoding`; the other pools read the application's data: `source` for files,
+    `streams` for users' live streams, `lists` for operators' lists.
+
+    Each pool has its own connections, so slow readers of streams delay only other streams. `user_mutex` is keyed by
+    user id. `mark` is in the keys of this installation's objects.
+    """
+
+    settings: Settings
+    database: Pool
+    encoding: str
+    source: Pool
+    streams: Pool
+    lists: Pool
+    datasets: tuple[Dataset, ...]
+    schema: Schema
+    user_lists: dict[str, Dataset]
+    flags: Flags
+    storage: ObjectStorage
+    queue: JobQueue
+    verifier: JwtVerifier
+    links: LinkSigner
+    mailer: Mailer
+    exports: ExportRepository
+    notifications: NotificationRepository
+    audit: AuditLog
+    mark: str
+    metrics: Metrics
+    clock: Clock
+    tracer: Tracer
+    user_mutex: KeyedMutex
+
+    def connection(self) -> AbstractAsyncContextManager[Connection]:
+        """A connection of the bookkeeping pool. Raises UnavailableError on a timeout."""
+        return acquire(self.database, timeout_seconds=self.settings.acquire_timeout_seconds)
+
+    @property
+    def autocommit(self) -> Autocommit:
+        """Runs each statement in a transaction of its own, on the bookkeeping pool."""
+        timeout_seconds = self.settings.acquire_timeout_seconds
+        return Autocommit(self.database, timeout_seconds=timeout_seconds, encoding=self.encoding)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A transaction on the bookkeeping pool. Raises UnavailableError on a timeout."""
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+
+class _Source(NamedTuple):
+    """Facts about the application's database, read at start-up."""
+
+    datasets: tuple[Dataset, ...]
+    user_lists: dict[str, Dataset]
+    exposed_columns: list[str]
+    encoding: str
+
+
+@asynccontextmanager
+async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
+    """Raises ConfigurationError, with one sentence that names the fault, if a server or a dataset is unusable."""
+    mailer = Mailer(
+        settings.smtp_url,
+        settings.mail_from,
+        ehlo_name=settings.smtp_ehlo_name,
+        token_file=settings.smtp_oauth_token_file,
+    )
+    async with connect(settings.database_url) as connection:
+        await check_schema(connection, user_id_type=settings.user_id_type, owner=settings.schema_owner)
+        trail_unguarded = await may_change_trail(connection)
+        encoding = connection.get_settings().server_encoding
+        mark = await find_mark(connection)
+    source = await _read_source(settings)
+    _check_encodings(settings, encoding, source.encoding)
+    metrics = Metrics()
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        resources = Resources(
+            settings=settings,
+            tracer=await enter(_open_tracer(settings)),
+            datasets=source.datasets,
+            schema=load_schema(source.datasets),
+            user_lists=source.user_lists,
+            flags=await enter(open_flags(settings.database_url, settings.features)),
+            database=await enter(
+                open_pool(settings.database_url, size=settings.pool_size, application_name="carryout")
+            ),
+            encoding=encoding,
+            source=await enter(_open_source_pool(settings, "source", size=settings.pool_size)),
+            streams=await enter(_open_source_pool(settings, "streams", size=settings.stream_pool_size)),
+            lists=await enter(_open_source_pool(settings, "lists", size=settings.list_pool_size)),
+            storage=await enter(open_storage(settings)),
+            queue=await enter(open_queue(settings.redis_url)),
+            verifier=await enter(open_jwt_verifier(settings)),
+            links=LinkSigner(settings.link_secrets),
+            mailer=mailer,
+            exports=ExportRepository(lease_seconds=settings.lease_seconds),
+            notifications=NotificationRepository(mailer.domain),
+            audit=AuditLog(),
+            mark=mark,
+            metrics=metrics,
+            clock=Clock(metrics),
+            user_mutex=KeyedMutex(),
+        )
+        SINK.on_loss(resources.metrics.log_lines_lost.inc)
+        for name in ("database", "source", "streams", "lists"):
+            resources.metrics.watch_pool(name, getattr(resources, name))
+        resources.metrics.exposed_columns.set(len(source.exposed_columns))
+        resources.metrics.trail_unguarded.set(trail_unguarded)
+        await _require_servers(resources)
+        if source.exposed_columns:
+            await logger.awarning("source_role_can_read_forbidden_columns", columns=source.exposed_columns)
+        if accepts_any_purpose(settings):
+            await logger.awarning("tokens_of_any_purpose_accepted")
+        if trail_unguarded:
+            await logger.awarning("serving_role_can_change_audit_trail")
+        yield resources
+
+
+def _open_source_pool(settings: Settings, name: str, *, size: int) -> AbstractAsyncContextManager[Pool]:
+    return open_pool(
+        settings.source_database_url,
+        size=size,
+        application_name=f"carryout-{name}",
+        own_search_path=True,
+        max_replica_lag_seconds=settings.max_replica_lag_seconds or math.inf,
+    )
+
+
+async def _read_source(settings: Settings) -> _Source:
+    to_operators = [name for name in settings.forbidden_columns if name not in settings.operator_columns]
+    directory = Path(settings.datasets_dir)
+    name = "CARRYOUT_SOURCE_DATABASE_URL"
+    async with connect(settings.source_database_url, name=name, own_search_path=True) as connection:
+        encoding = connection.get_settings().server_encoding
+        datasets = await load_datasets(
+            connection, directory, user_id_type=settings.user_id_type, forbidden=settings.forbidden_columns
+        )
+        user_lists = await load_user_lists(connection, directory, forbidden=to_operators)
+        exposed_columns = await list_exposed_columns(
+            connection,
+            [*datasets, *user_lists.values()],
+            forbidden=to_operators if user_lists else settings.forbidden_columns,
+        )
+    return _Source(datasets, user_lists, exposed_columns, encoding)
+
+
+def _check_encodings(settings: Settings, own: str, sources: str) -> None:
+    """A user whose id the bookkeeping can't hold would count as unknown."""
+    if settings.user_id_type == "text" and own not in {sources, *HOLD_EVERYTHING}:
+        raise ConfigurationError(
+            f"The encoding {own} can't hold the ids of a database in {sources}: make another with ENCODING 'UTF8' "
+            "(CARRYOUT_DATABASE_URL, CARRYOUT_SOURCE_DATABASE_URL)"
+        )
+
+
+@asynccontextmanager
+async def _open_tracer(settings: Settings) -> AsyncIterator[Tracer]:
+    if not settings.otlp_endpoint:
+        yield Tracer()
+        return
+    try:
+        from service.telemetry.otel import open_otel_tracer  # noqa: PLC0415 (an optional extra)
+    except ModuleNotFoundError:
+        raise ConfigurationError("CARRYOUT_OTLP_ENDPOINT needs OpenTelemetry: pip install carryout[otel]") from None
+    async with open_otel_tracer(settings.otlp_endpoint) as tracer:
+        yield tracer
+
+
+async def _require_servers(resources: Resources) -> None:
+    try:
+        await _check_with_retries(resources.queue.check)
+    except UnavailableError as error:
+        raise ConfigurationError(f"Redis {describe_cause(error)} (CARRYOUT_REDIS_URL)") from error
+    try:
+        await _check_with_retries(resources.storage.check)
+    except UnavailableError as error:
+        cause, bucket = describe_cause(error), resources.settings.s3_bucket
+        names = S3_SETTINGS.get(cause.partition(":")[0], "CARRYOUT_S3_ENDPOINT_URL")
+        raise ConfigurationError(f"S3 {cause}, asked for {bucket} ({names})") from error
+
+
+async def _check_with_retries(check: Callable[[], Awaitable[None]]) -> None:
+    """Retry what passes: the checks' time limits suit probes, but a busy server, or a failover, may take longer."""
+    for _ in range(START_CHECKS - 1):
+        try:
+            await check()
+        except UnavailableError as error:
+            if describe_cause(error) not in {NO_ANSWER, NO_PRIMARY}:
+                raise
+            await asyncio.sleep(START_PAUSE_SECONDS)
+        else:
+            return
+    await check()
