@@ -1,23 +1,31 @@
-"""What may leave, column by column, with the reason; whatever isn't sure stays undecided."""
+"""Decides for each column whether it may be exported, with the reason; doubtful columns stay undecided."""
 
-from collections.abc import Collection, Iterator, Sequence
-from enum import StrEnum
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
-import msgspec
-
+from guard.text import is_printable
 from onboarding.catalog import Column, Table
-from onboarding.paths import Graph, Link, Path, Relation
+from onboarding.links import Kind, Link, Strength, find_stem
+from onboarding.looking import Look
+from onboarding.paths import Graph, Path, Rank, Relation
+from onboarding.verdicts import Decision, Verdict
 from onboarding.words import (
     ADDRESS_WORDS,
+    BEARER_WORDS,
+    BYSTANDERS,
+    FREE_TEXT,
+    HOOK_WORDS,
     ID_WORDS,
+    LINK_WORDS,
     MESSAGES,
     OTHERS,
     OTHERS_TABLES,
     PERSON_NAMES,
     PERSON_WORDS,
+    PLAIN_LINKS,
     PLAIN_TEXT,
     REACTED_TO,
     SECRET_TABLE_WORDS,
+    STAFF_TABLES,
     STAFF_WORDS,
     TIMES,
     USERS_TABLES,
@@ -27,7 +35,8 @@ from onboarding.words import (
     snake,
     words,
 )
-from service.datasets import INTEGERS, is_forbidden
+from service.documents.datasets import INTEGERS
+from service.documents.forbidden_columns import is_forbidden
 
 PLAIN_TYPES = {*INTEGERS, "bool", "numeric", "float4", "float8", "money", "date", "time", "timetz",
     "timestamp", "timestamptz", "interval"}  # fmt: skip
@@ -36,25 +45,10 @@ TIME_TYPES = {"date", "timestamp", "timestamptz"}
 KEY_TYPES = {*INTEGERS, "uuid"}
 
 
-class Verdict(StrEnum):
-    """KEY columns are read to find or to order the rows, and don't leave."""
-
-    EXPORT = "export"
-    KEY = "key"
-    DENY = "deny"
-    UNDECIDED = "undecided"
-
-
-class Decision(msgspec.Struct, frozen=True):
-    column: Column
-    verdict: Verdict
-    why: str
-
-
 class Judge:
-    """Decides for one table; `path` is its way to the user, None for the users' own table."""
+    """Decides for one table; `path` is its path to the user, None for the users' own table."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (each is one independent fact)
         self,
         graph: Graph,
         table: Table,
@@ -62,23 +56,32 @@ class Judge:
         *,
         forbidden: Sequence[str],
         needed: Collection[str],
+        looks: Mapping[tuple[str, str], Look],
     ) -> None:
-        """`needed` are columns by which other tables' rows, or the operators' lists, are found."""
+        """`needed` are columns that find other tables' rows, or the operators' lists."""
+        self._looks = looks
         self._graph = graph
         self._table = table
         self._path = path
         self._forbidden = forbidden
         self._needed = needed
-        self._targets = {name: key.target for key in table.foreign_keys for name in key.columns}
+        self._targets = {
+            name: link.parent
+            for link in reversed(graph.links_of(table))
+            if link.kind is Kind.KEY and link.strength is not Strength.WEAK
+            for name in link.columns
+        }
         people = graph.links_to_people(table)
         self._people = {name for link in people for name in _columns_of_others(link)}
         self._way = set(path.links[0].columns) if path else set()
         is_of_user = table.quoted in graph.people
         self.others = [link for link in people if not set(link.columns) <= self._way]
-        shared = bool(self.others) and not (path and _is_authors(path) and all(map(_is_reaction, self.others)))
+        parties = [link for link in self.others if link.strength is not Strength.WEAK and not _is_bystander(link)]
+        shared = bool(parties) and not (path and _is_authors(path) and all(map(_is_reaction, parties)))
         self._is_own_row = is_of_user or (path is not None and path.depth == 1 and not shared)
         self._is_subject = self._is_own_row and (path is None or path.relation is Relation.SUBJECT)
         self._is_author = path is not None and path.depth == 1 and path.relation is Relation.AUTHOR
+        self._is_below_own = path is not None and path.depth > 1 and _is_owners(path) and not parties
         self._is_link = bool(self.others) and path is not None and path.depth == 1
         self.order = self._find_order()
 
@@ -86,7 +89,7 @@ class Judge:
         return [self._decide(column) for column in self._table.columns]
 
     def is_empty_without_others(self, decisions: Sequence[Decision]) -> bool:
-        """Whether the row links the user to another person, who stays back, and tells no more than that and when."""
+        """Whether the row only links the user to another person, who isn't exported, and perhaps has a time."""
         exported = [decision.column for decision in decisions if decision.verdict is Verdict.EXPORT]
         return self._is_link and not any(map(self._tells, exported))
 
@@ -95,7 +98,7 @@ class Judge:
         return name in self._targets or not (name in self.order or column.type_name in {*TIME_TYPES, "bool"})
 
     def _find_order(self) -> tuple[str, ...]:
-        """A key without a secret; none if there is none."""
+        """The first unique key without a secret column; empty if the table has none."""
         keys = [key for key in self._table.unique_keys if not any(map(self._is_denied, key))]
         return keys[0] if keys else ()
 
@@ -105,18 +108,27 @@ class Judge:
 
     def _decide(self, column: Column) -> Decision:
         verdict, why = next(
-            self._reasons(column), (Verdict.UNDECIDED, f"nothing is known of {column.type_name} values")
+            self._reasons(column), (Verdict.UNDECIDED, f"{column.type_name} is a type of unknown content")
         )
+        if verdict is Verdict.UNDECIDED and self._look(column).is_constant:
+            return Decision(column, Verdict.DENY, "all rows that were looked at have the same value")
         return Decision(column, verdict, why)
 
+    def _look(self, column: Column) -> Look:
+        return self._looks.get((self._table.quoted, column.quoted), Look())
+
     def _reasons(self, column: Column) -> Iterator[tuple[Verdict, str]]:
-        """The first counts: what mustn't leave, whose it is, then what the column is."""
+        """Verdicts by priority, the first wins: forbidden columns, then the row's owner, then the column's content."""
+        if not is_printable(column.name):  # without the invisible character, it may be a secret's name
+            yield Verdict.UNDECIDED, "its name has invisible characters"
         if is_secret(column.name):
             yield Verdict.DENY, "a secret, by its name"
         if is_forbidden(column.name, self._forbidden):
             verdict = Verdict.KEY if column.quoted in {*self._way, *self._needed} else Verdict.DENY
             yield verdict, "its name is in CARRYOUT_FORBIDDEN_COLUMNS"
         yield from self._link_reasons(column)
+        if self._look(column).is_token:
+            yield Verdict.DENY, "its values look like tokens"
         yield from self._name_reasons(column)
         yield from self._type_reasons(column)
 
@@ -134,25 +146,33 @@ class Judge:
             yield verdict, "another person"
         if name in self._targets and self._path and self._is_of_people(self._targets[name]):
             yield Verdict.KEY if name in self.order else Verdict.UNDECIDED, "may be another person"
-        if name in self._targets and column.type_name in KEY_TYPES:
+        if name in self._targets and column.type_name in KEY_TYPES | TEXT_TYPES:
             yield Verdict.EXPORT, f"points to {self._targets[name]}"
-        if name in self.order:
-            verdict = Verdict.EXPORT if column.type_name in {*KEY_TYPES, *TIME_TYPES} else Verdict.KEY
-            yield verdict, "part of the row's own key"
+        is_plain_key = column.type_name in {*KEY_TYPES, *TIME_TYPES} or find_stem(column.name) == ()
+        if name in self.order and is_plain_key and self._is_session_id(column):
+            yield Verdict.KEY, "the id of a session, which may work as a key"
+        if name in self.order and is_plain_key:
+            yield Verdict.EXPORT, "part of the row's own key"
+
+    def _is_session_id(self, column: Column) -> bool:
+        is_guessable = column.type_name in {*INTEGERS, *TIME_TYPES}
+        return not is_guessable and singular(words(self._table.name)[-1]) == "session"
 
     def _is_of_people(self, quoted: str) -> bool:
         return snake(self._graph.catalog.tables[quoted].name) in USERS_TABLES
 
     def _name_reasons(self, column: Column) -> Iterator[tuple[Verdict, str]]:
         parts = words(column.name)
+        if column.type_name in TEXT_TYPES and not LINK_WORDS.isdisjoint(parts[-1:]):
+            yield from _link_text_reasons(parts, words(self._table.name))
         if parts and (parts[-1] in ID_WORDS or column.type_name == "uuid"):
             yield Verdict.UNDECIDED, "an id that no foreign key explains"
         if column.type_name in {"inet", "cidr", "macaddr", "macaddr8"} or not ADDRESS_WORDS.isdisjoint(parts):
-            yield (Verdict.EXPORT, "") if self._is_subject else (Verdict.DENY, "may be somebody else's address")
+            yield (Verdict.EXPORT, "") if self._is_subject else (Verdict.DENY, "may be another person's address")
         if not STAFF_WORDS.isdisjoint(parts):
-            yield Verdict.UNDECIDED, "may be written by the staff, or work as a key"
+            yield Verdict.UNDECIDED, "may be written by staff, or work as a key"
         if not OTHERS.isdisjoint(parts[:-1]):
-            yield Verdict.UNDECIDED, "may be about somebody else"
+            yield Verdict.UNDECIDED, "may be about another person"
 
     def _type_reasons(self, column: Column) -> Iterator[tuple[Verdict, str]]:
         name, plain = snake(column.name), column.type_name in PLAIN_TYPES or column.is_enum
@@ -161,23 +181,44 @@ class Judge:
         if name in TIMES and column.type_name in TIME_TYPES:
             yield Verdict.EXPORT, ""
         if plain and not self._is_own_row and self._path and self._path.depth == 1:
-            yield Verdict.UNDECIDED, "the row names several people: whose is it?"
+            yield Verdict.UNDECIDED, "the row names several people, and its owner is unclear"
         if plain:
             yield Verdict.EXPORT, ""
         if column.type_name in TEXT_TYPES:
             yield self._decide_text(column)
 
     def _decide_text(self, column: Column) -> tuple[Verdict, str]:
-        if not (self._is_own_row or self._is_author):
-            return Verdict.UNDECIDED, "free text in a row that isn't the user's alone"
         known = words(column.name)[-1:]
+        is_free = not FREE_TEXT.isdisjoint(known)
+        if not (self._is_own_row or self._is_author or (self._is_below_own and not is_free)):
+            return Verdict.UNDECIDED, "free text in a row that isn't the user's alone"
         if known and known[0] in PLAIN_TEXT:
             return Verdict.EXPORT, ""
         return Verdict.UNDECIDED, "text of an unknown kind"
 
 
+def _is_owners(path: Path) -> bool:
+    """Whether the row hangs on one that is the user's, by its owner and not by what others do."""
+    return path.relation is Relation.SUBJECT and path.rank <= Rank.BELOW
+
+
+def _link_text_reasons(parts: Sequence[str], table: Sequence[str]) -> Iterator[tuple[Verdict, str]]:
+    """A link may let in anyone who has it."""
+    if not BEARER_WORDS.isdisjoint(parts):
+        yield Verdict.DENY, "a link that may work as a key, by its name"
+    if not HOOK_WORDS.isdisjoint(table):
+        yield Verdict.DENY, "a link that may work as a key, by its table's name"
+    if len(parts) > 1 and PLAIN_LINKS.isdisjoint(parts):
+        yield Verdict.UNDECIDED, "a link, which may work as a key"
+
+
+def _is_bystander(link: Link) -> bool:
+    """Whether the link names a person who only acts on the row, by its name."""
+    return not BYSTANDERS.isdisjoint(find_stem(link.columns[-1].strip('"')))
+
+
 def _is_authors(path: Path) -> bool:
-    """Whether the user wrote the row, by the name of its column."""
+    """Whether the user wrote the row, by the name of the linking column."""
     return path.relation < Relation.RUNS or not WRITES.isdisjoint(words(path.links[0].columns[-1]))
 
 
@@ -194,33 +235,35 @@ def _is_reaction(link: Link) -> bool:
 
 
 def find_table_denial(table: Table) -> str | None:
-    """Why nothing of the table may leave, if its name says so."""
+    """The reason to deny the whole table, if its name gives one."""
     if SECRET_TABLE_WORDS.isdisjoint(words(table.name)):
         return None
     return "it holds secrets, by its name"
 
 
 def find_table_doubt(graph: Graph, path: Path, *, trust_names: bool) -> str | None:
-    """Why it isn't sure that the rows are the user's, if so."""
+    """The reason to doubt that the rows are the user's, if there is one."""
+    if not graph.catalog.tables[path.table].is_printable:
+        return "its name has invisible characters: check whom its rows belong to"
     return next(_doubts(graph, path, trust_names=trust_names), None)
 
 
 def _doubts(graph: Graph, path: Path, *, trust_names: bool) -> Iterator[str]:
     if any(is_secret(column) for link in path.links for column in (*link.columns, *link.parent_columns)):
-        yield "a secret leads to its rows"
+        yield "a secret column links its rows to the user"
     for link in path.links:
-        if link.by_name and not trust_names:
-            yield f"{link.columns[0]} has the name of a link to the user, but is no foreign key"
+        if link.strength is Strength.WEAK and not (trust_names and link.kind is Kind.KEY):
+            yield link.why
         if link.parent in graph.people and path.relation is Relation.OTHER:
-            yield f"{link.columns[-1]} names the user, but the row may be somebody else's"
+            yield f"{link.columns[-1]} names the user, but the row may belong to another person"
     if path.depth > 1 and path.relation is not Relation.SUBJECT:
-        yield "what hangs below a thing that the user made or runs may be other people's"
+        yield "rows below one that the user made or runs may belong to other people"
     for link in path.links:
         yield from _table_doubts(graph, path, link)
 
 
 def _table_doubts(graph: Graph, path: Path, link: Link) -> Iterator[str]:
-    """About the table where `link` of the path begins."""
+    """Doubts about the table where `link` of the path begins."""
     table = graph.catalog.tables[link.child]
     is_extension = link.columns in table.keys or table.quoted in graph.people
     if not is_extension and singular(words(table.name)[-1]) in OTHERS_TABLES:
@@ -229,6 +272,8 @@ def _table_doubts(graph: Graph, path: Path, link: Link) -> Iterator[str]:
         yield f"{table.quoted} holds secrets, by its name"
     if link in path.links[: path.depth - 1] and any(map(_is_about_people, table.columns)):
         yield f"{table.quoted} may be about other people, by its columns"
+    if not STAFF_TABLES.isdisjoint(words(table.name)):
+        yield f"the staff may write about users in {table.quoted}, by its name"
 
 
 def _is_about_people(column: Column) -> bool:

@@ -1,73 +1,85 @@
-"""The role that reads for Carryout: what the datasets and the operators' lists name, column by column.
+"""The SQL of the reader role: the columns that the datasets and the operators' lists use.
 
-PostgreSQL itself tells: it records which columns the body of a SQL function depends on, those of joins, conditions and
-orders too, and of a view the view's own, which are just the ones that a role needs. The function is temporary, and
-rolled back.
+PostgreSQL itself provides the columns: it records which columns the body of a SQL function depends on. These include
+the columns of joins, conditions and orders, and for a view the view's own columns, which are exactly those that a role
+needs. The function is temporary, and rolled back.
 """
 
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import asyncpg
 
-from service.database import QUERIES, Connection
-from service.datasets import LISTS_FOLDER, PROFILE, read_sql
+from guard.text import quote_identifier
+from onboarding.catalog import quote_relation
+from onboarding.comments import comment
+from service.backends.database import QUERIES, Connection, using_safe_search_path
+from service.documents.datasets import LISTS_FOLDER, PROFILE, list_paths, naming, read_sql
 from service.errors import ConfigurationError
 
 ROLE = "carryout_reader"
+OPEN_TO_ALL = (
+    "Every role may create objects in these schemas, including this one. If no application needs that, run the "
+    "following statements without their dashes:"
+)
+
+EXISTS = "The role exists. If you didn't create it, drop it, or choose another name with --role: its maker can use it"
 
 
 async def list_grants(connection: Connection, directory: Path, *, role: str = ROLE) -> list[str]:
-    """Statements that make the role, unless it is there, and grant it what the files in `directory` read.
+    """Statements that create the role, unless it exists, and grant it the columns that the files in `directory` read.
 
-    What it may do because everybody may is said in a comment: an application of the operator's may need it.
-    Raises ConfigurationError if there is no profile, a file doesn't work, or this connection may not make temporary
-    objects.
+    A comment names the rights that the role has through PUBLIC: an application of the operator's may need them.
+    Raises ConfigurationError if there is no profile, a file doesn't work, or this connection may not create
+    temporary objects.
     """
     if not (directory / f"{PROFILE}.sql").exists():
-        raise ConfigurationError(f"{directory} holds no {PROFILE}.sql")
-    schemas: set[str] = set()
-    granted: dict[str, set[str]] = defaultdict(set)
-    for path in sorted([*directory.glob("*.sql"), *(directory / LISTS_FOLDER).glob("*.sql")]):
+        raise ConfigurationError(f"{directory} has no {PROFILE}.sql")
+    granted: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for path in sorted([*list_paths(directory), *(directory / LISTS_FOLDER).glob("*.sql")]):
         for row in await _list_columns(connection, path):
-            schemas.add(row["schema"])
-            granted[row["relation"]].add(row["column"])
-    found = await connection.fetchrow(QUERIES["find_role"], role)
-    assert found is not None
-    quoted = found["quoted"]
-    guarded = await connection.fetchval(QUERIES["has_row_security"], sorted(granted))
-    open_to_all = await connection.fetch(QUERIES["list_schemas_open_to_all"])
+            granted[row["schema"], row["relation"]].add(row["column"])
+    schemas, names = [schema for schema, _ in granted], [name for _, name in granted]
+    async with using_safe_search_path(connection):
+        exists = await connection.fetchval(QUERIES["find_role"], role)
+        members = await connection.fetch(QUERIES["list_members"], role)
+        guarded = await connection.fetchval(QUERIES["has_row_security"], schemas, names)
+        open_to_all = await connection.fetch(QUERIES["list_schemas_open_to_all"])
+    quoted = quote_identifier(role)
     return [
-        *([] if found["exists"] else [f"CREATE ROLE {quoted} LOGIN PASSWORD '…';"]),
+        *([comment(EXISTS)] if exists else [f"CREATE ROLE {quoted} LOGIN PASSWORD '…';"]),
+        *(comment(f"Can do what it can: {quote_identifier(name)}") for (name,) in members),
         *([f"ALTER ROLE {quoted} BYPASSRLS;"] if guarded else []),
-        *(f"GRANT USAGE ON SCHEMA {schema} TO {quoted};" for schema in sorted(schemas)),
-        *(
-            f"GRANT SELECT ({', '.join(sorted(columns))}) ON {relation} TO {quoted};"
-            for relation, columns in sorted(granted.items())
-        ),
-        *(
-            f"-- Everybody may make objects in {schema}, so this role, too. "
-            f"If nobody needs it: REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC;"
-            for (schema,) in open_to_all
-        ),
+        *(f"GRANT USAGE ON SCHEMA {quote_identifier(schema)} TO {quoted};" for schema in sorted(set(schemas))),
+        *(_grant(relation, columns, quoted) for relation, columns in sorted(granted.items())),
+        *([comment(OPEN_TO_ALL)] if open_to_all else []),
+        *(comment(f"REVOKE CREATE ON SCHEMA {quote_identifier(schema)} FROM PUBLIC;") for (schema,) in open_to_all),
     ]
 
 
+def _grant(relation: tuple[str, str], columns: Iterable[str], role: str) -> str:
+    listed = ", ".join(map(quote_identifier, sorted(columns)))
+    return f"GRANT SELECT ({listed}) ON {quote_relation(*relation)} TO {role};"
+
+
 async def _list_columns(connection: Connection, path: Path) -> list[asyncpg.Record]:
-    sql = read_sql(path)
+    with naming(path.name):
+        sql = read_sql(path)
     transaction = connection.transaction()
     await transaction.start()
     try:
         statement = await connection.prepare(sql)  # refuses a second statement, too
-        types = ", ".join(parameter.name for parameter in statement.get_parameters())
+        types = ", ".join(f'"{type_.schema}"."{type_.name}"' for type_ in statement.get_parameters())
         await connection.execute(
-            f"CREATE FUNCTION pg_temp.carryout_dataset({types}) RETURNS void BEGIN ATOMIC {sql}; END"
+            f"CREATE FUNCTION pg_temp.carryout_dataset({types}) RETURNS pg_catalog.void BEGIN ATOMIC {sql}; END"
         )
-        return await connection.fetch(QUERIES["list_columns_of_dataset"])
+        async with using_safe_search_path(connection):
+            return await connection.fetch(QUERIES["list_columns_of_dataset"])
     except (asyncpg.ReadOnlySQLTransactionError, asyncpg.InsufficientPrivilegeError) as error:
         raise ConfigurationError(
-            f"What Carryout's role must read can't be told here ({error.args[0]}): ask the primary, as a role that "
-            "may use the tables' schemas and make temporary objects"
+            f"The columns for Carryout's role can't be determined here ({error.args[0]}): run this on the primary, "
+            "as a role that may use the tables' schemas and create temporary objects"
         ) from None
     except asyncpg.PostgresError as error:
         raise ConfigurationError(f"{path.name} doesn't work: {error.args[0]}") from None

@@ -1,41 +1,58 @@
 """`carryout init`: from a live schema to dataset files that the service accepts."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from onboarding.catalog import read_catalog
-from onboarding.comments import read_comments
+from guard.files import replace_file, require_kept_folder
+from guard.text import unquote_identifier
+from onboarding.catalog import Catalog, read_catalog
+from onboarding.comments import Comments, read_comments
 from onboarding.drafting import Drafts, draft_all
 from onboarding.drafts import Draft
 from onboarding.grants import list_grants
-from onboarding.users_table import find_users
-from service.database import Connection
-from service.datasets import LISTS_FOLDER, load_datasets, load_user_lists
+from onboarding.links import find_links
+from onboarding.looking import look
+from onboarding.rules import Rules, read_rules, render_rules, table_rule
+from onboarding.users_table import Users, find_users
+from onboarding.verdicts import TableDecision, Verdict
+from service.backends.database import Connection
+from service.documents.datasets import (
+    DECISIONS_FILE,
+    LISTS_FOLDER,
+    PROFILE,
+    list_paths,
+    load_datasets,
+    load_user_lists,
+    read_decisions,
+)
 from service.errors import ConfigurationError
 
 SUFFIX = ".sql"
 DOUBTED_SUFFIX = ".sql.undecided"
+READABLE = 0o664
+"""Readable for the service's account, subject to the umask."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """`trust_names` believes columns that have the name of a link to the user; `force` overwrites files."""
+    """`trust_names` follows weak links; `look` reads values; `force` overwrites files."""
 
     directory: Path
     users_table: str | None = None
     own: tuple[str, ...] = ()
     trust_names: bool = False
+    look: bool = False
     force: bool = False
     forbidden: tuple[str, ...]
     list_forbidden: tuple[str, ...]
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """`kept` are the files that were there before, by the quoted name of the table that they are about.
+    """`kept` maps the quoted name of a table to its file that existed before.
 
-    `grants` are the statements that make the role that all the files need; `grants_fault` says why there are none.
+    `grants` are the statements that create the role for the files; `grants_fault` is the reason if there are none.
     """
 
     drafts: Drafts
@@ -46,47 +63,84 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 async def initialize(connection: Connection, options: Options) -> Outcome:
-    """Write what the directory lacks, and load all of it as the service would.
+    """Write the missing files, then load the directory as the service does.
 
     Raises ConfigurationError if the schema isn't understood, or the files in the directory don't load.
     """
     catalog = await read_catalog(connection)
-    users = find_users(catalog, named=options.users_table, own=options.own)
-    drafts = draft_all(catalog, users, forbidden=options.forbidden, trust_names=options.trust_names)
+    users = _find_users(catalog, options)
+    evidence = await look(connection, catalog, users, find_links(catalog, users)) if options.look else None
+    drafts = draft_all(catalog, users, forbidden=options.forbidden, trust_names=options.trust_names, evidence=evidence)
+    if not options.force:
+        drafts = _without_decided_tables(drafts, options.directory)
     drafts = msgspec.structs.replace(drafts, datasets=tuple(await _verify(connection, drafts, options)))
     kept = {} if options.force else _find_existing(options.directory)
+    there_before = list_paths(options.directory)
+    _make_folders(options.directory)
     _write(options.directory, [draft for draft in drafts.datasets if draft.table.quoted not in kept])
+    _write_rules(options.directory, drafts, force=options.force)
     _write_lists(options.directory / LISTS_FOLDER, drafts.lists.files, force=options.force)
-    await _load(connection, options.directory, drafts, options)
+    if there_before:  # what was written now is verified
+        await _load(connection, options.directory, drafts, options)
     lists = await load_user_lists(connection, options.directory, forbidden=options.list_forbidden)
     outcome = Outcome(drafts, kept, len(lists))
     try:
         grants = await list_grants(connection, options.directory)
-    except ConfigurationError as error:  # everything loads, so it is the database that won't tell
+    except ConfigurationError as error:  # the files load, so this connection only can't determine the columns
         return msgspec.structs.replace(outcome, grants_fault=error.detail)
     return msgspec.structs.replace(outcome, grants=tuple(grants))
 
 
+def _find_users(catalog: Catalog, options: Options) -> Users:
+    """As an existing profile says, where the options don't."""
+    profile = options.directory / f"{PROFILE}{SUFFIX}"
+    said = read_comments(profile) if profile.exists() and not options.force else Comments()
+    table = options.users_table or said.users
+    same = said.users is None or table == said.users
+    names = options.own or tuple(unquote_identifier(column) for column in said.own if same)
+    return find_users(catalog, named=table, own=names)
+
+
 async def _verify(connection: Connection, drafts: Drafts, options: Options) -> list[Draft]:
-    """The drafts, with a doubt about those that the service wouldn't load; there must be a profile that it would."""
+    """The drafts, with a doubt about those that the service can't load. Only the profile must load."""
     if fault := await _find_fault(connection, drafts, [], options):
         raise ConfigurationError(fault)
     sure = [draft for draft in drafts.datasets[1:] if not draft.doubt]
-    if await _find_fault(connection, drafts, sure, options) is None:
-        return list(drafts.datasets)
-    faults = {draft.name: await _find_fault(connection, drafts, [draft], options) for draft in sure}
+    faults = await _find_faults(connection, drafts, sorted(sure, key=lambda draft: draft.name), options)
     return [msgspec.structs.replace(draft, doubt=draft.doubt or faults.get(draft.name)) for draft in drafts.datasets]
 
 
+async def _find_faults(connection: Connection, drafts: Drafts, some: list[Draft], options: Options) -> dict[str, str]:
+    """The faults of `some` drafts, which are in the order in which the service loads them, up to the first fault."""
+    faults: dict[str, str] = {}
+    while some and (fault := await _find_fault(connection, drafts, some, options)):
+        places = [place for place, draft in enumerate(some) if fault.startswith(f"Dataset {draft.name}{SUFFIX}: ")]
+        if not places:
+            raise ConfigurationError(fault)
+        faults[some[places[0]].name] = fault
+        some = some[places[0] + 1 :]
+    return faults
+
+
 async def _find_fault(connection: Connection, drafts: Drafts, some: list[Draft], options: Options) -> str | None:
-    """What the service says of the profile and `some` others."""
+    """The errors of the service when it loads the profile and `some` others."""
     with tempfile.TemporaryDirectory() as directory:
         _write(Path(directory), [drafts.profile, *some])
         try:
-            async with connection.transaction():
+            async with connection.transaction(readonly=True):
                 await _load(connection, Path(directory), drafts, options)
         except ConfigurationError as error:
             return error.detail
+    return None
+
+
+async def find_fault(connection: Connection, *, path: Path, user_id_type: str, forbidden: Sequence[str]) -> str | None:
+    """The service's error when it loads the file beside its folder's other datasets."""
+    try:
+        async with connection.transaction(readonly=True):
+            await load_datasets(connection, path.parent, user_id_type=user_id_type, forbidden=forbidden)
+    except ConfigurationError as error:
+        return error.detail
     return None
 
 
@@ -94,23 +148,56 @@ async def _load(connection: Connection, directory: Path, drafts: Drafts, options
     await load_datasets(connection, directory, user_id_type=drafts.users.user_id_type, forbidden=options.forbidden)
 
 
+def _make_folders(directory: Path) -> None:
+    """Before anything is written there, because the service refuses to load files that every account may replace."""
+    for folder in (directory, directory / LISTS_FOLDER):
+        folder.mkdir(parents=True, exist_ok=True)
+        require_kept_folder(folder)
+
+
 def _find_existing(directory: Path) -> dict[str, Path]:
-    paths = [*directory.glob(f"*{SUFFIX}"), *directory.glob(f"*{DOUBTED_SUFFIX}")]
+    paths = [*list_paths(directory), *directory.glob(f"*{DOUBTED_SUFFIX}")]
     return {table: path for path in sorted(paths) if (table := read_comments(path).table)}
 
 
+def _without_decided_tables(drafts: Drafts, directory: Path) -> Drafts:
+    """Without the datasets of tables that an operator has denied as a whole, or called not personal."""
+    rules = read_rules(directory)
+    denied = {table: why for path in list_paths(directory) for table, why in read_comments(path).denied_tables.items()}
+    decided = []
+    for draft in drafts.datasets[1:]:
+        rule = rules.find_for_table(draft.table)
+        if draft.table.quoted in denied:
+            decided.append(TableDecision(draft.table, Verdict.DENY, denied[draft.table.quoted]))
+        elif rule and rule.verdict is not Verdict.UNDECIDED:
+            decided.append(TableDecision(draft.table, rule.verdict, rule.why))
+    gone = {one.table.quoted for one in decided}
+    kept = tuple(draft for draft in drafts.datasets if draft.table.quoted not in gone)
+    return msgspec.structs.replace(drafts, datasets=kept, tables=(*decided, *drafts.tables))
+
+
 def _write(directory: Path, drafts: list[Draft]) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
     for draft in drafts:
         live, doubted = directory / f"{draft.name}{SUFFIX}", directory / f"{draft.name}{DOUBTED_SUFFIX}"
         wanted, other = (doubted, live) if draft.doubt else (live, doubted)
         other.unlink(missing_ok=True)
-        wanted.write_text(draft.text, encoding="utf-8")
+        replace_file(wanted, draft.text.encode(), mode=READABLE)
+
+
+def _write_rules(directory: Path, drafts: Drafts, *, force: bool) -> None:
+    """Add the decisions about tables that no file decides about. Lines of operators stay."""
+    existing = "" if force else read_decisions(directory)
+    rules = Rules() if force else read_rules(directory)
+    denied = {table for path in list_paths(directory) for table in read_comments(path).denied_tables}
+    fresh = [one for one in drafts.tables if one.table.quoted not in denied and not rules.find_for_table(one.table)]
+    known = {rule.names for rule in rules.rules}
+    groups = [group.rule for group in drafts.groups if group.rule.names not in known]
+    text = render_rules(existing, [*groups, *map(table_rule, fresh)])
+    replace_file(directory / DECISIONS_FILE, text.encode(), mode=READABLE)
 
 
 def _write_lists(directory: Path, files: Mapping[str, str], *, force: bool) -> None:
-    directory.mkdir(exist_ok=True)
     for name, text in files.items():
         path = directory / f"{name}{SUFFIX}"
         if force or not path.exists():
-            path.write_text(text, encoding="utf-8")
+            replace_file(path, text.encode(), mode=READABLE)

@@ -1,11 +1,12 @@
-"""Which columns of which tables a query's results are made of, after its plan."""
+"""Finds the table columns that a query's results use, from its plan."""
 
 import re
 from collections.abc import Iterator, Sequence
 
+from guard.text import quote_identifier, unquote_identifier
 from onboarding.catalog import Catalog
-from service.database import Connection
-from service.plans import NAME, Plan, explain, outputs, without_literals
+from service.backends.database import Connection
+from service.documents.plans import NAME, Plan, explain, outputs, without_literals
 
 REFERENCE = re.compile(rf"(?:{NAME}\.)?{NAME}")
 
@@ -15,17 +16,19 @@ async def columns_read(
 ) -> set[tuple[str, str]]:
     """Pairs of a table and a column, both quoted. Raises PostgresError if the query doesn't work (any more).
 
-    A plan that reads nothing, of a partitioned table that has no partitions yet, names no table: `about` is meant then.
+    The plan of a partitioned table without partitions names no table; `about` is used instead.
     """
-    async with connection.transaction():  # also within one, a query that fails ends no more than itself
+    async with connection.transaction(readonly=True):  # a savepoint, if one is open: a failing query must not abort it
         statement = await connection.prepare(sql)
         plan = await explain(connection, sql, parameter_types)
     scanned = dict(_scans(plan, catalog))
     found = set()
     for expression in outputs(plan, len(statement.get_attributes())):
-        for alias, column in REFERENCE.findall(without_literals(expression)):
-            # Of a single table's columns, PostgreSQL leaves out the table's name.
-            table = scanned.get(alias.strip('"')) if alias and scanned else next(iter(scanned.values()), about)
+        for reference in REFERENCE.findall(without_literals(expression)):
+            alias, name = map(unquote_identifier, reference)
+            # PostgreSQL omits the table's name if there is only one table.
+            table = scanned.get(alias) if alias and scanned else next(iter(scanned.values()), about)
+            column = quote_identifier(name)
             if table in catalog.tables and catalog.tables[table].find_column(column):
                 found.add((table, column))
     return found

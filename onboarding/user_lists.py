@@ -5,10 +5,10 @@ import msgspec
 from onboarding.catalog import Column, Table
 from onboarding.users_table import Users, find_email
 from onboarding.words import NAMES, snake
-from service.datasets import INTEGERS
+from service.documents.datasets import INTEGERS
 
 LIST_NAMES = ("export", "export_full")
-# Of each further column of the full list, what applications call it.
+# The names that applications use for each further column of the full list.
 FURTHER = {
     "created_at": ("created_at", "created_on", "date_joined", "joined_at", "inserted_at", "created", "creation_time"),
     "updated_at": ("updated_at", "updated_on", "modified_at", "last_modified", "updated", "modified"),
@@ -18,7 +18,7 @@ FURTHER = {
 
 
 class UserLists(msgspec.Struct, frozen=True):
-    """The files by name, which read `columns`; or what the table lacks for them."""
+    """The files by name, which read `columns`; or the column that the table lacks."""
 
     files: dict[str, str] = {}
     columns: frozenset[str] = frozenset()
@@ -48,13 +48,13 @@ def _item(expression: str, wanted: str) -> str:
 
 
 def _find_number(users: Users) -> Column | None:
-    """The integer that identifies a user alone, if there is one."""
+    """The integer column that identifies a user, if the table has one."""
     keys = [users.table.get_column(key[0]) for key in users.table.unique_keys if len(key) == 1]
     return next((column for column in (users.id_column, *keys) if column.type_name in INTEGERS), None)
 
 
 def _find_names(table: Table) -> list[Column]:
-    """One column, or the first name's and the last name's."""
+    """The column of the name, or those of the first and the last name."""
     first, last = _find(table, ("first_name", "given_name")), _find(table, ("last_name", "family_name", "surname"))
     if first and last:
         return [first, last]

@@ -1,4 +1,4 @@
-"""The table whose rows are the users, their ids, and the columns that lead to what is theirs alone."""
+"""The users' table, the type of its ids, and its columns that lead to rows of one user alone."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ CLEAR_LEAD = 2
 
 
 class Users(msgspec.Struct, frozen=True):
-    """`id_column` is the id that tokens carry; the columns `own` point to rows that are this user's alone."""
+    """`id_column` is the id in tokens; the columns `own` point to rows of this user alone."""
 
     table: Table
     id_column: Column
@@ -44,7 +44,7 @@ def find_users(catalog: Catalog, *, named: str | None, own: Sequence[str]) -> Us
     table = _get_table(catalog, named) if named else _guess_table(catalog)
     chosen = {table.get_column(name).quoted for name in own}
     if wrong := chosen - {key.columns[0] for key in table.foreign_keys if len(key.columns) == 1}:
-        raise ConfigurationError(f"{table.quoted}.{min(wrong)} is no foreign key, so it leads nowhere")
+        raise ConfigurationError(f"{table.quoted}.{min(wrong)} is not a foreign key, so it leads nowhere")
     chosen |= {
         key.columns[0]
         for key in table.foreign_keys
@@ -54,7 +54,7 @@ def find_users(catalog: Catalog, *, named: str | None, own: Sequence[str]) -> Us
 
 
 def find_email(table: Table) -> Column | None:
-    """Of a table of e-mail addresses, `address` too."""
+    """Names of e-mail columns; in a table of e-mail addresses also `address`."""
     names = (*EMAILS, "address") if "email" in words(table.name) else EMAILS
     by_name = {snake(column.name): column for column in table.columns}
     return next((by_name[name] for name in names if name in by_name), None)
@@ -68,7 +68,7 @@ def _get_table(catalog: Catalog, named: str) -> Table:
         if named == table.quoted or (name == table.name and schema in {table.schema, ""})
     ]
     if len(found) != 1:
-        raise ConfigurationError(f"There {'is no table' if not found else 'are several tables'} called {named}")
+        raise ConfigurationError(f"{'No table is' if not found else 'Several tables are'} named {named}")
     return found[0]
 
 
@@ -79,7 +79,7 @@ def _guess_table(catalog: Catalog) -> Table:
     )
     best = scored[0][0] if scored else 0
     if best < NAME_POINTS:
-        raise ConfigurationError("No table looks like the users': name it with --users-table schema.table")
+        raise ConfigurationError("No table looks like the users' table: name it with --users-table schema.table")
     close = [name for score, name in scored if best - score < CLEAR_LEAD]
     if len(close) > 1:
         raise ConfigurationError(f"The users' table could be {' or '.join(close)}: choose with --users-table")
@@ -87,13 +87,13 @@ def _guess_table(catalog: Catalog) -> Table:
 
 
 def _count_references(catalog: Catalog) -> Counter[str]:
-    """How many tables point to each table."""
+    """The number of tables that point to each table."""
     return Counter(target for table in catalog.tables.values() for target in {key.target for key in table.foreign_keys})
 
 
 def _score(table: Table, references: int) -> int:
-    """Name, e-mail address, and how many point there."""
-    if not any(len(key) == 1 and table.get_column(key[0]).type_name in ID_TYPES for key in table.unique_keys):
+    """Rates a table by its name, its e-mail address, and the number of tables that point to it."""
+    if not _single_keys(table):
         return 0
     name = snake(table.name)
     named = NAME_POINTS if name in USERS_TABLES else 0
@@ -101,11 +101,20 @@ def _score(table: Table, references: int) -> int:
     return named + preferred + EMAIL_POINTS * (find_email(table) is not None) + min(references, MAX_REFERENCE_POINTS)
 
 
+def _single_keys(table: Table) -> list[str]:
+    """Unique columns of a known type, those without nulls first: a row without an id belongs to none."""
+    singles = [key[0] for key in table.keys if len(key) == 1 and table.get_column(key[0]).type_name in ID_TYPES]
+    return sorted(singles, key=lambda name: not table.get_column(name).not_null)
+
+
 def _find_id(catalog: Catalog, table: Table) -> Column:
-    """Of the columns that identify a user alone, the one that most foreign keys point to, else the primary key."""
-    singles = [key[0] for key in table.unique_keys if len(key) == 1 and table.get_column(key[0]).type_name in ID_TYPES]
+    """The identifying column with the most foreign keys to it, else the primary key."""
+    singles = _single_keys(table)
     if not singles:
-        raise ConfigurationError(f"{table.quoted} has no single column of a known type that identifies a user")
+        raise ConfigurationError(
+            f"{table.quoted} has no single unique column of a known type (uuid, integer, text) that identifies a user: "
+            "add a unique index on the one that does"
+        )
     used = Counter(
         key.target_columns[0]
         for other in catalog.tables.values()

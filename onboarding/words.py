@@ -1,6 +1,7 @@
-"""What names tell: lists of words, made from the conventions of Rails, Django, Laravel, Prisma and Hibernate."""
+"""Word lists for names of tables and columns, by the conventions of Rails, Django, Laravel, Prisma and Hibernate."""
 
 import re
+from functools import cache
 
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
@@ -10,7 +11,7 @@ USERS_TABLES = (
     "person", "profiles", "profile",
 )  # fmt: skip
 EMAILS = (
-    "email", "email_address", "emailaddress", "e_mail", "mail", "user_email", "primary_email",
+    "primary_email", "email", "email_address", "emailaddress", "e_mail", "mail", "user_email", "useremail",
 )  # fmt: skip
 NAMES = (
     "name", "full_name", "fullname", "display_name", "real_name", "username", "user_name", "login",
@@ -20,7 +21,14 @@ HANDLES = (
     "username", "user_name", "login", "handle", "screen_name", "nickname", "display_name",
 )  # fmt: skip
 
-# Of a foreign key to the user: whose the row is.
+# Times at which a row comes into being: the first of these is what `from` and `to` select by.
+TIMES_OF_CREATION = (
+    "occurred_at", "happened_at", "happened", "created_at", "inserted_at", "created_on", "created",
+    "date_created", "created_time", "create_time", "createdat", "sent_at", "posted_at", "placed_at",
+    "published_at", "date_joined", "joined_at", "timestamp", "date", "at",
+)  # fmt: skip
+
+# Words in a foreign key to the user that make the user the row's owner.
 SUBJECT = {
     "user", "account", "customer", "member", "person", "profile", "client", "buyer", "patient", "student",
     "subscriber", "employee", "contact", "guest", "shopper", "players", "player", "participant", "learner",
@@ -28,30 +36,31 @@ SUBJECT = {
 }  # fmt: skip
 AUTHOR = {
     "author", "sender", "poster", "commenter", "uploader", "writer", "reporter", "follower", "voter", "liker",
-    "requester", "submitter", "blocker", "creator", "inviter", "from",
+    "requester", "submitter", "blocker", "creator", "inviter", "from", "requested", "submitted", "authored", "written",
+    "uploaded", "posted", "sent", "booked",
 }  # fmt: skip
-# Of a further foreign key to a person: whom the row's author reacts to; the row is still the author's own.
+# Words in a second foreign key to a person whom the row's author only reacts to: the row stays the author's own.
 REACTED_TO = {
     "reply", "replied", "parent", "target", "mentioned",
 }  # fmt: skip
-# Of RUNS, those that don't only name whom the row is meant for.
+# The words of RUNS that also make the user the author, not only the recipient.
 WRITES = {
     "owner", "created",
 }  # fmt: skip
 MESSAGES = {
     "sender", "recipient", "receiver",
 }  # fmt: skip
-# Likewise, but what the row says, and what hangs below it, is as likely other people's.
+# Likewise, but the row's content, and the rows below it, may as well belong to other people.
 RUNS = {
     "owner", "admin", "founder", "manager", "created", "organizer", "host", "leader", "recipient",
     "receiver",
 }  # fmt: skip
 
-# Parts of names: long enough to be nothing else, also run together.
+# Parts of names, long enough to be unambiguous even without separators.
 SECRET_PARTS = re.compile(
     r"passw|passphrase|secret|token|api_?key|private_?key|access_?key|_hash|hashed|digest|crypt|cipher|credential"
     r"|signature|cookie|fingerprint|two_?factor|backup_?code|recovery|security_?(question|answer)|csrf"
-    r"|session_?(id|key|data)|md_?5|sha_?\d|2_?fa|(magic|log_?in|sign_?in|reset|activation|verification)_?(link|url)"
+    r"|(session|oauth|auth|login|sso|saml)_?(id|key|data|state)|md_?5|sha_?\d|2_?fa|(magic|log_?in|sign_?in|reset|activation|verification)_?(link|url)"
 )
 SECRET_WORDS = {
     "pass", "pwd", "pw", "hash", "salt", "otp", "totp", "hotp", "mfa", "tfa", "pin", "pincode", "cvv",
@@ -81,13 +90,16 @@ OTHERS = {
     "guardian", "friend", "mother", "father", "referrer", "referee", "inviter", "invitee", "guest", "sender",
     "receiver", "reviewer", "approver", "manager", "owner", "author", "assignee", "reporter", "beneficiary",
     "attendee", "editor", "target", "from", "to", "cc", "bcc", "reply", "opponent", "peer", "original",
-    "reported", "quoted",
+    "reported", "quoted", "response", "transfer", "gift",
 }  # fmt: skip
 # Last words of tables that a user keeps about others.
 OTHERS_TABLES = {
     "contact", "guest", "employee", "patient", "student", "relative", "child", "children", "dependent",
     "invitee", "invitation", "invite", "candidate", "lead", "recipient", "beneficiary", "attendee", "passenger",
-    "client", "tenant", "applicant", "visitor", "referral", "staff",
+    "client", "tenant", "applicant", "visitor", "referral", "staff", "payee", "cosigner", "signer", "signatory",
+    "member",
+    "guarantor", "witness", "guardian", "companion", "friend", "follower", "subscriber", "participant", "collaborator",
+    "reference", "heir", "kin", "player", "donor", "respondent", "addressee", "correspondent", "prospect", "debtor",
 }  # fmt: skip
 ID_WORDS = {
     "id", "ids", "uid", "uuid", "guid", "by", "pk", "fk", "ref", "reference",
@@ -97,7 +109,7 @@ TIMES = {
     "date_created", "createdat", "updatedat", "published", "creation_time", "date_joined", "modified",
 }  # fmt: skip
 
-# Last words of columns whose text is about what the row is about, and not a key to anything.
+# Last words of columns with ordinary text, which can't be a key.
 PLAIN_TEXT = {
     "name", "names", "firstname", "lastname", "fullname", "username", "login", "nickname", "title", "subject",
     "body", "text", "content", "description", "summary", "bio", "biography", "about", "headline", "comment",
@@ -110,21 +122,106 @@ PLAIN_TEXT = {
     "emoji", "reaction", "question", "answer", "greeting", "occupation", "job", "interests", "agent",
     "device", "platform", "browser", "os", "version", "product", "sku", "method", "brand", "carrier",
     "number", "locality", "latitude", "longitude", "visibility", "role", "sport", "frequency", "interval",
-    "plan", "markdown", "html", "nationality", "salutation", "1", "2",
+    "plan", "markdown", "html", "nationality", "salutation", "1", "2", "provider", "timeline", "extension",
+    "mimetype", "mime", "charset", "encoding", "priority", "severity", "domain", "host",
+    "scope", "mode", "layout", "district", "building", "floor", "recurrence", "subtitle", "colors",
+}  # fmt: skip
+
+# The words of RUNS that make the user the row's owner.
+OWNS = {
+    "owner", "requested", "booked", "owned", "holder",
+}  # fmt: skip
+# Words in a step between two tables that make it no part of the other: the last post of a topic.
+ASIDE = {
+    "last", "latest", "first", "best", "accepted", "parent", "reply", "root", "original", "previous", "next", "current",
+    "default", "source", "target", "quoted", "related", "featured", "pinned",
+}  # fmt: skip
+# Words of tables in which the staff write about users.
+STAFF_TABLES = {
+    "moderation", "moderator", "moderators", "warning", "warnings", "strike", "strikes", "complaint",
+    "complaints", "report", "reports", "ban", "bans", "suspension", "suspensions", "sanction", "sanctions",
+    "abuse", "flag", "flags", "audit", "audits", "compliance", "compliances", "admin", "admins", "internal",
+    "staff", "fraud", "escalation", "escalations", "investigation", "investigations", "violation", "violations",
+    "infraction", "infractions", "reviewable", "reviewables", "incident", "incidents", "blacklist", "blocklist",
+    "denylist", "spam", "appeal", "appeals", "dispute", "disputes",
+}  # fmt: skip
+# Words of links that open something for anyone who has them.
+HOOK_WORDS = {
+    "webhook", "webhooks", "hook", "hooks",
+}  # fmt: skip
+BEARER_WORDS = {
+    "webhook", "hook", "invite", "invitation", "hosted", "private", "feed", "magic", "signed", "presigned", "callback",
+    "unsubscribe", "share", "shared", "sharing", "join", "meeting", "checkout", "payment", "portal", "session", "ical",
+    "calendar", "download", "upload", "edit", "manage", "confirmation", "confirm", "access", "public", "stream",
+}  # fmt: skip
+LINK_WORDS = {"url", "urls", "link", "links", "uri", "href", "permalink"}
+# Words before `url` of links that open nothing.
+PLAIN_LINKS = {
+    "avatar", "photo", "picture", "image", "icon", "logo", "banner", "header", "cover", "website", "homepage", "blog",
+    "profile", "site", "web", "company", "source", "repo", "repository", "github", "twitter", "linkedin", "facebook",
+    "instagram", "thumbnail", "canonical", "remote", "page", "home", "background",
+}  # fmt: skip
+# Words of a column for people who only act on a row: it stays its owner's alone.
+BYSTANDERS = {
+    "by", "reviewer", "approver", "editor", "moderator", "assignee", "last", "updater", "modifier", "operator", "agent",
+    "handler", "creator", "support", "staff", "admin", "processor", "resolver", "closer", "uploader", "inviter",
+}  # fmt: skip
+LABELS = ("name", "title", "label", "display_name", "slug", "code", "key")
+# Words for the user that staff write about.
+TARGETS = {"target", "reported", "warned", "banned", "subject", "offender", "suspended", "flagged"}
+# Further words for a person in a column's name, whose rows need not be that person's.
+OTHER_ROLES = {
+    "owner", "assignee", "reviewer", "approver", "editor", "moderator", "operator", "agent", "actor", "invitee",
+    "recipient", "receiver", "target", "followee", "followed", "blocked", "reviewee", "referrer", "winner", "holder",
+    "signer", "payer", "payee", "seller", "mentor", "mentee", "instructor", "teacher", "doctor", "moderated",
+}  # fmt: skip
+# Participles of acts on rows: `created_by`, `archivedBy`.
+ACTIONS = {
+    "created", "updated", "deleted", "modified", "changed", "edited", "approved", "rejected", "reviewed", "archived",
+    "published", "added", "removed", "invited", "requested", "submitted", "uploaded", "assigned", "resolved", "closed",
+    "opened", "owned", "sent", "posted", "booked", "fulfilled", "frozen", "locked", "verified", "cancelled", "canceled",
+    "revoked", "granted", "moderated", "merged", "completed", "signed", "paid", "reported", "handled", "banned",
+    "inserted", "last_updated", "authored", "written", "made",
+}  # fmt: skip
+# Things that several users belong to.
+ORGANIZATIONS = {
+    "team", "organization", "organisation", "org", "company", "workspace", "tenant", "group", "room", "channel",
+    "project", "household", "department", "school", "club", "community", "guild", "server", "conversation", "chat",
+    "thread", "family", "institution", "agency", "site", "space",
+}  # fmt: skip
+TYPE_WORDS = ("type", "kind", "class", "classname", "model", "entity", "table")
+NAMES_OF_PHONES = {
+    "phone", "phone_number", "mobile", "mobile_number", "mobile_phone", "telephone", "msisdn", "cell_phone",
+}  # fmt: skip
+# Last words of columns with text that a person writes.
+FREE_TEXT = {
+    "body", "text", "content", "message", "comment", "note", "notes", "bio", "about", "answer", "question", "html",
+    "markdown", "raw", "details", "payload", "data", "value", "input", "query", "memo", "feedback",
+}  # fmt: skip
+# Tables of frameworks and their tools, in snake_case.
+FRAMEWORK_TABLES = {
+    "schema_migrations", "ar_internal_metadata", "schema_migration", "schema_version", "schema_versions",
+    "flyway_schema_history", "databasechangelog", "databasechangeloglock", "prisma_migrations", "knex_migrations",
+    "knex_migrations_lock", "django_migrations", "django_content_type", "alembic_version", "goose_db_version",
+    "migrations", "migration", "migration_versions", "doctrine_migration_versions", "drizzle_migrations",
+    "sequelize_meta", "typeorm_metadata", "applied_schema_deltas", "db_migrations", "gorp_migrations", "mig_version",
+    "darwin_migrations", "pgmigrations", "kysely_migration", "kysely_migration_lock", "db_lock",
 }  # fmt: skip
 
 
-def words(name: str) -> list[str]:
+@cache
+def words(name: str) -> tuple[str, ...]:
     """The words of a snake_case or camelCase name, lower-case."""
-    return [word.lower() for word in WORD.findall(name)] or [name]
+    return tuple(word.lower() for word in WORD.findall(name)) or (name,)
 
 
+@cache
 def snake(name: str) -> str:
     return "_".join(words(name))
 
 
 def singular(name: str) -> str:
-    """Of an English plural, well enough for the names of tables."""
+    """The singular of an English plural, precise enough for table names."""
     if name.endswith("ies"):
         return f"{name[:-3]}y"
     return name[:-1] if name.endswith("s") and not name.endswith("ss") else name
@@ -135,5 +232,6 @@ def is_called_like_users(table: str) -> bool:
     return singular(words(table)[-1]) in USERS_TABLES
 
 
+@cache
 def is_secret(name: str) -> bool:
     return SECRET_PARTS.search(snake(name)) is not None or not SECRET_WORDS.isdisjoint(words(name))

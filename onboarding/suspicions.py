@@ -1,0 +1,77 @@
+"""How likely the rows of a table that nothing links to the user are a person's all the same, and why."""
+
+from collections.abc import Iterator
+
+from onboarding.catalog import Column, Table
+from onboarding.links import Kind, Link, find_stem
+from onboarding.paths import Graph
+from onboarding.words import (
+    ADDRESS_WORDS,
+    FRAMEWORK_TABLES,
+    FREE_TEXT,
+    PERSON_NAMES,
+    PERSON_WORDS,
+    STAFF_TABLES,
+    is_called_like_users,
+    snake,
+    words,
+)
+
+NO_LINK = "no column names or holds a user"
+OPAQUE_TYPES = {"json", "jsonb", "bytea", "xml", "hstore", "inet", "cidr"}
+WEIGHTS = {"person": 5, "name": 4, "id": 3, "text": 2, "opaque": 2, "shared": 10}
+
+
+def suspect(graph: Graph, table: Table, shared: Link | None) -> tuple[int, str]:
+    """The suspicion, 0 for none, and the reason in words. `shared` leads to something that several users share."""
+    if snake(table.name) in FRAMEWORK_TABLES:
+        return 0, "a framework keeps its own state in it"
+    reasons = list(_reasons(graph, table))
+    if not STAFF_TABLES.isdisjoint(words(table.name)):
+        reasons.append((WEIGHTS["name"], "the staff may write about users in it"))
+    if shared and (shared.kind is Kind.KEY or reasons):
+        what = "several users may share its rows"
+        reasons.insert(0, (WEIGHTS["shared"], f"{', '.join(shared.columns)} leads to {shared.parent} and {what}"))
+    if not table.is_printable:
+        reasons.append((WEIGHTS["name"], "its name has invisible characters"))
+    if not reasons:
+        return 0, NO_LINK
+    hidden = "" if table.is_readable else "; this role can't read it"
+    return sum(weight for weight, _ in reasons), "no link to a user was found, but " + ", ".join(
+        reason for _, reason in reasons
+    ) + hidden
+
+
+def _reasons(graph: Graph, table: Table) -> Iterator[tuple[int, str]]:
+    if is_called_like_users(table.name):
+        yield WEIGHTS["name"], "its name is like a users' table's"
+    explained = {name for key in table.foreign_keys for name in key.columns} | set(*table.keys[:1])
+    for weight, what, is_so in (
+        ("person", "may be a person's", _is_of_person),
+        ("name", "names a user", _names_user),
+        ("id", "may be a user's id", lambda column: _may_be_id(graph, column, explained)),
+        ("text", "may be written by a user", _is_free_text),
+        ("opaque", "may hold anything", lambda column: column.type_name in OPAQUE_TYPES),
+    ):
+        if found := [column.quoted for column in table.columns if is_so(column)]:
+            yield WEIGHTS[weight], f"{', '.join(found)} {what}"
+
+
+def _is_of_person(column: Column) -> bool:
+    parts = set(words(column.name))
+    return bool(parts & (PERSON_WORDS | ADDRESS_WORDS)) or snake(column.name) in PERSON_NAMES
+
+
+def _may_be_id(graph: Graph, column: Column, explained: set[str]) -> bool:
+    if column.quoted in explained or not find_stem(column.name) or not graph.users.is_id(column):
+        return False
+    last = words(column.name)[-1]
+    return last.endswith("id") or last == "by" or column.type_name == "uuid"
+
+
+def _names_user(column: Column) -> bool:
+    return "user" in find_stem(column.name)
+
+
+def _is_free_text(column: Column) -> bool:
+    return words(column.name)[-1] in FREE_TEXT
