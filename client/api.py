@@ -1,4 +1,4 @@
-"""Carryout's API as a client sees it."""
+"""A client of Carryout's API."""
 
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """What every accepted export's answer holds; `wait_seconds` comes from a header."""
+    """The answer to an accepted export; `wait_seconds` comes from the header Retry-After."""
 
     job_id: str
     wait_seconds: float = 0
@@ -28,6 +28,23 @@ class Accepted(msgspec.Struct, frozen=True):
 class Progress(msgspec.Struct, frozen=True):
     records_done: int
     records_total: int
+
+
+class Selection(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The part of the data to export; by default all."""
+
+    sections: tuple[str, ...] | None = None
+    start: str | None = msgspec.field(name="from", default=None)
+    end: str | None = msgspec.field(name="to", default=None)
+    since: str | None = None
+
+    @property
+    def query(self) -> dict[str, str]:
+        given = msgspec.to_builtins(self)
+        return {name: value if isinstance(value, str) else ",".join(value) for name, value in given.items()}
+
+
+ALL = Selection()
 
 
 class Export(msgspec.Struct, frozen=True):
@@ -42,6 +59,12 @@ class Export(msgspec.Struct, frozen=True):
     download_url: str | None = None
     size_bytes: int | None = None
     sha256: str | None = None
+    filter: Selection = ALL
+
+
+class ExportPage(msgspec.Struct, frozen=True):
+    exports: list[Export]
+    next: str | None
 
 
 class Answer(NamedTuple):
@@ -50,7 +73,7 @@ class Answer(NamedTuple):
 
 
 class Api:
-    """The service at `url`, asked with `credentials` (headers), which go nowhere else."""
+    """Calls the service at `url` with `credentials` (headers), which it sends to no other host."""
 
     def __init__(
         self,
@@ -70,37 +93,50 @@ class Api:
     def retry(self) -> Retry:
         return Retry(self.backoff, self._say)
 
-    async def create_export(self, format_: str) -> Accepted:
-        """An answer that gets lost is asked for again: the key makes it the same export."""
+    async def create_export(self, format_: str, selection: Selection = ALL) -> Accepted:
+        """Retries if the answer is lost: the idempotency key makes it the same export."""
         key = {"Idempotency-Key": str(uuid.uuid4())}
-        answer = await self._call("POST", "api/export", headers=key, body={"format": format_})
+        body = {"format": format_, **msgspec.to_builtins(selection)}
+        answer = await self._call("POST", "api/export", headers=key, body=body)
         return msgspec.structs.replace(decode(answer.body, Accepted), wait_seconds=answer.retry_after_seconds)
 
     async def show_export(self, job_id: str) -> Export:
         return decode((await self._call("GET", f"api/export/{job_id}")).body, Export)
 
+    async def list_exports(self) -> list[Export]:
+        """The newest hundred, newest first."""
+        answer = await self._call("GET", "api/export", query={"limit": "100"})
+        return decode(answer.body, ExportPage).exports
+
     @asynccontextmanager
     async def open_document(self, path: str, query: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A document that is made while it is read. A broken one ends in an IncompleteError, never quietly."""
+        """Open a document that the server generates while it sends it. Raises IncompleteError if it breaks off."""
         async with self._open("GET", self.url / path % query, {}) as response:
             require_framing(response)
             yield response
 
     async def _call(
-        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: Mapping[str, object] | None = None,
+        query: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Every call may be repeated: what it does is done once."""
+        """Calls are idempotent, so each may be retried."""
         retry = self.retry()
+        url = self.url / path % (query or {})
         while True:
             try:
-                async with self._open(method, self.url / path, headers or {}, body) as response:
+                async with self._open(method, url, headers or {}, body) as response:
                     return Answer(await read_body(response, max_bytes=MAX_JSON_BYTES), retry_after_seconds(response))
             except IncompleteError as error:
                 await retry.pause(error)
 
     @asynccontextmanager
     async def _open(
-        self, method: str, url: URL, headers: Mapping[str, str], body: Mapping[str, str] | None = None
+        self, method: str, url: URL, headers: Mapping[str, str], body: Mapping[str, object] | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         async with open_answer(
             self.session, method, url, headers={**self._credentials, **headers}, body=body

@@ -1,6 +1,6 @@
-"""The commands for those who use a running Carryout: `carryout export` and `carryout users`.
+"""The commands for users of a running Carryout: `carryout export` and `carryout users`.
 
-What they do is imported when they do it: aiohttp takes longer to load than `--help` should.
+They import their implementation when they run: aiohttp takes longer to load than `--help` should.
 """
 
 import asyncio
@@ -14,43 +14,72 @@ import click
 from client.errors import MEANINGS, ClientError, ExitCode
 from client.options import Target, target_options
 
-# Tokens end while exports are made: their jobs go on, and their files wait for a new one.
+# A token may expire while its export is made: the job continues, and the user can fetch the file with a new token.
 RESUMABLE = {ExitCode.INCOMPLETE, ExitCode.NOT_AUTHORISED}
 EXIT_CODES = "\b\nExit codes:\n" + "\n".join(f"  {code:<3}  {meaning}" for code, meaning in MEANINGS.items())
 
 
 @click.command(epilog=EXIT_CODES)
 @target_options("token", "CARRYOUT_TOKEN", lambda token: {"Authorization": f"Bearer {token}"})
-@click.option("--format", "format_", type=click.Choice(["csv", "json"]), help="csv, unless --job is given.")
-@click.option("--live", is_flag=True, help="Straight from the database: no job, no link, and no resuming.")
-@click.option("--job", type=click.UUID, help="Wait for this export and download it, going on with FILE.part.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["csv", "json", "ndjson", "xlsx", "zip"]),
+    help="Default: csv, or the format of --job.",
+)
+@click.option("--section", "sections", multiple=True, metavar="NAME", help="Only this section; may be repeated.")
+@click.option("--from", "start", metavar="TIME", help="Only from this date (2025-01-31) or RFC 3339 time on.")
+@click.option("--to", "end", metavar="TIME", help="Only before this date or time.")
+@click.option("--since-last", is_flag=True, help="Only what is new since the last export whose link still works.")
+@click.option("--live", is_flag=True, help="Stream straight from the database: no job, no link, can't be resumed.")
+@click.option("--job", type=click.UUID, help="Wait for this export and download it; resumes FILE.part.")
 @click.option("--no-wait", is_flag=True, help="Don't wait for an export that was already in progress.")
-def export(target: Target, format_: str | None, job: uuid.UUID | None, *, live: bool, no_wait: bool) -> None:
-    """Download all of the data of the user whose token is in CARRYOUT_TOKEN.
+def export(  # noqa: PLR0913 (its options)
+    target: Target,
+    *,
+    format_: str | None,
+    sections: tuple[str, ...],
+    start: str | None,
+    end: str | None,
+    since_last: bool,
+    live: bool,
+    job: uuid.UUID | None,
+    no_wait: bool,
+) -> None:
+    """Download the data of a user, with the token in CARRYOUT_TOKEN.
 
-    Asks for an export, waits until it is made, downloads it, and checks its size and SHA-256.
+    Requests an export, waits until it is made, downloads it, and checks its size and SHA-256.
     """
     if live and job:
-        raise click.UsageError("--live has no --job")
-    from client import work  # noqa: PLC0415 (see above)
+        raise click.UsageError("--live can't be combined with --job")
+    if live and format_ == "zip":
+        raise click.UsageError("--live can't be combined with --format zip")
+    if job and (sections or start or end or since_last):
+        raise click.UsageError("--section, --from, --to and --since-last can't be combined with --job")
+    if since_last and (start or live):
+        raise click.UsageError("--since-last can't be combined with --from or --live")
+    from client import api, work  # noqa: PLC0415 (see above)
+
+    selection = api.Selection(sections or None, start, end)
 
     if live:
-        _run(target, work.export_live(target, format_ or "csv"))
+        _run(target, work.export_live(target, format_ or "csv", selection))
     elif job:
         _run(target, work.export(target, format_, str(job), wait=True))
     else:
-        _run(target, work.export(target, format_ or "csv", None, wait=not no_wait))
+        made = work.export(target, format_ or "csv", None, wait=not no_wait, selection=selection, since_last=since_last)
+        _run(target, made)
 
 
 @click.command(epilog=EXIT_CODES)
 @click.argument("which", type=click.Choice(["simple", "full"]), default="simple")
 @target_options("key", "CARRYOUT_API_KEY", lambda key: {"X-API-Key": key})
 @click.option("--email", help="Only the users with exactly this address.")
-@click.option("--resume", is_flag=True, help="Go on with the FILE.part of an interrupted run.")
+@click.option("--resume", is_flag=True, help="Resume from the FILE.part of an interrupted run.")
 def users(target: Target, which: str, email: str | None, *, resume: bool) -> None:
     """Download the list of users as CSV, with the API key in CARRYOUT_API_KEY.
 
-    A broken download goes on after the last whole row; the rows from there on are as they are by then.
+    A broken download resumes after the last complete row; later rows are read when it resumes.
     """
     from client import work  # noqa: PLC0415 (see above)
 
@@ -58,7 +87,7 @@ def users(target: Target, which: str, email: str | None, *, resume: bool) -> Non
 
 
 def _run(target: Target, work: Coroutine[Any, Any, None]) -> None:
-    """End the process with the work's exit code; say what went wrong and, where that is possible, how to go on."""
+    """End the process with the work's exit code. Print the error and, if possible, the command to resume."""
     try:
         asyncio.run(work)
     except ClientError as error:

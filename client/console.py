@@ -1,4 +1,4 @@
-"""What a person sees meanwhile, on stderr: a bar on a terminal, a line now and then elsewhere."""
+"""Progress and messages on stderr: a progress bar on a terminal, otherwise a line every few seconds."""
 
 import sys
 import time
@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import click
 
+from guard.text import printable
+
 SECONDS_BETWEEN_LINES = 5.0
 ERASE_LINE = "\r\x1b[K"
 
@@ -14,7 +16,7 @@ Advance = Callable[[int], None]
 
 
 class Console:
-    """`quiet`: only errors. `resume_hint` is the command that goes on with what an interrupted one leaves."""
+    """`quiet` prints errors only. `resume_hint` is the command that resumes an interrupted run."""
 
     def __init__(self, *, quiet: bool) -> None:
         self.resume_hint = ""
@@ -23,19 +25,19 @@ class Console:
 
     def say(self, sentence: str) -> None:
         if not self._quiet:
-            click.echo(f"{ERASE_LINE if self._bars else ''}{_printable(sentence)}", err=True)
+            click.echo(f"{ERASE_LINE if self._bars else ''}{printable(sentence)}", err=True)
 
     def fail(self, sentence: str, *, resumable: bool, hint: str | None = None) -> None:
-        """What went wrong, and what may help; if it is `resumable`, also how to go on, once that is known."""
-        click.echo(f"{ERASE_LINE if self._bars else ''}carryout: {_printable(sentence)}", err=True)
+        """Print the error and the hint; if it is `resumable`, also the command to resume, once it is known."""
+        click.echo(f"{ERASE_LINE if self._bars else ''}carryout: {printable(sentence)}", err=True)
         if hint:
-            click.echo(_printable(hint), err=True)
+            click.echo(printable(hint), err=True)
         if resumable and self.resume_hint:
-            click.echo(f"To go on: {self.resume_hint}", err=True)
+            click.echo(f"To resume: {printable(self.resume_hint)}", err=True)
 
     @contextmanager
     def progress(self, label: str, unit: str, total: int | None = None) -> Iterator[Advance]:
-        """Gives a function that is told how many `unit` are done by now; `total` is None where nobody knows it."""
+        """Yields a function to report the number of `unit` done so far; `total` is None if it is unknown."""
         if self._quiet:
             yield lambda _done: None
         elif self._bars and total:
@@ -54,8 +56,3 @@ class Console:
                 self.say(f"{label}: {done:,}{f' of {total:,}' if total else ''} {unit}")
 
         return advance
-
-
-def _printable(text: str) -> str:
-    """A server's words may not move anybody's cursor."""
-    return "".join(character if character.isprintable() else "�" for character in text)

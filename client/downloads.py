@@ -1,4 +1,4 @@
-"""A file of known size and checksum, fetched in as many pieces as the network makes of it."""
+"""Downloads a file of known size and checksum, and resumes after each broken connection."""
 
 import hashlib
 import re
@@ -25,9 +25,9 @@ class RemoteFile(NamedTuple):
 
 
 class Download:
-    """Goes on where the output ends, as far as the server lets it.
+    """Resumes where the output ends, if the server supports ranges.
 
-    Each piece begins at the link again: what it redirects to lives for minutes only.
+    Each request begins at the link again, because the URL it redirects to is valid for minutes only.
     """
 
     def __init__(
@@ -42,17 +42,17 @@ class Download:
         self._sha256 = hashlib.sha256()
 
     async def run(self) -> None:
-        """Raises IncompleteError after all tries, and ChecksumError."""
+        """Raises IncompleteError when the retry budget is used up, and ChecksumError."""
         went_before = self._output.size_bytes
         for piece in self._output.pieces():
             self._sha256.update(piece)
         await self._fetch()
-        if went_before and not self._is_right():  # what an earlier run left belongs to something else
+        if went_before and not self._is_right():  # the bytes of an earlier run belong to another file
             self._restart()
             await self._fetch()
         if not self._is_right():
             self._output.discard()
-            raise ChecksumError("What arrived is not the export: its SHA-256 is another one")
+            raise ChecksumError("The download is not the export: its SHA-256 differs")
         self._output.finish()
 
     def _is_right(self) -> bool:
@@ -76,22 +76,22 @@ class Download:
     def _take(self, chunk: bytes) -> None:
         if self._output.size_bytes + len(chunk) > self._file.size_bytes:
             self._output.discard()
-            raise ChecksumError(f"What arrives is not the export: it is longer than {self._file.size_bytes} bytes")
+            raise ChecksumError(f"The download is not the export: it is longer than {self._file.size_bytes} bytes")
         self._output.write(chunk)
         self._sha256.update(chunk)
         self._advance(self._output.size_bytes)
 
     def _headers(self) -> dict[str, str]:
-        """Bytes count: those of the file, not of a compressed form."""
+        """Ranges count bytes of the file, so the answer must not be compressed."""
         headers = {"Accept-Encoding": "identity"}
         if self._output.size_bytes:
             headers["Range"] = f"bytes={self._output.size_bytes}-"
-            if self._etag.startswith('"'):  # a weak one holds for no range
+            if self._etag.startswith('"'):  # If-Range doesn't allow a weak one
                 headers["If-Range"] = self._etag
         return headers
 
     def _place(self, response: aiohttp.ClientResponse) -> None:
-        """See to it that the answer's first byte is the output's next."""
+        """Make the answer's first byte the output's next."""
         # Not by the status: rclone's S3 sends a range with 200.
         range_ = CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
         etag = response.headers.get("ETag", "")
@@ -99,7 +99,7 @@ class Download:
             self._restart()
         elif int(range_[1]) != self._output.size_bytes or self._etag not in {"", etag}:
             self._restart()
-            raise IncompleteError("The server went on with other bytes than asked for")
+            raise IncompleteError("The server sent another range than requested")
         self._etag = etag
 
     def _restart(self) -> None:

@@ -1,4 +1,4 @@
-"""What can go wrong on the client's side, each with the exit code by which scripts tell it."""
+"""The client's errors, each with its exit code for scripts."""
 
 from collections.abc import Mapping
 from enum import IntEnum
@@ -18,53 +18,53 @@ class ExitCode(IntEnum):
     INCOMPLETE = 7
     CHECKSUM = 8
     INTERRUPTED = 130
-    """What shells say of a program ended by Ctrl-C."""
+    """The status that shells report for a program ended by Ctrl-C."""
     BROKEN_PIPE = 141
-    """What they say of one that wrote to `head` once that had enough."""
+    """The status that shells report for a program that wrote to `head` after it closed the pipe."""
 
 
 MEANINGS: Mapping[ExitCode, str] = MappingProxyType(
     {
         ExitCode.OK: "done, the file is complete",
-        ExitCode.REFUSED: "the server refused, or anything not named below",
-        ExitCode.USAGE: "wrong options, or FILE is there already or can't be made",
-        ExitCode.NOT_AUTHORISED: "the token or key is wrong, expired, or may not do this",
+        ExitCode.REFUSED: "the server refused the request, or any error not listed below",
+        ExitCode.USAGE: "wrong options, or FILE exists or can't be created",
+        ExitCode.NOT_AUTHORISED: "the token or key is wrong, expired, or lacks the right",
         ExitCode.IN_PROGRESS: "another export is in progress (with --no-wait, in another format, or a live one)",
         ExitCode.TOO_LARGE: "more records than the server exports",
         ExitCode.EXPORT_FAILED: "the export failed",
-        ExitCode.INCOMPLETE: "network or server unavailable, incomplete after all tries",
-        ExitCode.CHECKSUM: "what arrived isn't what the server made",
+        ExitCode.INCOMPLETE: "network or server unavailable, incomplete after all retries",
+        ExitCode.CHECKSUM: "the download isn't the file that the server made",
         ExitCode.INTERRUPTED: "interrupted",
-        ExitCode.BROKEN_PIPE: "nobody reads standard output any more",
+        ExitCode.BROKEN_PIPE: "the reader of standard output closed it",
     }
 )
 
 
 class ClientError(Exception):
-    """A failure told in one sentence; `request_id` finds it in the server's log."""
+    """A failure as one sentence; `request_id` finds it in the server's log."""
 
     exit_code: ClassVar[ExitCode]
     hint: str | None = None
-    """What may help, as a sentence of its own."""
+    """Advice for the user, as a sentence of its own."""
 
     def __init__(self, detail: str, *, request_id: str | None = None) -> None:
         super().__init__(f"{detail} (request_id {request_id})" if request_id else detail)
 
 
 class RefusedError(ClientError):
-    """The server won't do it, or answers as no Carryout does."""
+    """The server refuses, or its answer isn't Carryout's."""
 
     exit_code = ExitCode.REFUSED
 
 
 class OutputError(ClientError):
-    """FILE is there already, can't be made, or somebody else is writing it."""
+    """FILE exists, can't be created, or another process is writing it."""
 
     exit_code = ExitCode.USAGE
 
 
 class NotAuthorisedError(ClientError):
-    """The server doesn't know who asks, or they may not."""
+    """The server rejects the credential, or the caller lacks the right."""
 
     exit_code = ExitCode.NOT_AUTHORISED
 

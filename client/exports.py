@@ -1,9 +1,9 @@
-"""A user's export: asked for, waited for, downloaded, checked."""
+"""Requests a user's export, waits for it, downloads and checks it."""
 
 import asyncio
 from typing import NamedTuple
 
-from client.api import Api, Export
+from client.api import ALL, Api, Export, Selection
 from client.console import Console
 from client.downloads import Download, RemoteFile
 from client.errors import ExportFailedError, InProgressError, RefusedError
@@ -14,19 +14,29 @@ RUNNING = frozenset({"pending", "processing"})
 
 
 class Job(NamedTuple):
-    """An export to wait for; the server advises to look at it after `wait_seconds`."""
+    """An export to wait for; the server advises to check it after `wait_seconds`."""
 
     id: str
     wait_seconds: float = 0
 
 
-async def request_export(api: Api, format_: str, console: Console, *, wait: bool) -> Job:
-    """A new export or, with `wait`, the one in progress; without, that one is an InProgressError."""
+async def find_last(api: Api, selection: Selection) -> str | None:
+    """The newest export of the same sections whose file works, and that isn't cut off at an end."""
+    for export in await api.list_exports():
+        if export.download_url and export.filter.end is None and export.filter.sections == selection.sections:
+            return export.job_id
+    return None
+
+
+async def request_export(api: Api, format_: str, console: Console, *, wait: bool, selection: Selection = ALL) -> Job:
+    """A new export or, with `wait`, the one in progress. Without `wait`, raises InProgressError for that one."""
     try:
-        accepted = await api.create_export(format_)
+        accepted = await api.create_export(format_, selection)
     except InProgressError as error:
         if error.job_id is None or not wait:
             raise
+        if selection != (await api.show_export(error.job_id)).filter:
+            raise InProgressError("An export of another part of the data is in progress", job_id=error.job_id) from None
         console.say(f"An export is already in progress, waiting for it: job {error.job_id}")
         return Job(error.job_id)
     console.say(f"The export is job {accepted.job_id}")
@@ -34,10 +44,10 @@ async def request_export(api: Api, format_: str, console: Console, *, wait: bool
 
 
 async def wait_for(api: Api, job: Job, format_: str | None, console: Console) -> Export:
-    """The export, completed. Raises ExportFailedError, and InProgressError if it is in another format than that."""
+    """The export, completed. Raises ExportFailedError, and InProgressError if it has another format."""
     export = await api.show_export(job.id)
     if format_ not in {None, export.format}:
-        raise InProgressError(f"Job {job.id} is an export as {export.format}, not {format_}")
+        raise InProgressError(f"Job {job.id} has the format {export.format}, not {format_}")
     if export.status in RUNNING:
         wait_seconds = min(job.wait_seconds, api.backoff.max_seconds)  # an estimate of hours must not hide progress
         export = await _watch(api, export, wait_seconds, console)
@@ -47,7 +57,7 @@ async def wait_for(api: Api, job: Job, format_: str | None, console: Console) ->
 
 
 async def _watch(api: Api, export: Export, wait_seconds: float, console: Console) -> Export:
-    """The export once it has ended; looked at after `wait_seconds`, then at growing intervals."""
+    """The ended export; polled after `wait_seconds`, then with exponential backoff."""
     delays = api.backoff.delays()
     with console.progress("Waiting", "records", export.progress.records_total) as advance:
         while export.status in RUNNING:
@@ -60,7 +70,7 @@ async def _watch(api: Api, export: Export, wait_seconds: float, console: Console
 
 
 async def download_export(api: Api, export: Export, output: Output, console: Console) -> None:
-    """Raises ChecksumError, or IncompleteError after all tries."""
+    """Raises ChecksumError, or IncompleteError when the retry budget is used up."""
     if export.download_url is None or export.size_bytes is None or export.sha256 is None:
         raise RefusedError(f"The file is gone: it expired or was deleted (job {export.job_id})")
     file = RemoteFile(safe_target(api.url, export.download_url), export.size_bytes, export.sha256)
@@ -68,11 +78,11 @@ async def download_export(api: Api, export: Export, output: Output, console: Con
         await Download(api.session, file, output, api.retry(), advance).run()
 
 
-async def stream_export(api: Api, format_: str, output: Output, console: Console) -> None:
-    """Straight from the server's database, with no job: what breaks can only begin again, so nothing of it is kept."""
+async def stream_export(api: Api, format_: str, output: Output, console: Console, selection: Selection = ALL) -> None:
+    """Stream from the server's database. A broken stream can't be resumed, so its bytes are discarded."""
     try:
         with console.progress("Receiving", "bytes") as advance:
-            async with api.open_document("api/export/stream", {"format": format_}) as response:
+            async with api.open_document("api/export/stream", {"format": format_, **selection.query}) as response:
                 async for chunk in response.content.iter_any():
                     output.write(chunk)
                     advance(output.size_bytes)

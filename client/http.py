@@ -1,5 +1,6 @@
-"""Requests, and what becomes of those that go wrong."""
+"""HTTP requests, and the errors for failed ones."""
 
+import re
 import urllib.request
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -18,6 +19,7 @@ CONNECT_SECONDS = 10
 SILENCE_SECONDS = 60
 MAX_REDIRECTS = 5
 MAX_ERROR_BYTES = 64 * 1024
+URL_CHARACTERS = re.compile(r"[\x21-\x7e]*")  # RFC 3986 has fewer; others break the request's line
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 UNAVAILABLE = frozenset({429, 502, 503, 504})
 IN_PROGRESS = "urn:carryout:problem:export-in-progress"
@@ -26,14 +28,28 @@ TOO_LARGE = "urn:carryout:problem:export-too-large"
 T = TypeVar("T")
 
 
+class Range(msgspec.Struct, frozen=True):
+    """A part of the data that fits."""
+
+    start: str | None = msgspec.field(name="from", default=None)
+    end: str | None = msgspec.field(name="to", default=None)
+    record_count: int = 0
+
+    def __str__(self) -> str:
+        options = [f"--from {self.start}"] if self.start else []
+        options += [f"--to {self.end}"] if self.end else []
+        return f"{' '.join(options)} ({self.record_count} records)"
+
+
 class Problem(msgspec.Struct, frozen=True):
-    """What the client reads of an RFC 9457 problem."""
+    """The members of an RFC 9457 problem that the client uses."""
 
     detail: str
     type: str = "about:blank"
     request_id: str | None = None
     job_id: str | None = None
     suggestion: str | None = None
+    ranges: tuple[Range, ...] = ()
 
 
 @asynccontextmanager
@@ -54,11 +70,11 @@ async def open_answer(
     url: URL,
     *,
     headers: Mapping[str, str] | None = None,
-    body: Mapping[str, str] | None = None,
+    body: Mapping[str, object] | None = None,
 ) -> AsyncIterator[aiohttp.ClientResponse]:
-    """An answer that is no error; redirects aren't followed. Raises what the server's refusal means.
+    """Send a request and open its answer, without following redirects. Raises a ClientError for an error status.
 
-    What breaks while the answer is read inside is an IncompleteError, too.
+    A connection that breaks while the caller reads the answer raises IncompleteError, too.
     """
     with _network_errors(url):
         async with session.request(
@@ -73,7 +89,7 @@ async def open_answer(
 async def follow(
     session: aiohttp.ClientSession, url: URL, headers: Mapping[str, str]
 ) -> AsyncIterator[aiohttp.ClientResponse]:
-    """The answer at the end of the redirects, each of which gets `headers`: no credentials may be among them."""
+    """The answer after all redirects. Each target gets `headers`, so they must not hold credentials."""
     for _ in range(MAX_REDIRECTS + 1):
         async with open_answer(session, "GET", url, headers=headers) as response:
             if response.status not in REDIRECTS:
@@ -84,24 +100,28 @@ async def follow(
 
 
 def safe_target(base: URL, reference: str) -> URL:
-    """Where `reference` leads from `base`. Raises RefusedError if that is another scheme, but for http to https."""
+    """Resolve `reference` against `base`. Raises RefusedError if the scheme changes, except from http to https."""
+    invalid = RefusedError(f"{base.host} refers to an invalid URL")
+    if not URL_CHARACTERS.fullmatch(reference):
+        raise invalid
     try:
-        target = base.join(URL(reference, encoded=True))  # its signature holds for these very bytes
+        target = base.join(URL(reference, encoded=True))  # the signature covers these exact bytes
+        host, _port = target.host, target.port  # yarl checks both only on access
     except ValueError:
-        raise RefusedError(f"{base.host} refers to what is no URL") from None
-    if target.scheme not in {base.scheme, "https"} or not target.host:
-        raise RefusedError(f"{base.host} refers to {target.scheme}://{target.host}, which is not followed")
+        raise invalid from None
+    if target.scheme not in {base.scheme, "https"} or not host:
+        raise RefusedError(f"{base.host} refers to {target.scheme}://{host}, which the client doesn't follow")
     return target
 
 
 def require_framing(response: aiohttp.ClientResponse) -> None:
-    """Refuse an answer that ends with its connection: its end would look like a break, and the other way round."""
+    """Refuse an answer delimited by the end of the connection: a complete one and a broken one look the same."""
     if not response.headers.keys() & {"Content-Length", "Transfer-Encoding"}:
-        raise RefusedError("A proxy took the length off the answer: nobody could tell whether it is complete")
+        raise RefusedError("A proxy removed the length of the answer, so the client can't verify that it is complete")
 
 
 async def read_body(response: aiohttp.ClientResponse, *, max_bytes: int) -> bytes:
-    """The first `max_bytes` of it at most: Carryout's are shorter, and another server's may have no end."""
+    """Read at most `max_bytes`: Carryout's bodies are shorter, and another server's may be endless."""
     body = bytearray()
     while len(body) < max_bytes and (chunk := await response.content.read(max_bytes - len(body))):
         body += chunk
@@ -111,8 +131,8 @@ async def read_body(response: aiohttp.ClientResponse, *, max_bytes: int) -> byte
 def decode(body: bytes, type_: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=type_)
-    except msgspec.DecodeError:
-        raise RefusedError("The answer is not Carryout's: is --url right?") from None
+    except (ValueError, RecursionError):  # not every text that isn't UTF-8 is a DecodeError
+        raise RefusedError("The answer is not Carryout's: check --url") from None
 
 
 @contextmanager
@@ -121,10 +141,10 @@ def _network_errors(url: URL) -> Iterator[None]:
         yield
     except aiohttp.ClientConnectorCertificateError as error:
         reason = getattr(error.certificate_error, "verify_message", error.certificate_error)
-        raise RefusedError(f"The certificate of {url.host} is not to be trusted: {reason}") from None
+        raise RefusedError(f"The certificate of {url.host} isn't trusted: {reason}") from None
     except aiohttp.ClientConnectorSSLError as error:
         reason = str(getattr(error.os_error, "reason", "")).replace("_", " ").lower()
-        raise RefusedError(f"{url.host}:{url.port} speaks no TLS ({reason}): is it http:// there?") from None
+        raise RefusedError(f"{url.host}:{url.port} doesn't speak TLS ({reason}): does it need http://?") from None
     except aiohttp.ClientHttpProxyError as error:
         kind = IncompleteError if error.status in UNAVAILABLE else RefusedError
         raise kind(f"The proxy on the way to {url.host} answered {error.status} {error.message}") from None
@@ -140,7 +160,7 @@ def _network_errors(url: URL) -> Iterator[None]:
 
 
 def _find_proxy(url: URL) -> str | None:
-    """By the usual variables. Not aiohttp's `trust_env`, which would send credentials out of ~/.netrc as well."""
+    """The proxy from the usual variables. aiohttp's `trust_env` would also send credentials from ~/.netrc."""
     proxy = urllib.request.getproxies().get(url.scheme)
     if proxy is None or urllib.request.proxy_bypass(url.host or ""):
         return None
@@ -156,12 +176,18 @@ def _refusal(response: aiohttp.ClientResponse, body: bytes) -> ClientError:
     if problem.type == IN_PROGRESS:
         return InProgressError(detail, job_id=problem.job_id, request_id=request_id)
     if problem.type == TOO_LARGE:
-        return TooLargeError(detail, suggestion=problem.suggestion, request_id=request_id)
+        return TooLargeError(detail, suggestion=_advice(problem), request_id=request_id)
     if response.status == HTTPStatus.TOO_MANY_REQUESTS and wait_seconds > MAX_RETRY_AFTER_SECONDS:
         return RefusedError(f"{detail}; try again in {wait_seconds:.0f} s", request_id=request_id)
     if response.status in UNAVAILABLE:
         return IncompleteError(detail, retry_after_seconds=wait_seconds, request_id=request_id)
     return RefusedError(detail, request_id=request_id)
+
+
+def _advice(problem: Problem) -> str | None:
+    if not problem.ranges:
+        return problem.suggestion
+    return f"{problem.suggestion}: {', '.join(map(str, problem.ranges))}"
 
 
 def _read_problem(response: aiohttp.ClientResponse, body: bytes) -> Problem:
@@ -171,6 +197,6 @@ def _read_problem(response: aiohttp.ClientResponse, body: bytes) -> Problem:
 
 
 def retry_after_seconds(response: aiohttp.ClientResponse) -> float:
-    """0 where there is none; dates, which Carryout doesn't send, count as none."""
+    """The header Retry-After, 0 if it is missing or a date, which Carryout doesn't send."""
     text = response.headers.get("Retry-After", "")
     return float(text) if text.isdecimal() else 0

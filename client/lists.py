@@ -1,4 +1,4 @@
-"""A list of users as CSV, which a broken connection interrupts between two rows, never inside one."""
+"""Downloads a user list as CSV, and resumes between two rows, never inside one."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ ID = re.compile(rb"-?[0-9]+(?=,|\r\n)")
 
 
 class RecordSplitter:
-    """Cuts CSV (RFC 4180) into records, whatever chunks it comes in: a CRLF between quotes ends none."""
+    """Splits chunks of CSV (RFC 4180) into records: a CRLF between quotes doesn't end one."""
 
     def __init__(self) -> None:
         self._record = bytearray()
@@ -26,12 +26,12 @@ class RecordSplitter:
         return not self._record and not self._line
 
     def split(self, chunk: bytes) -> list[bytes]:
-        """The records that `chunk` completes, each with its CRLF. Raises RefusedError for one without an end."""
+        """The records that `chunk` completes, each with its CRLF. Raises RefusedError if one is too long."""
         records = []
         *lines, self._line = (self._line + chunk).split(CRLF)
         for line in lines:
             self._record += line + CRLF
-            self._quoted ^= line.count(b'"') % 2 == 1  # a doubled quote changes nothing
+            self._quoted ^= line.count(b'"') % 2 == 1  # a doubled quote doesn't change the state
             if not self._quoted:
                 records.append(bytes(self._record))
                 self._record.clear()
@@ -41,7 +41,7 @@ class RecordSplitter:
 
 
 class UserList:
-    """One list of users, asked for again `after` the last row that arrived, until all have."""
+    """Downloads a user list; each retry requests the rows `after` the last one received."""
 
     def __init__(self, api: Api, path: str, query: Mapping[str, str], output: Output, advance: Advance) -> None:
         self._api = api
@@ -53,7 +53,7 @@ class UserList:
         self._rows = 0
 
     async def run(self) -> int:
-        """The number of rows. Raises IncompleteError after all tries."""
+        """The number of rows. Raises IncompleteError when the retry budget is used up."""
         self._take_up()
         retry = self._api.retry()
         while True:
@@ -66,7 +66,7 @@ class UserList:
                 return self._rows
 
     def _take_up(self) -> None:
-        """Go on from the whole records that an earlier run left."""
+        """Resume after the complete records of an earlier run."""
         splitter = RecordSplitter()
         whole_bytes = 0
         for piece in self._output.pieces():
@@ -92,7 +92,7 @@ class UserList:
         if self._header is None:
             return records
         if records[0] != self._header:
-            raise RefusedError("The list has other columns than what is there already")
+            raise RefusedError("The list has other columns than the existing FILE.part")
         return records[1:]
 
     def _write(self, records: list[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""What the client's commands share: the service, who asks, and where the document goes."""
+"""Options that the client's commands share: the service, the credential, and the output."""
 
 import functools
 import os
@@ -14,6 +14,7 @@ from yarl import URL
 
 from client.console import Console
 from client.outputs import STANDARD_OUTPUT
+from guard.files import read_trusted
 
 CREDENTIAL = re.compile(r"[\x21-\x7e]+")
 
@@ -27,7 +28,7 @@ class Target:
     credentials: Mapping[str, str]
 
     def resume_command(self, *arguments: str) -> str:
-        """To be pasted, without the credential; empty where nothing can be resumed."""
+        """A shell command without the credential; empty if the output can't be resumed."""
         if str(self.path) == STANDARD_OUTPUT:
             return ""
         force = ("--force",) if self.force else ()
@@ -35,9 +36,11 @@ class Target:
 
 
 def target_options(name: str, variable: str, header: Callable[[str], Mapping[str, str]]) -> Callable[..., Any]:
-    """Give the command a Target, whose credential is called `name` and is sent as `header` says."""
+    """Pass a Target to the command; `name` is that of its credential, `header` makes the headers that send it."""
     options = (
-        click.option("--url", required=True, metavar="URL", callback=_parse_url, help="The service, as https://host."),
+        click.option(
+            "--url", required=True, metavar="URL", callback=_parse_url, help="URL of the service, as https://host."
+        ),
         click.option(
             "-o",
             "--output",
@@ -45,11 +48,11 @@ def target_options(name: str, variable: str, header: Callable[[str], Mapping[str
             metavar="FILE",
             required=True,
             type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
-            help="Where to: FILE is there when it is complete, FILE.part until then. - is standard output.",
+            help="Output file. Data is in FILE.part until it is complete. - is standard output.",
         ),
-        click.option("--force", is_flag=True, help="Replace FILE if it is there."),
-        click.option("--quiet", is_flag=True, help="Say nothing but what goes wrong."),
-        click.option(f"--{name}", "text", help=f"The {name}. Better set {variable}: `ps` shows arguments to anybody."),
+        click.option("--force", is_flag=True, help="Replace FILE if it exists."),
+        click.option("--quiet", is_flag=True, help="Print errors only."),
+        click.option(f"--{name}", "text", help=f"The {name}. Prefer {variable}: `ps` shows arguments to all accounts."),
         click.option(
             f"--{name}-file",
             "file",
@@ -76,16 +79,23 @@ def _parse_url(_context: click.Context, _parameter: click.Parameter, text: str) 
     try:
         url = URL(text)
     except ValueError:
-        raise click.BadParameter("is no URL") from None
+        raise click.BadParameter("is not a URL") from None
     if url.scheme not in {"http", "https"} or not url.host or url.user or url.query_string or url.fragment:
-        raise click.BadParameter("begins with http:// or https://, then a host and, if need be, a path")
+        raise click.BadParameter("must be http:// or https://, a host and an optional path")
     return url
 
 
 def _read_credential(name: str, variable: str, text: str | None, file: Path | None) -> str:
     if text and file:
         raise click.UsageError(f"Give --{name} or --{name}-file, not both")
-    found = (text or (file.read_text(errors="replace") if file else os.environ.get(variable, ""))).strip()
+    found = (text or (_read(file) if file else os.environ.get(variable, ""))).strip()
     if not CREDENTIAL.fullmatch(found):
         raise click.UsageError(f"Set {variable} to the {name}, or give --{name}-file")
     return found
+
+
+def _read(file: Path) -> str:
+    try:
+        return read_trusted(file).decode(errors="replace")
+    except OSError as error:
+        raise click.UsageError(f"{file} can't be read: {error.strerror}") from None

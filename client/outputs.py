@@ -1,4 +1,4 @@
-"""Where a document goes: FILE, by way of FILE.part, or standard output."""
+"""The outputs: FILE, written through FILE.part, or standard output."""
 
 import fcntl
 import io
@@ -10,29 +10,30 @@ from pathlib import Path
 from typing import Protocol
 
 from client.errors import OutputError, RefusedError
+from guard.files import is_still_there, open_private
 
 STANDARD_OUTPUT = "-"
 PIECE_BYTES = 1024 * 1024
 
 
 class Output(Protocol):
-    """Bytes in order; `size_bytes` is how many there are by now."""
+    """A sink for bytes in order; `size_bytes` is the number written so far."""
 
     size_bytes: int
 
     def write(self, chunk: bytes) -> None: ...
 
     def pieces(self) -> Iterator[bytes]:
-        """What an earlier run left."""
+        """The bytes of an earlier run."""
 
     def keep(self, size_bytes: int) -> None:
-        """Forget all but the first bytes. Raises RefusedError where they are gone for good."""
+        """Truncate to `size_bytes`. Raises RefusedError if the bytes are already sent."""
 
     def discard(self) -> None:
-        """What there is will never be of use; let it disappear as far as it can."""
+        """Drop the bytes if possible, because they are useless."""
 
     def finish(self) -> None:
-        """The document is complete and right."""
+        """Publish the output: the document is complete and verified."""
 
 
 class StandardOutput:
@@ -49,7 +50,7 @@ class StandardOutput:
 
     def keep(self, size_bytes: int) -> None:
         if size_bytes < self.size_bytes:
-            raise RefusedError("The download would have to begin again, but its beginning is written already")
+            raise RefusedError("The download must restart, but its first bytes are already written to standard output")
 
     def discard(self) -> None:
         pass
@@ -59,7 +60,7 @@ class StandardOutput:
 
 
 class PartFile:
-    """FILE.part, which `finish` makes FILE in one step. Nobody but its owner may read it: it is personal data."""
+    """FILE.part, which `finish` renames to FILE. Only its owner may read it, because it holds personal data."""
 
     def __init__(self, path: Path, part: io.BufferedRandom, *, force: bool) -> None:
         self.size_bytes = part.seek(0, os.SEEK_END)
@@ -87,6 +88,7 @@ class PartFile:
     def finish(self) -> None:
         self._part.flush()
         os.fsync(self._part.fileno())  # the name must not outlive a crash that the bytes don't
+        _require_still_there(part_path(self._path), self._part)
         if self._force:
             part_path(self._path).replace(self._path)
         else:
@@ -95,16 +97,16 @@ class PartFile:
 
 @contextmanager
 def open_output(path: Path, *, force: bool, resume: bool) -> Iterator[Output]:
-    """`resume` goes on with what is in FILE.part. Raises OutputError.
+    """`resume` keeps the contents of FILE.part. Raises OutputError.
 
-    What was written stays in FILE.part whatever happens; an empty one doesn't.
+    On any error the written bytes stay in FILE.part; an empty FILE.part is removed.
     """
     if str(path) == STANDARD_OUTPUT:
         yield StandardOutput()
         return
     _refuse_existing(path, force=force)
     with _open_locked(part_path(path)) as part:
-        _refuse_existing(path, force=force)  # whoever had the lock may just have finished it
+        _refuse_existing(path, force=force)  # the previous holder of the lock may have finished FILE
         if not resume:
             part.truncate()
         output = PartFile(path, part, force=force)
@@ -120,19 +122,19 @@ def part_path(path: Path) -> Path:
 
 
 def _refuse_existing(path: Path, *, force: bool) -> None:
-    """A rename would put a file in the place of a pipe, a device or a link: `/dev/stdout` may be any of these."""
+    """A rename would replace a pipe, a device or a link; `/dev/stdout` may be any of these."""
     there = path.exists() or path.is_symlink()
     if there and (path.is_symlink() or not path.is_file()):
-        raise OutputError(f"{path} is no ordinary file; for standard output give -o -")
+        raise OutputError(f"{path} is not a regular file; use -o - for standard output")
     if there and not force:
-        raise OutputError(f"{path} is there already; --force replaces it")
+        raise OutputError(f"{path} already exists; --force replaces it")
 
 
 def _open_locked(path: Path) -> io.BufferedRandom:
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        descriptor = open_private(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise OutputError(f"There is no folder {path.parent}") from None
+        raise OutputError(f"The folder {path.parent} doesn't exist") from None
     except OSError as error:
         raise OutputError(f"{path} can't be written: {error.strerror}") from None
     part = os.fdopen(descriptor, "r+b")
@@ -141,16 +143,27 @@ def _open_locked(path: Path) -> io.BufferedRandom:
     except OSError:
         part.close()
         raise OutputError(f"{path} is being written by another process") from None
+    try:
+        _require_still_there(path, part)
+    except OutputError:
+        part.close()
+        raise
     return part
 
 
+def _require_still_there(path: Path, part: io.BufferedRandom) -> None:
+    """An account that may write to the folder can replace FILE.part, and FILE must not become that file."""
+    if not is_still_there(path, part.fileno()):
+        raise OutputError(f"{path} was moved or replaced by another process; use a folder that only you can write to")
+
+
 def _rename_to_new(source: Path, target: Path) -> None:
-    """Raises OutputError if `target` has come to be meanwhile. A rename would replace it."""
+    """Raises OutputError if `target` exists by now, because a rename would replace it."""
     try:
         os.link(source, target)
     except FileExistsError:
-        raise OutputError(f"{target} is there by now; {source} is complete") from None
-    except OSError:  # a file system without links
+        raise OutputError(f"{target} exists by now; the complete file is {source}") from None
+    except OSError:  # the file system has no hard links
         _refuse_existing(target, force=False)
         source.replace(target)
     else:

@@ -1,10 +1,13 @@
-"""What the commands do: from the service to the output."""
+"""The commands' work: copy documents from the service to the output."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from client.api import Api
-from client.exports import Job, download_export, request_export, stream_export, wait_for
+import msgspec
+
+from client.api import ALL, Api, Selection
+from client.console import Console
+from client.exports import Job, download_export, find_last, request_export, stream_export, wait_for
 from client.http import open_session
 from client.lists import UserList
 from client.options import Target
@@ -14,21 +17,41 @@ from client.retries import Backoff
 LISTS = {"simple": "api/v1/users/export", "full": "api/v1/users/export-full"}
 
 
-async def export(target: Target, format_: str | None, job_id: str | None, *, wait: bool) -> None:
+async def export(  # noqa: PLR0913 (the command's options)
+    target: Target,
+    format_: str | None,
+    job_id: str | None,
+    *,
+    wait: bool,
+    selection: Selection = ALL,
+    since_last: bool = False,
+) -> None:
     console = target.console
     with open_output(target.path, force=target.force, resume=job_id is not None) as output:
         async with _open_api(target) as api:
-            job = Job(job_id) if job_id else await request_export(api, format_ or "csv", console, wait=wait)
+            if since_last:
+                selection = await _since_last(api, selection, console)
+            job = (
+                Job(job_id)
+                if job_id
+                else await request_export(api, format_ or "csv", console, wait=wait, selection=selection)
+            )
             console.resume_hint = target.resume_command("export", "--job", job.id)
             made = await wait_for(api, job, format_, console)
             await download_export(api, made, output, console)
         console.say(f"{target.path}: {made.record_count} records, {output.size_bytes} bytes, checked")
 
 
-async def export_live(target: Target, format_: str) -> None:
+async def _since_last(api: Api, selection: Selection, console: Console) -> Selection:
+    last = await find_last(api, selection)
+    console.say(f"Exporting what is new since job {last}" if last else "No earlier export has a file: exporting all")
+    return msgspec.structs.replace(selection, since=last)
+
+
+async def export_live(target: Target, format_: str, selection: Selection = ALL) -> None:
     with open_output(target.path, force=target.force, resume=False) as output:
         async with _open_api(target) as api:
-            await stream_export(api, format_, output, target.console)
+            await stream_export(api, format_, output, target.console, selection)
         target.console.say(f"{target.path}: {output.size_bytes} bytes")
 
 

@@ -1,4 +1,4 @@
-"""PostgreSQL refuses to run as root: then it runs as `nobody`, in a folder that account can reach."""
+"""The account for PostgreSQL, which refuses to run as root: `nobody`, with a folder that this account can reach."""
 
 import os
 import pwd
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from devstack.process import Account
+from guard.files import read_foreign
 from service.errors import ConfigurationError
 
 HOME_PREFIX: Final = "carryout-postgres-"
@@ -17,7 +18,7 @@ OWNER_FILE: Final = "link"
 
 
 def choose_account(home: Path) -> Account | None:
-    """Whom PostgreSQL runs as: None is ourselves. A home that exists stays with the account that owns it."""
+    """The account for PostgreSQL; None is the current one. An existing home keeps the account that owns it."""
     if os.geteuid() != 0:
         return None
     with suppress(FileNotFoundError):
@@ -28,7 +29,7 @@ def choose_account(home: Path) -> Account | None:
         nobody = pwd.getpwnam("nobody")
     except KeyError:
         raise ConfigurationError(
-            "PostgreSQL doesn't run as root, and there is no account nobody to run it as"
+            "PostgreSQL doesn't run as root, and the account nobody doesn't exist: create it, or use another account"
         ) from None
     return Account(nobody.pw_uid, nobody.pw_gid)
 
@@ -36,11 +37,11 @@ def choose_account(home: Path) -> Account | None:
 def open_home(link: Path, account: Account | None) -> Path:
     """The folder at `link`, made if missing; `account` owns it.
 
-    Where that account couldn't reach it, no parent's mode is changed: the folder is made in the system's folder for
+    If that account can't reach it, no parent's mode is changed: the folder is created in the system's folder for
     temporary files, and `link` becomes a symbolic link to it.
     """
     if link.is_symlink() and not link.exists():
-        link.unlink()  # what it led to was cleaned away
+        link.unlink()  # its target was cleaned up
     if not link.exists():
         if account is None or is_reachable(link.parent):
             link.mkdir(mode=0o700)
@@ -54,7 +55,7 @@ def open_home(link: Path, account: Account | None) -> Path:
 def reach_binaries(binaries: Path, home: Path, account: Account | None) -> Path:
     """`site-packages/PACKAGE/INSTALL/bin`, or its copy in `home` where `account` can't reach the original.
 
-    Shared libraries lie in `PACKAGE.libs` or in the package, and are found by relative paths: all is copied.
+    The shared libraries are in `PACKAGE.libs` or in the package, at relative paths, so both are copied.
     """
     if account is None or is_reachable(binaries):
         return binaries
@@ -64,6 +65,7 @@ def reach_binaries(binaries: Path, home: Path, account: Account | None) -> Path:
     if not reachable.exists():
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.rmtree(copy, ignore_errors=True)
+        unfinished.mkdir()  # fails on a link that the account made
         for folder in package.parent.glob(f"{package.name}*"):
             other_versions = shutil.ignore_patterns("pginstall")
             shutil.copytree(folder, unfinished / folder.name, symlinks=True, ignore=other_versions)
@@ -72,16 +74,18 @@ def reach_binaries(binaries: Path, home: Path, account: Account | None) -> Path:
 
 
 def choose_temporary_folder() -> Path:
-    """One that every account can reach. Raises ConfigurationError if there is none."""
+    """A temporary folder that every account can reach. Raises ConfigurationError if there is none."""
     for folder in _temporary_folders():
         if is_reachable(folder) and os.access(folder, os.W_OK):
             return folder
-    raise ConfigurationError("PostgreSQL doesn't run as root, and no temporary folder can be reached by others")
+    raise ConfigurationError(
+        "PostgreSQL doesn't run as root, and other accounts can't reach any temporary folder: set TMPDIR"
+    )
 
 
 def give(path: Path, account: Account | None) -> None:
     if account is not None:
-        os.chown(path, account.uid, account.gid)
+        os.chown(path, account.uid, account.gid, follow_symlinks=False)
 
 
 def is_reachable(folder: Path) -> bool:
@@ -98,18 +102,23 @@ def _make_distant_home(link: Path, account: Account) -> Path:
 
 
 def _temporary_folders() -> list[Path]:
-    """The first survives a restart of the machine."""
+    """The first one survives a reboot."""
     return [path for path in (Path("/var/tmp"), Path(tempfile.gettempdir())) if path.is_dir()]  # noqa: S108 (mkdtemp)
 
 
 def _remove_orphans(account: Account) -> None:
-    """Remove the homes whose data folder is gone or has another one; nobody would ever find them."""
+    """Remove homes of data folders that are gone or use another home; no other code would remove them."""
     for home in (home for parent in _temporary_folders() for home in parent.glob(HOME_PREFIX + "*")):
-        with suppress(OSError):
-            if home.lstat().st_uid == account.uid and _is_orphan(home, Path((home / OWNER_FILE).read_text())):
+        with suppress(OSError, ValueError):  # ValueError: its content isn't a path
+            if home.lstat().st_uid == account.uid and _is_orphan(home, _read_owner(home)):
                 shutil.rmtree(home)
 
 
+def _read_owner(home: Path) -> Path:
+    """The data folder of a home. The account owns the file and may have replaced it."""
+    return Path(read_foreign(home / OWNER_FILE).decode())
+
+
 def _is_orphan(home: Path, link: Path) -> bool:
-    """A missing link in a folder that exists is none: it may be about to be made."""
+    """A home with a missing link in an existing folder isn't an orphan: the link may be about to be created."""
     return not link.parent.exists() or (link.exists() and link.resolve() != home.resolve())

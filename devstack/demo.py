@@ -1,4 +1,4 @@
-"""`make demo`: a user's data leaves a real database in every way there is, and each step is checked and shown."""
+"""`make demo`: run every kind of export against real servers, and check and show each step."""
 
 import asyncio
 import csv
@@ -23,11 +23,12 @@ from devstack.dev import open_service
 from devstack.ports import keep_port
 from devstack.sample import ADA, USER_50000
 from devstack.stack import Stack, open_stack
-from service.auth import create_token
-from service.database import connect
+from guard.files import open_private
+from guard.terminal import echo
+from service.access.api_keys import KeyRepository, Scope
+from service.access.tokens import create_token
+from service.backends.database import connect
 from service.errors import ServiceError
-from service.keys import Scope
-from service.operating import create_key
 from service.settings import Settings
 
 TOKEN_TTL_SECONDS: Final = 3_600
@@ -35,27 +36,28 @@ SHOWN_LINES: Final = 3
 SHOWN_CHARACTERS: Final = 116
 WATCH_SECONDS: Final = 0.2
 PATIENCE_SECONDS: Final = 120
-# Part of every password hash in the sample, and the columns' names.
+# A part of every password hash in the sample, and the names of forbidden columns.
 FORBIDDEN: Final = (b"canary-never-exported", b"password_hash", b"internal_id")
 
 
 class DemoError(ServiceError):
-    """The demo saw something other than the README promises."""
+    """The demo found a difference from the README's promises."""
 
 
 async def run_demo(data_dir: Path) -> None:
-    """Raises DemoError, or what a step raises: the command's exit status tells whether all went well."""
+    """Raises DemoError, or the error of a step, so that the command's exit status shows the result."""
     started = time.monotonic()
-    environ = dict(os.environ) | {"CARRYOUT_EXPORTS_PER_HOUR": "1000"}  # the demo may be run again
-    print("Starting PostgreSQL, Redis, S3, a mail server, the API and a worker; loading the sample application")
+    again = {"CARRYOUT_EXPORTS_PER_HOUR": "1000", "CARRYOUT_KEPT_FILES": "1000"}  # the demo may be run again
+    environ = dict(os.environ) | again
+    echo("Starting PostgreSQL, Redis, S3, a mail server, the API and a worker; loading the sample application")
     async with open_stack(data_dir, environ) as stack:
         port = keep_port(data_dir / "run" / "api.port")
         async with open_service(stack, port) as settings, aiohttp.ClientSession() as session:
-            print(f"  ready after {time.monotonic() - started:.1f} s: {settings.public_url}")
+            echo(f"  ready after {time.monotonic() - started:.1f} s: {settings.public_url}")
             files = data_dir / "files"
-            files.mkdir(exist_ok=True)
+            files.mkdir(mode=0o700, exist_ok=True)
             await _Demo(stack, settings, session, files).run()
-    print(f"\nDone in {time.monotonic() - started:.1f} s. The files are in {files}")
+    echo("", f"Done in {time.monotonic() - started:.1f} s. The files are in {files}")
 
 
 class _Demo:
@@ -75,7 +77,7 @@ class _Demo:
         await self._operators()
 
     async def _small(self, format_: str) -> int:
-        """An export of fewer than 1,000 records: the file is there with the answer."""
+        """An export of fewer than 1,000 records: the file exists when the response arrives."""
         with _step(f"Small {format_.upper()} export: POST /api/export, then its signed link"):
             export = await self._call("POST", "/api/export", ADA, body={"format": format_}, wanted=201)
             path = self._files / f"small.{format_}"
@@ -84,16 +86,16 @@ class _Demo:
         return cast(int, export["record_count"])
 
     async def _queued(self) -> None:
-        """A larger one: queued, watched, announced by a mail whose link needs no credentials."""
+        """A larger export: queued, polled, and announced by a mail; its link needs no credentials."""
         with _step("Queued CSV export of 50,000 records: POST /api/export, progress, mail"):
             asked = await self._call("POST", "/api/export", USER_50000, body={"format": "csv"}, wanted=202)
-            print(f"  202 {asked['status']}, {asked['estimated_records']:,} records expected")
+            echo(f"  202 {asked['status']}, {asked['estimated_records']:,} records expected")
             export = await self._watch(asked["job_id"])
             mail = await self._find_mail(asked["job_id"])
             body = mail.get_body(("plain",))
             text = body.get_content() if body else ""
-            print(f"  mail to {mail['To']}: {mail['Subject']}")
-            print("".join(f"  │ {line}\n" for line in text.strip().splitlines()), end="")
+            echo(f"  mail to {mail['To']}: {mail['Subject']}")
+            echo(*(f"  │ {line}" for line in text.strip().splitlines()))
             link = re.search(r"https?://\S+/download\?\S+", text)
             _require(link is not None, "the mail has no link")
             path = self._files / "queued.csv"
@@ -108,7 +110,7 @@ class _Demo:
                 progress = export["progress"]
                 if progress["records_done"] != shown:
                     shown = progress["records_done"]
-                    print(f"  {export['status']}: {shown:,} of {progress['records_total']:,}")
+                    echo(f"  {export['status']}: {shown:,} of {progress['records_total']:,}")
                 _require(export["status"] != "failed", f"the export failed: {export['error_message']}")
                 if export["status"] == "completed":
                     return export
@@ -132,11 +134,13 @@ class _Demo:
             await self._check(path, USER_50000, None)
 
     async def _operators(self) -> None:
-        """What an administrator's script does: a key, and a list of all users."""
+        """The steps of an operator's script: create a key, download the list of all users."""
         with _step("Operators' CSV of all users: carryout keys create, GET /api/v1/users/export-full"):
             async with connect(self._settings.database_url) as connection:
                 name = f"demo-{time.time_ns()}"
-                _, key = await create_key(connection, name=name, scopes=[Scope.USERS_EXPORT_FULL], expires_in_days=1)
+                _, key = await KeyRepository().create(
+                    connection, name=name, scopes=[Scope.USERS_EXPORT_FULL], expires_in_days=1
+                )
             path = self._files / self._settings.users_full_filename
             url = f"{self._settings.public_url}/api/v1/users/export-full?format=csv"
             await self._download(url, path, {"X-API-Key": key})
@@ -158,12 +162,13 @@ class _Demo:
     async def _download(self, url: str, path: Path, headers: dict[str, str] | None = None) -> None:
         async with self._session.get(url, headers=headers) as response:
             _require(response.status == 200, f"the download answered {response.status}")  # noqa: PLR2004 (OK)
-            with path.open("wb") as file:
+            with os.fdopen(open_private(path), "r+b") as file:
+                file.truncate()
                 async for chunk in response.content.iter_chunked(64 * 1024):
                     file.write(chunk)
 
     async def _check(self, path: Path, user_id: UUID, export: dict[str, Any] | None) -> None:
-        """The file is whole, says what the export's row says, and holds nothing forbidden."""
+        """Check that the file is complete, matches the export's row, and has no forbidden data."""
         content = path.read_bytes()
         records = _count_records(path)
         for forbidden in FORBIDDEN:
@@ -172,9 +177,9 @@ class _Demo:
             _require(records == export["record_count"], f"{path.name} holds {records} records")
             row = await self._call("GET", f"/api/export/{export['job_id']}", user_id)
             _require(hashlib.sha256(content).hexdigest() == row["sha256"], f"{path.name} has another checksum")
-        print(f"  {path} · {records:,} records · {len(content):,} bytes · nothing forbidden in it")
+        echo(f"  {path} · {records:,} records · {len(content):,} bytes · no forbidden data in it")
         for line in itertools.islice(content.decode().splitlines(), SHOWN_LINES):
-            print(f"  │ {line[:SHOWN_CHARACTERS]}{'…' if len(line) > SHOWN_CHARACTERS else ''}")
+            echo(f"  │ {line[:SHOWN_CHARACTERS]}{'…' if len(line) > SHOWN_CHARACTERS else ''}")
 
 
 def _count_records(path: Path) -> int:
@@ -187,10 +192,10 @@ def _count_records(path: Path) -> int:
 
 @contextmanager
 def _step(title: str) -> Iterator[None]:
-    print(f"\n{title}")
+    echo("", title)
     started = time.monotonic()
     yield
-    print(f"  took {time.monotonic() - started:.2f} s")
+    echo(f"  took {time.monotonic() - started:.2f} s")
 
 
 def _require(true: bool, otherwise: str) -> None:  # noqa: FBT001 (reads like assert, which -O would drop)

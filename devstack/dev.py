@@ -1,4 +1,4 @@
-"""The whole service on one machine: what `carryout dev` runs."""
+"""`carryout dev`: the whole service on one machine."""
 
 import asyncio
 import os
@@ -10,21 +10,22 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from devstack.files import write_private
 from devstack.ports import ask, is_port_free
 from devstack.process import ChildProcess, Command
 from devstack.sample import ADA, grant_reader, load_sample
 from devstack.stack import Stack, open_stack
-from service import operating
-from service.auth import create_token
-from service.database import connect
+from guard.files import replace_file
+from guard.terminal import echo
+from service.access.api_keys import KeyRepository, Scope
+from service.access.tokens import create_token
+from service.backends.database import connect
 from service.errors import ConfigurationError, InvalidValueError
-from service.keys import Scope
 from service.settings import PREFIX, Settings, from_env
 
 Restart = Callable[[], Awaitable[None]]
 
-CARRYOUT: Final[Command] = [sys.executable, "-m", "service.cli"]
+# -P: without it, `-m` imports modules from the working directory first, where another account may have put some.
+CARRYOUT: Final[Command] = [sys.executable, "-P", "-m", "service.cli.main"]
 TOKEN_TTL_SECONDS: Final = 24 * 3_600
 KEY_NAME: Final = "dev"
 FIRST_BACKOFF_SECONDS: Final = 0.5
@@ -36,39 +37,39 @@ SOURCE: Final = f"{PREFIX}SOURCE_DATABASE_URL"
 async def run_dev(port: int, data_dir: Path) -> None:
     """Run until Ctrl-C or SIGTERM. Raises ConfigurationError if something can't be started."""
     started = time.monotonic()
-    with suppress(asyncio.CancelledError):  # that is how it's meant to end
+    with suppress(asyncio.CancelledError):  # the normal end
         async with (
             open_stack(data_dir, os.environ) as stack,
             _kept_running(*_restarts(stack)),
             open_service(stack, port) as settings,
         ):
             key = await _renew_key(settings) if stack.postgres else None
-            print(_welcome(stack, settings, port, key, time.monotonic() - started), flush=True)
+            echo(*_welcome(stack, settings, port, key, time.monotonic() - started))
             await asyncio.Event().wait()
 
 
 def _restarts(stack: Stack) -> list[tuple[ChildProcess, Restart]]:
-    """What brings each embedded server back; the mail sink is part of this process."""
+    """The function that restarts each embedded server. The mail sink is part of this process."""
     servers = (stack.postgres, stack.redis, stack.object_store)
     return [(server.process, server.start) for server in servers if server is not None]
 
 
 @asynccontextmanager
 async def open_service(stack: Stack, port: int) -> AsyncIterator[Settings]:
-    """The API, ready on 127.0.0.1, and a worker, both started again when they die; the sample application is loaded.
+    """Start the API, ready on 127.0.0.1, and a worker, and restart them when they die; load the sample application.
 
-    Their settings are in `env` in the data folder before they start. Raises ConfigurationError if the API doesn't
-    get ready.
+    The file `env` in the data folder has their settings before they start. Raises ConfigurationError if the API
+    doesn't become ready.
     """
     environ = {"CARRYOUT_PUBLIC_URL": f"http://127.0.0.1:{port}"} | stack.environ
     settings = from_env(environ)
     run_dir = stack.data_dir / "run"
     api, worker = ChildProcess("api", run_dir), ChildProcess("worker", run_dir)
     if not is_port_free(port):
-        raise ConfigurationError(f"Port {port} is taken; choose another with --port")
-    await ChildProcess("migrate", run_dir).run([*CARRYOUT, "migrate"], dict(os.environ) | environ)
+        raise ConfigurationError(f"Port {port} is in use; choose another one with --port")
+    await ChildProcess("migrate", run_dir).run([*CARRYOUT, "migrate"], dict(os.environ) | environ | stack.migration)
     environ |= await _load_sample(stack, settings)
-    write_private(stack.data_dir / "env", "".join(f"{name}={text}\n" for name, text in environ.items()).encode())
+    replace_file(stack.data_dir / "env", "".join(f"{name}={text}\n" for name, text in environ.items()).encode())
     child_environ = dict(os.environ) | environ
     serve: Command = [*CARRYOUT, "serve", "--host", "127.0.0.1", "--port", str(port)]
     work: Command = [*CARRYOUT, "worker"]
@@ -84,13 +85,15 @@ async def open_service(stack: Stack, port: int) -> AsyncIterator[Settings]:
 
 
 async def _load_sample(stack: Stack, settings: Settings) -> dict[str, str]:
-    """Unless the application's data is elsewhere. Gives the setting to read it by, where that is ours to make."""
+    """Load the sample, unless a setting names another source. Returns the reader's setting, if the stack made one."""
     if settings.source_database_url != settings.database_url:
         return {}
-    await load_sample(settings.database_url)
-    if stack.postgres is None or DATASETS in stack.environ:  # other datasets read other tables, and need other grants
+    await load_sample(stack.admin_url)
+    if stack.postgres is None:
         return {}
-    return {SOURCE: await grant_reader(settings.database_url, stack.reader_password)}
+    if DATASETS in stack.environ:  # custom datasets read other tables, and need other grants
+        return {SOURCE: stack.admin_url}
+    return {SOURCE: await grant_reader(stack.admin_url, stack.reader_password)}
 
 
 @asynccontextmanager
@@ -115,23 +118,23 @@ async def _keep_running(child: ChildProcess, restart: Restart) -> None:
         status = await child.wait()
         if time.monotonic() - began > LONGEST_BACKOFF_SECONDS:
             backoff_seconds = FIRST_BACKOFF_SECONDS
-        print(f"{child.name} ended with status {status}, see {child.log_path}; it is started again", flush=True)
+        echo(f"{child.name} ended with status {status}, see {child.log_path}; restarting it")
         await asyncio.sleep(backoff_seconds)
         backoff_seconds = min(2 * backoff_seconds, LONGEST_BACKOFF_SECONDS)
-        with suppress(ConfigurationError):  # its reason is in the log; the child has ended again
+        with suppress(ConfigurationError):  # the log has the reason; the loop retries
             await restart()
 
 
 async def _renew_key(settings: Settings) -> str:
-    """An operators' key; the one of the last start ends, as only its hash is known."""
+    """Create an operators' key and revoke that of the last start, because only its hash is stored."""
     async with connect(settings.database_url) as connection:
         with suppress(InvalidValueError):
-            await operating.revoke_key(connection, KEY_NAME)
-        _, text = await operating.create_key(connection, name=KEY_NAME, scopes=tuple(Scope), expires_in_days=None)
+            await KeyRepository().revoke(connection, KEY_NAME)
+        _, text = await KeyRepository().create(connection, name=KEY_NAME, scopes=tuple(Scope), expires_in_days=None)
     return text
 
 
-def _welcome(stack: Stack, settings: Settings, port: int, key: str | None, seconds: float) -> str:
+def _welcome(stack: Stack, settings: Settings, port: int, key: str | None, seconds: float) -> list[str]:
     url = f"http://127.0.0.1:{port}"
     lines = [
         f"Carryout is ready after {seconds:.1f} s; Ctrl-C stops it.",
@@ -143,14 +146,14 @@ def _welcome(stack: Stack, settings: Settings, port: int, key: str | None, secon
         lines.append(f"  mails     {stack.mail_dir}/*.eml")
     if stack.object_store is not None:
         lines.append(f"  files     {stack.data_dir / 'objects' / settings.s3_bucket}")
-    # Only then is the token ours to make, and the sample's user there.
+    # Only then can this process sign a token, and only then does the sample's user exist.
     if settings.jwt_secret and settings.user_id_type == "uuid":
         token = create_token(settings, str(ADA), TOKEN_TTL_SECONDS)
         lines += ["", "As a user of the sample application, in a browser:", "", f"{url}/#token={token}"]
         lines += ["", "or to paste:", "", *_examples(token, url)]
     if key:
         lines += ["", "As an operator:", "", *_operator_examples(key, url)]
-    return "\n".join(lines)
+    return lines
 
 
 def _examples(token: str, url: str) -> list[str]:

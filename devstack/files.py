@@ -1,4 +1,4 @@
-"""What the embedded stack finds installed and keeps on disk."""
+"""The embedded stack's installed binaries, and its data folder."""
 
 import fcntl
 import importlib.metadata
@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from guard.files import open_private, require_own_folder
 from service.errors import ConfigurationError
 
 
 def find_binary(distribution: str, path_end: str) -> Path:
-    """The installed file of `distribution` whose path ends so. Raises ConfigurationError if it isn't installed."""
+    """The file of `distribution` with a path ending in `path_end`. Raises ConfigurationError if it isn't installed."""
     try:
         files = importlib.metadata.files(distribution) or []
     except importlib.metadata.PackageNotFoundError:
@@ -20,15 +21,6 @@ def find_binary(distribution: str, path_end: str) -> Path:
         if file.as_posix().endswith(path_end):
             return Path(str(file.locate())).resolve()
     raise ConfigurationError(f"The embedded servers need the package {distribution}: install carryout[devstack]")
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Replace the file in one step; only its owner can read it, from its first byte on."""
-    fresh = path.with_name(path.name + ".new")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-    fresh.replace(path)
 
 
 def try_lock(fd: int) -> bool:
@@ -41,11 +33,15 @@ def try_lock(fd: int) -> bool:
 
 @contextmanager
 def own_folder(folder: Path) -> Iterator[None]:
-    """Make `folder` and keep it to this process. Raises ConfigurationError if another one has it."""
+    """Create and lock `folder` for this process. Raises ConfigurationError if another process holds the lock.
+
+    An account that may write to it could replace the secrets and the servers' settings.
+    """
     try:
-        # Others may pass through, not look around: a server that runs as another account keeps its data below.
+        # Other accounts may traverse it, not list it: a server that runs as another account has its data below.
         folder.mkdir(mode=0o711, parents=True, exist_ok=True)
-        lock = (folder / "lock").open("wb")
+        require_own_folder(folder)
+        lock = os.fdopen(open_private(folder / "lock"), "r+b")
     except OSError as error:
         raise ConfigurationError(f"The data folder {folder} can't be used: {error.strerror}") from error
     with lock:

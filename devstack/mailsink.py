@@ -8,15 +8,15 @@ from weakref import WeakSet
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from devstack.files import write_private
 from devstack.ports import keep_port
+from guard.files import replace_file
 from service.errors import ConfigurationError
 
 
 class MailSink:
     """Each mail becomes one `.eml` file in `folder`, named by its time of arrival.
 
-    The envelope, which a mail's own headers needn't tell, is added as `X-MailFrom` and `X-RcptTo`.
+    The envelope, which may differ from the mail's headers, is added as `X-MailFrom` and `X-RcptTo`.
     """
 
     def __init__(self, folder: Path, run_dir: Path) -> None:
@@ -49,13 +49,13 @@ class MailSink:
                 connection.transport.abort()
 
     def mails(self) -> list[Path]:
-        """Oldest first."""
+        """The stored mails, oldest first."""
         return sorted(self.folder.glob("*.eml"))
 
     async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802 (aiosmtpd's)
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{next(self._numbers):04}.eml"
         head = f"X-MailFrom: {envelope.mail_from}\r\nX-RcptTo: {', '.join(envelope.rcpt_tos)}\r\n"
-        write_private(self.folder / name, head.encode() + (envelope.original_content or b""))
+        replace_file(self.folder / name, head.encode() + (envelope.original_content or b""))
         return "250 OK"
 
     def _open_connection(self) -> SMTP:

