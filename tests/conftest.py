@@ -1,7 +1,9 @@
 """Fixtures for all tests: real servers, started once, and for each test a database of its own."""
 
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
@@ -10,49 +12,88 @@ import msgspec
 import pytest
 import structlog
 
-from devstack.sample import SAMPLE_DIR
+from devstack.sample import SAMPLE_DIR, grant_reader
 from devstack.stack import Stack, open_stack
+from service.access.tokens import create_token
 from service.api.app import create_app
-from service.auth import create_token
-from service.bootstrap import Resources, open_resources
-from service.database import Pool, UserId, migrate, open_pool
-from service.datasets import Dataset, load_datasets
+from service.backends.database import Pool, open_pool
+from service.documents.datasets import Dataset, load_datasets
+from service.resources import Resources, open_resources
 from service.settings import SQL_DIR, Settings, from_env
-from tests import leaks
+from service.user_ids import UserId
 from tests.api.serving import Served, serve
-from tests.documents import POOL_NAME
-from tests.factories import Connection
-from tests.sql.databases import with_database
+from tests.sql.databases import database_environ, migrate_as_owner, with_database
+from tests.sql.databases import open_database as open_empty_database
+from tests.support import heap, leaks, quick
+from tests.support.documents import POOL_NAME
+from tests.support.factories import Connection
+from tests.support.smtp import SmtpServer, open_smtp_server
 
 PUBLIC_PATH = "/carryout"
 PUBLIC_URL = f"https://exports.example.com{PUBLIC_PATH}"
 TOKEN_TTL_SECONDS = 600
 PATIENCE_SECONDS = 60.0
+NOWHERE = {
+    "CARRYOUT_REDIS_URL": "redis://127.0.0.1:1",
+    "CARRYOUT_S3_ENDPOINT_URL": "http://127.0.0.1:1",
+    "CARRYOUT_SMTP_URL": "smtp://127.0.0.1:1",
+}
 
 OpenDatabase = Callable[[], AbstractAsyncContextManager[str]]
 Token = Callable[[UserId], str]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="only tests that need no server but PostgreSQL")
+    parser.addoption("--surroundings", default="plain", help="servers around the fleet: tests/fleet/surroundings.py")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Show exceptions without local variables: structlog's default takes seconds for each."""
+    config.pluginmanager.register(heap)
     config.pluginmanager.register(leaks)
+    config.pluginmanager.register(quick)
     structlog.configure(processors=[structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)])
 
 
 @pytest.fixture(scope="session")
-async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    async with open_stack(tmp_path_factory.mktemp("stack"), {}) as opened:
+async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """PostgreSQL alone: tests that need no other server are the ones `make quick` runs."""
+    async with open_stack(tmp_path_factory.mktemp("postgres"), NOWHERE) as opened:
         yield opened
 
 
 @pytest.fixture(scope="session")
-async def open_database(stack: Stack) -> AsyncIterator[OpenDatabase]:
-    """Opens copies of a migrated database that has the sample's tables without rows; gives their URLs."""
-    server_url = stack.environ["CARRYOUT_DATABASE_URL"]
+def server_url(postgres: Stack) -> str:
+    """PostgreSQL's, of its superuser."""
+    return postgres.admin_url
+
+
+@pytest.fixture(scope="session")
+async def stack(postgres: Stack, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """All servers, with the same PostgreSQL and its roles."""
+    names = ("CARRYOUT_DATABASE_URL", "CARRYOUT_SCHEMA_OWNER")
+    given = {name: postgres.environ[name] for name in names}
+    async with open_stack(tmp_path_factory.mktemp("stack"), given) as opened:
+        yield dataclasses.replace(
+            opened,
+            postgres=postgres.postgres,
+            migration=postgres.migration,
+            admin_url=postgres.admin_url,
+            reader_password=postgres.reader_password,
+        )
+
+
+@pytest.fixture(scope="session")
+async def open_database(postgres: Stack, server_url: str) -> AsyncIterator[OpenDatabase]:
+    """Opens copies of a migrated database that has the sample's tables without rows; gives their administrator's URLs.
+
+    The service has other roles there: `database_environ`, and the fixture `settings`.
+    """
     server = await asyncpg.connect(server_url)
     template = f"template_{uuid4().hex}"
     await server.execute(f"CREATE DATABASE {template}")
-    await _fill_template(with_database(server_url, template))
+    await _fill_template(postgres, with_database(server_url, template))
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[str]:
@@ -65,11 +106,12 @@ async def open_database(stack: Stack) -> AsyncIterator[OpenDatabase]:
     await server.close()
 
 
-async def _fill_template(url: str) -> None:
-    await migrate(url, user_id_type="uuid")
+async def _fill_template(stack: Stack, url: str) -> None:
+    await migrate_as_owner(stack, url)
     connection = await asyncpg.connect(url)
     await connection.execute((SAMPLE_DIR / "schema.sql").read_text())
     await connection.close()
+    await grant_reader(url, stack.reader_password)
 
 
 @pytest.fixture
@@ -89,7 +131,7 @@ async def database(database_url: str) -> AsyncIterator[Connection]:
 @pytest.fixture
 async def pool(database_url: str) -> AsyncIterator[Pool]:
     """One connection to the test's database, as documents are made by."""
-    async with open_pool(database_url, size=1, application_name=POOL_NAME) as opened:
+    async with open_pool(database_url, size=1, application_name=POOL_NAME, own_search_path=True) as opened:
         yield opened
 
 
@@ -101,14 +143,29 @@ async def datasets(database: Connection) -> tuple[Dataset, ...]:
 
 @pytest.fixture(scope="session")
 def common_settings(stack: Stack) -> Settings:
-    """What the settings of all tests have in common: all but the database."""
-    return from_env(stack.environ | {"CARRYOUT_PUBLIC_URL": PUBLIC_URL})
+    """The settings that all tests share: all but the database."""
+    urls = database_environ(stack, stack.admin_url) | {"CARRYOUT_PUBLIC_URL": PUBLIC_URL}
+    return from_env(stack.environ | urls)
 
 
 @pytest.fixture
 def settings(common_settings: Settings, database_url: str) -> Settings:
     """For other values, override it in a class or a module with a `msgspec.structs.replace`d one."""
     return on_database(common_settings, database_url)
+
+
+@pytest.fixture
+async def empty_url(server_url: str) -> AsyncIterator[str]:
+    """A database without anything in it; its administrator's URL."""
+    async with open_empty_database(server_url) as url:
+        yield url
+
+
+@pytest.fixture
+async def smtp() -> AsyncIterator[SmtpServer]:
+    """A mail server whose answers a test can choose; the settings don't name it."""
+    async with open_smtp_server(extensions=["SMTPUTF8", "8BITMIME"]) as server:
+        yield server
 
 
 @pytest.fixture
@@ -126,7 +183,7 @@ async def served(resources: Resources) -> AsyncIterator[Served]:
 
 @pytest.fixture
 async def api(served: Served) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the API that nobody has signed in; it follows no redirect."""
+    """A client of the API without a signed-in user. It does not follow redirects."""
     async with patient_client(served) as client:
         yield client
 
@@ -151,7 +208,24 @@ def token(common_settings: Settings) -> Token:
 
 
 def on_database(settings: Settings, url: str) -> Settings:
-    return msgspec.structs.replace(settings, database_url=url, source_database_url=url)
+    """By the roles of `settings`, in the database of `url`."""
+    name = urlsplit(url).path.removeprefix("/")
+    return msgspec.structs.replace(
+        settings,
+        database_url=with_database(settings.database_url, name),
+        source_database_url=with_database(settings.source_database_url, name),
+    )
+
+
+@asynccontextmanager
+async def open_client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A client, as `api` is one, of an API with settings of its own."""
+    async with (
+        open_resources(settings) as resources,
+        serve(create_app(resources)) as served,
+        patient_client(served) as client,
+    ):
+        yield client
 
 
 def patient_client(served: Served) -> httpx.AsyncClient:

@@ -6,6 +6,7 @@ from typing import get_args
 import msgspec
 import pytest
 
+from service.backends.smtp import Mailer
 from service.errors import ConfigurationError
 from service.settings import PREFIX, SQL_DIR, Settings, from_env
 from worker.main import work
@@ -38,6 +39,8 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
     if field.required:
         return "required"
     text = ",".join(field.default) if isinstance(field.default, tuple) else str(field.default)
+    text = "" if field.default is None else text
+    text = text.lower() if isinstance(field.default, bool) else text
     return f"`{text.removeprefix(f'{SQL_DIR.parent}/')}`" if text else ""
 
 
@@ -110,12 +113,32 @@ def test_all_missing_ones_are_named_at_once() -> None:
         ("CARRYOUT_OTLP_ENDPOINT", "collector:4318"),
         ("CARRYOUT_TRUSTED_PROXIES", "10.0.0.0/8,ingress"),
         ("CARRYOUT_TRUSTED_PROXIES", "10.0.0.1/8"),
+        ("CARRYOUT_LINK_SECRETS", f"{SECRET};{SECRET[::-1]}"),
+        ("CARRYOUT_LINK_SECRETS", f"{SECRET[::-1]}, {SECRET} {SECRET[::-1]}"),
+        ("CARRYOUT_JWT_SECRET", f"{SECRET}|{SECRET[::-1]}"),
+        ("CARRYOUT_JWT_SECRET", f"{SECRET},short"),
         ("CARRYOUT_LINK_SECRETS", "short"),
         ("CARRYOUT_LINK_SECRETS", f"{SECRET},short"),
         ("CARRYOUT_LINK_SECRETS", "a" * 32),
         ("CARRYOUT_JWT_SECRET", "short"),
         ("CARRYOUT_JWT_SECRET", ""),
+        ("CARRYOUT_JWT_REQUIRED_CLAIMS", "access"),
+        ("CARRYOUT_JWT_REQUIRED_CLAIMS", "type=access,scope="),
+        ("CARRYOUT_JWT_REQUIRED_CLAIMS", "=access"),
+        ("CARRYOUT_JWT_TOKEN_TYPES", ","),
+        ("CARRYOUT_JWT_AUDIENCE_CLAIM", "client_id"),
+        ("CARRYOUT_CORS_ORIGINS", "*"),
+        ("CARRYOUT_CORS_ORIGINS", "null"),
+        ("CARRYOUT_CORS_ORIGINS", "app.example.org"),
+        ("CARRYOUT_CORS_ORIGINS", "https://app.example.org/app"),
+        ("CARRYOUT_CORS_ORIGINS", "https://app.example.org,https://*.example.org/"),
+        ("CARRYOUT_CORS_ORIGINS", "https://user@app.example.org"),
+        ("CARRYOUT_CORS_ORIGINS", "https://app.example.org:port"),
         ("CARRYOUT_JWT_JWKS_URL", "https://idp.example.com/jwks"),
+        ("CARRYOUT_OIDC_ISSUER", "https://id.example.com"),
+        ("CARRYOUT_OIDC_CLIENT_ID", "page"),
+        ("CARRYOUT_SIGN_IN_URL", "javascript:alert(1)"),
+        ("CARRYOUT_SIGN_IN_URL", "/login"),
     ],
 )
 def test_a_wrong_one_is_named(name: str, text: str) -> None:
@@ -134,7 +157,7 @@ async def test_every_export_of_a_worker_has_a_connection(jobs: str, pool: str) -
 @pytest.mark.parametrize(
     "text", ['"*password*,*_hash"', "'*password*'", "*password*\n*_hash", "\ufeff*password*", "*_hash # ours"]
 )
-def test_what_would_be_part_of_a_name_is_refused(text: str) -> None:
+def test_quotes_and_comments_around_column_names_are_refused(text: str) -> None:
     """As `docker run --env-file` and Secrets pass it on: the columns would no longer be forbidden."""
     with pytest.raises(
         ConfigurationError, match=r"^CARRYOUT_FORBIDDEN_COLUMNS (is in quotes|has a (line break|comment))"
@@ -153,9 +176,177 @@ def test_a_secret_is_never_shown() -> None:
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("CARRYOUT_LOG_LEVEL", "hunter2"),
+        ("CARRYOUT_MAX_EXPORT_RECORDS", "hunter2"),
+        ("CARRYOUT_TRUSTED_PROXIES", "10.0.0.0/8,hunter2"),
+        ("CARRYOUT_JWT_REQUIRED_CLAIMS", "type=access,hunter2"),
+        ("CARRYOUT_LOG_PROBES", "hunter2"),
+        ("CARRYOUT_REDIS_URL", "hunter2"),
+    ],
+)
+def test_no_value_is_shown(name: str, text: str, tmp_path: Path) -> None:
+    """A file's name may be that of a secret."""
+    file = tmp_path / "value"
+    file.write_text(text)
+    given = {key: value for key, value in REQUIRED.items() if key != name}
+    for environ in ({name: text}, {f"{name}_FILE": str(file)}):
+        with pytest.raises(ConfigurationError, match=rf"^{name} ") as caught:
+            from_env(given | environ)
+        assert "hunter2" not in str(caught.value)
+
+
+class TestFiles:
+    @pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
+    def test_each_can_be_in_a_file(self, tmp_path: Path, ending: str) -> None:
+        in_files = {}
+        for name, text in REQUIRED.items():
+            path = tmp_path / name
+            path.write_bytes((text + ending).encode())
+            in_files[f"{name}_FILE"] = str(path)
+        assert from_env(in_files) == from_env(REQUIRED)
+
+    def test_not_twice(self, tmp_path: Path) -> None:
+        path = tmp_path / "secret"
+        path.write_text(SECRET)
+        with pytest.raises(
+            ConfigurationError, match=r"^Set either CARRYOUT_JWT_SECRET or CARRYOUT_JWT_SECRET_FILE, not both$"
+        ):
+            from_env(REQUIRED | {"CARRYOUT_JWT_SECRET_FILE": str(path)})
+        assert from_env(REQUIRED | {"CARRYOUT_JWT_SECRET": "", "CARRYOUT_JWT_SECRET_FILE": str(path)})
+
+    @pytest.mark.parametrize(
+        ("content", "fault"),
+        [
+            (None, "names a file that can't be read: No such file or directory"),
+            (b"\xff" * 40, "names a file that can't be read: it is not UTF-8"),
+            (b"\n", "names an empty file"),
+        ],
+    )
+    def test_an_unreadable_one_is_named(self, tmp_path: Path, content: bytes | None, fault: str) -> None:
+        path = tmp_path / "secret"
+        if content is not None:
+            path.write_bytes(content)
+        environ = {name: text for name, text in REQUIRED.items() if name != "CARRYOUT_JWT_SECRET"}
+        with pytest.raises(ConfigurationError, match=rf"^CARRYOUT_JWT_SECRET_FILE {fault}$"):
+            from_env(environ | {"CARRYOUT_JWT_SECRET_FILE": str(path)})
+
+    def test_an_impossible_name(self) -> None:
+        with pytest.raises(ConfigurationError, match=r"^CARRYOUT_SCHEMA_OWNER_FILE names a file that can't be read: "):
+            from_env(REQUIRED | {"CARRYOUT_SCHEMA_OWNER_FILE": "/a\0b"})
+
+    def test_of_no_setting(self) -> None:
+        with pytest.raises(ConfigurationError, match=r"^CARRYOUT_JWT_SECRETS_FILE is not a setting$"):
+            from_env(REQUIRED | {"CARRYOUT_JWT_SECRETS_FILE": "/x"})
+
+
+SERVICE_LINKS = {
+    "{}_SERVICE_HOST": "10.0.0.7",
+    "{}_SERVICE_PORT": "8000",
+    "{}_SERVICE_PORT_HTTP": "8000",
+    "{}_PORT": "tcp://10.0.0.7:8000",
+    "{}_PORT_8000_TCP": "tcp://10.0.0.7:8000",
+    "{}_PORT_8000_TCP_PROTO": "tcp",
+    "{}_PORT_8000_TCP_PORT": "8000",
+    "{}_PORT_8000_TCP_ADDR": "10.0.0.7",
+}
+"""The variables that Kubernetes makes of a service, and puts into every pod of its namespace."""
+
+
+class TestServiceLinks:
+    @pytest.mark.parametrize("service", ["CARRYOUT", "CARRYOUT_API", "CARRYOUT_WORKER_METRICS", "CARRYOUT_REDIS"])
+    def test_are_no_settings(self, service: str) -> None:
+        links = {name.format(service): text for name, text in SERVICE_LINKS.items()}
+        assert from_env(REQUIRED | links) == from_env(REQUIRED)
+
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("CARRYOUT_WORKER_METRIC_PORT", "9000"),
+            ("CARRYOUT_API_PORT", "8000"),
+            ("CARRYOUT_API_PORT_8000_TCP_ADDRS", "10.0.0.7"),
+            ("CARRYOUT_SERVICE_HOSTS", "10.0.0.7"),
+            ("CARRYOUT_REDIS_URI", "tcp://10.0.0.7:8000"),
+        ],
+    )
+    def test_typing_mistakes_still_are_errors(self, name: str, text: str) -> None:
+        with pytest.raises(ConfigurationError, match=rf"^{name} is not a setting$"):
+            from_env(REQUIRED | {name: text})
+
+    def test_a_port_is_a_setting(self) -> None:
+        assert from_env(REQUIRED | {"CARRYOUT_WORKER_METRICS_PORT": "9000"}).worker_metrics_port == 9_000
+
+
+@pytest.mark.parametrize(
+    ("public_url", "name"),
+    [
+        ("https://Exports.example.com:8443/data", "exports.example.com"),
+        ("https://exports.example.com./", "exports.example.com"),
+        ("http://192.0.2.1:8000", "[192.0.2.1]"),
+        ("http://[2001:db8::1]:8000", "[IPv6:2001:db8::1]"),
+        ("https://exporte.müller.example", "exporte.xn--mller-kva.example"),
+        ("http://carryout_api:8000", "carryout_api"),
+    ],
+)
+def test_the_name_in_ehlo_is_the_host_of_the_public_url(public_url: str, name: str) -> None:
+    settings = from_env(REQUIRED | {"CARRYOUT_PUBLIC_URL": public_url})
+    assert settings.smtp_ehlo_name == name
+    Mailer(settings.smtp_url, settings.mail_from, ehlo_name=settings.smtp_ehlo_name)  # which takes it
+
+
+def test_the_name_in_ehlo_can_be_another() -> None:
+    assert from_env(REQUIRED | {"CARRYOUT_SMTP_EHLO_NAME": "mail.example.com"}).smtp_ehlo_name == "mail.example.com"
+
+
+def test_passwords_of_mail_servers_are_left_alone() -> None:
+    url = "smtp://AKIA:abc/d+e=f[@email-smtp.example.com:587"
+    assert from_env(REQUIRED | {"CARRYOUT_SMTP_URL": url}).smtp_url == url
+
+
 def test_lists_are_separated_by_commas() -> None:
     other = SECRET[::-1]
     assert from_env(REQUIRED | {"CARRYOUT_LINK_SECRETS": f" {SECRET}, {other},"}).link_secrets == (SECRET, other)
+
+
+def test_origins_are_as_browsers_write_them() -> None:
+    given = "HTTPS://App.Example.org/, https://bücher.example:443,http://localhost:3000,http://[::1]:80"
+    assert from_env(REQUIRED | {"CARRYOUT_CORS_ORIGINS": given}).cors_origins == (
+        "https://app.example.org",
+        "https://xn--bcher-kva.example",
+        "http://localhost:3000",
+        "http://[::1]",
+    )
+
+
+OIDC = {"CARRYOUT_OIDC_ISSUER": "https://id.example.com/realms/app/", "CARRYOUT_OIDC_CLIENT_ID": "page"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("CARRYOUT_OIDC_ISSUER", "id.example.com"),
+        ("CARRYOUT_OIDC_ISSUER", "https://id.example.com?tenant=1"),
+        ("CARRYOUT_OIDC_SCOPES", "email"),
+        ("CARRYOUT_OIDC_PARAMETERS", "audience"),
+        ("CARRYOUT_OIDC_PARAMETERS", "redirect_uri=https://evil.example"),
+        ("CARRYOUT_OIDC_ORIGINS", "https://oauth2.example.com/token"),
+        ("CARRYOUT_OIDC_ORIGINS", "*"),
+        ("CARRYOUT_SIGN_IN_URL", "https://app.example.com/login"),
+        ("CARRYOUT_PUBLIC_URL", "http://exports.example.com"),
+    ],
+)
+def test_a_wrong_one_of_the_sign_in_is_named(name: str, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"\b{name}\b"):
+        from_env(REQUIRED | OIDC | {name: text})
+
+
+def test_an_issuer_stays_as_it_is_and_its_origin_is_called() -> None:
+    further = {"CARRYOUT_OIDC_ORIGINS": "https://Oauth2.example.com:443/"}
+    settings = from_env(REQUIRED | OIDC | further | {"CARRYOUT_PUBLIC_URL": "http://127.0.0.1:8000"})
+    assert settings.oidc_issuer == "https://id.example.com/realms/app/"
+    assert settings.oidc_origins == ("https://id.example.com", "https://oauth2.example.com")
 
 
 def test_an_empty_one_has_its_default() -> None:
@@ -171,3 +362,7 @@ def test_a_base_ends_without_a_slash() -> None:
 
 if __name__ == "__main__":
     print(settings_table(), end="")  # noqa: T201 (what it is for)
+
+
+def test_a_traceback_shows_no_secrets() -> None:
+    assert repr(from_env(REQUIRED)) == "Settings(…)"

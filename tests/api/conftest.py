@@ -7,7 +7,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from service.database import UserId
+from service.user_ids import UserId
 from tests.api.problems import bearer
 from tests.conftest import Token
 
@@ -28,6 +28,7 @@ VIEW = {
     "error_message",
     "progress",
     "estimated_completion",
+    "schema_sha256",
 }
 """The members of every export shown, but for `download_url`, which goes with its file."""
 

@@ -1,4 +1,4 @@
-"""What every error looks like to a client."""
+"""The shape of every error that a client gets."""
 
 from typing import Any
 

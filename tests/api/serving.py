@@ -12,13 +12,12 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from service.api.errors import exception_handlers
-from service.api.middleware import BodyLimitMiddleware, RequestMiddleware
-from service.api.protocol import StreamingProtocol
-from service.metrics import Metrics
-from service.tracing import Tracer
-
-MAX_BODY_BYTES = 16 * 1024
+from service.api.http.body_limit import MAX_BODY_BYTES, BodyLimitMiddleware
+from service.api.http.middleware import RequestMiddleware
+from service.api.http.problems import exception_handlers
+from service.api.http.protocol import StreamingProtocol
+from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import Tracer
 
 
 def create_edge(routes: Sequence[BaseRoute]) -> Starlette:
@@ -42,7 +41,7 @@ class Served:
         return httpx.AsyncClient(base_url=self.url, trust_env=False)
 
     async def exchange(self, *lines: str | bytes, body: bytes = b"") -> bytes:
-        """What comes back, until the server closes, for a request written byte by byte; with a Host if it has none."""
+        """The raw answer to a request written byte by byte, until the server closes. A missing Host is added."""
         reader, writer = await asyncio.open_connection(self.host, self.port)
         raw = [line.encode() if isinstance(line, str) else line for line in (*lines, "Connection: close")]
         if not any(line.lower().startswith(b"host:") for line in raw):

@@ -13,14 +13,16 @@ import httpx
 import msgspec
 import pytest
 
-from service import exporting
-from service.bootstrap import Resources
-from service.jobs import QUEUE_NAME
+from service.backends.database import connect
+from service.backends.queue import QUEUE_NAME
+from service.errors import AWAY
+from service.exports import files, requests
+from service.resources import Resources
 from service.settings import Settings
-from tests.api.conftest import ASYNC, CSV, JSON, Create
-from tests.api.problems import read_problem
-from tests.conftest import PUBLIC_PATH, PUBLIC_URL
-from tests.factories import Connection, create_user, create_user_with, list_actions, list_audit, refuse_audit
+from tests.api.conftest import ASYNC, CSV, JSON, UNKNOWN_ID, Create
+from tests.api.problems import bearer, read_problem
+from tests.conftest import PUBLIC_PATH, PUBLIC_URL, Token
+from tests.support.factories import Connection, create_user, create_user_with, list_actions, list_audit, refuse_audit
 
 
 async def count_exports(database: Connection) -> int:
@@ -29,9 +31,9 @@ async def count_exports(database: Connection) -> int:
 
 
 async def read_file(resources: Resources, job_id: str) -> bytes:
-    async with exporting.open_connection(resources) as connection:
-        export = await exporting.get_file(resources, connection, UUID(job_id))
-    async with resources.storage.open_download(exporting.key_of(export)) as chunks:
+    async with resources.connection() as connection:
+        export = await files.get_file(resources, connection, UUID(job_id))
+    async with resources.storage.open_download(files.key_of(export)) as chunks:
         return b"".join([chunk async for chunk in chunks])
 
 
@@ -181,10 +183,10 @@ class TestSmallCap:
 
 
 def read_too_large(response: httpx.Response, *, limit: int) -> None:
-    problem = read_problem(response, 422, "record_count", "limit", "suggestion")
+    problem = read_problem(response, 422, "record_count", "limit", "suggestion", "ranges", "too_large")
     assert problem["detail"] == "Export too large, please filter data"
     assert (problem["record_count"], problem["limit"]) == (f"more than {limit}", limit)
-    assert problem["suggestion"].startswith("There are no date-range filters here: ask the people who run")
+    assert "date range (from and to)" in problem["suggestion"]
 
 
 class TestOneAtATime:
@@ -291,6 +293,16 @@ class TestRate:
         assert 3_500 < int(refused.headers["retry-after"]) <= 3_600
         assert await count_exports(database) == 2
 
+    async def test_cancelled_before_its_work_began(
+        self, create: Create, api: httpx.AsyncClient, token: Token, database: Connection
+    ) -> None:
+        user_id = await create_user(database)
+        for _ in range(3):
+            accepted = await create(user_id, headers=ASYNC)
+            assert accepted.status_code == 202
+            path = f"/api/export/{accepted.json()['job_id']}"
+            assert (await api.delete(path, headers=bearer(token(user_id)))).status_code == 204
+
     async def test_ends_with_the_hour(self, create: Create, database: Connection) -> None:
         user_id = await create_user(database)
         for _ in range(2):
@@ -313,6 +325,64 @@ class TestRate:
         assert (await create(await create_user(database))).status_code == 201
 
 
+class TestKeptFiles:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return msgspec.structs.replace(settings, kept_files=2)
+
+    async def test_one_too_many(self, create: Create, database: Connection) -> None:
+        user_id = await create_user(database)
+        assert [(await create(user_id)).status_code for _ in range(2)] == [201, 201]
+        await database.execute(
+            """UPDATE carryout.export_jobs SET expires_at = now() + interval '100 seconds'
+            WHERE id = (SELECT id FROM carryout.export_jobs ORDER BY created_at LIMIT 1)"""
+        )
+        refused = await create(user_id)
+        detail = "At most 2 files are kept for you: delete one, or wait until the next one expires"
+        assert read_problem(refused, 429)["detail"] == detail
+        assert 0 < int(refused.headers["retry-after"]) <= 100
+        assert await count_exports(database) == 2
+        assert (await create(await create_user(database))).status_code == 201
+
+    @pytest.mark.parametrize("ending", ["deleted", "expired"])
+    async def test_one_less(
+        self, create: Create, api: httpx.AsyncClient, database: Connection, token: Token, ending: str
+    ) -> None:
+        user_id = await create_user(database)
+        paths = [(await create(user_id)).headers["location"] for _ in range(2)]
+        if ending == "deleted":
+            assert (await api.delete(paths[0], headers=bearer(token(user_id)))).status_code == 204
+        else:
+            await database.execute(
+                """UPDATE carryout.export_jobs SET expires_at = now()
+                WHERE id = (SELECT id FROM carryout.export_jobs LIMIT 1)"""
+            )
+        assert [(await create(user_id)).status_code for _ in range(2)] == [201, 429]
+
+
+class TestAsync:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return msgspec.structs.replace(settings, max_export_records=5_000)
+
+    async def test_does_not_wait_for_a_slow_count(
+        self, create: Create, database: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(requests, "ASYNC_COUNT_SECONDS", 0.5)
+        user_id = await create_user_with(database, 3)
+        async with connect(database_url) as other, other.transaction():
+            await other.execute("LOCK TABLE public.content")
+            response = await create(user_id, headers=ASYNC)
+        assert (response.status_code, response.json()["estimated_records"]) == (202, 5_000)
+
+    async def test_refuses_what_is_too_large(self, create: Create, database: Connection) -> None:
+        response = await create(await create_user_with(database, 5_001), headers=ASYNC)
+        assert (response.status_code, response.json()["detail"]) == (422, "Export too large, please filter data")
+        assert response.json().keys() >= {"ranges", "limit"}
+        read_problem(await create(UNKNOWN_ID, headers=ASYNC), 404)
+        assert await count_exports(database) == 0
+
+
 class TestAudit:
     @pytest.mark.parametrize("headers", [{}, ASYNC])
     async def test_no_export_without_its_event(
@@ -322,6 +392,14 @@ class TestAudit:
         await refuse_audit(database, "export:requested")
         problem = read_problem(await create(user_id, headers=headers), 500)
         assert "refused" not in problem["detail"]
+        assert await count_exports(database) == 0
+
+    async def test_a_full_disk_is_an_outage(self, create: Create, database: Connection) -> None:
+        user_id = await create_user(database)
+        await refuse_audit(database, "export:requested", code="53100")
+        response = await create(user_id)
+        assert read_problem(response, 503)["detail"] == AWAY
+        assert response.headers["retry-after"]
         assert await count_exports(database) == 0
 
     async def test_nothing_is_completed_without_its_event(self, create: Create, database: Connection) -> None:

@@ -40,8 +40,35 @@ async def test_assets_are_fetched_once(idle_api: httpx.AsyncClient, name: str, m
     assert (again.status_code, again.content) == (304, b"")
 
 
-async def test_allows_no_inline_script(idle_api: httpx.AsyncClient) -> None:
-    policy = (await idle_api.get("/docs")).headers["content-security-policy"]
+@pytest.mark.parametrize(("accepted", "encoding"), [("gzip", "gzip"), ("gzip, zstd", "zstd"), ("identity", None)])
+async def test_leave_compressed(idle_api: httpx.AsyncClient, accepted: str, encoding: str | None) -> None:
+    for path in ("/docs/swagger-ui-bundle.js", "/openapi.json", "/"):
+        async with idle_api.stream("GET", path, headers={"Accept-Encoding": accepted}) as answer:
+            raw = b"".join([part async for part in answer.aiter_raw()])
+        plain = await idle_api.get(path, headers={"Accept-Encoding": "identity"})
+        assert answer.headers.get("content-encoding") == encoding
+        assert answer.headers["vary"] == plain.headers["vary"] == "Accept-Encoding"
+        assert int(answer.headers["content-length"]) == len(raw)
+        assert (len(raw) < len(plain.content) / 2) == (encoding is not None)
+        assert (answer.headers["etag"] == plain.headers["etag"]) == (encoding is None)
+        same = {"Accept-Encoding": accepted, "If-None-Match": answer.headers["etag"]}
+        assert (await idle_api.get(path, headers=same)).status_code == 304
+        assert (await idle_api.get(path, headers=same | {"Accept-Encoding": "br"})).status_code == (
+            200 if encoding else 304
+        )
+
+
+async def test_conditions(idle_api: httpx.AsyncClient) -> None:
+    for path in ("/docs", "/openapi.json", "/", "/assets/page.js"):
+        assert (await idle_api.get(path, headers={"If-None-Match": "*"})).status_code == 304
+        read_problem(await idle_api.get(path, headers={"If-Match": '"other"'}), 412)
+        assert (await idle_api.get(path, headers={"If-Match": "*"})).status_code == 200
+
+
+async def test_allows_no_inline_script_and_no_opener(idle_api: httpx.AsyncClient) -> None:
+    headers = (await idle_api.get("/docs")).headers
+    assert headers["cross-origin-opener-policy"] == "same-origin"
+    policy = headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
     assert "unsafe" not in policy
     assert "http" not in policy
@@ -49,7 +76,7 @@ async def test_allows_no_inline_script(idle_api: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize("name", ["app.py", "swagger-ui.LICENSE", "..%2fdocs.py", "%2e%2e/docs.py", ""])
 async def test_shows_no_other_file(idle_api: httpx.AsyncClient, name: str) -> None:
-    read_problem(await idle_api.get(f"/docs/{name}"), 404)
+    read_problem(await idle_api.get(f"/docs/{name}"), 400 if "%" in name else 404)
 
 
 def test_licences_come_along() -> None:

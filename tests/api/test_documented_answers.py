@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import TypeAlias
 from uuid import UUID, uuid4
 
@@ -11,30 +12,50 @@ import httpx
 import msgspec
 import pytest
 
-from service import exporting
+from service.access.api_keys import Scope
+from service.access.flags import Flag, open_flags
+from service.access.tokens import MAX_TOKEN_CHARACTERS
 from service.api.app import create_app
 from service.api.events import MAX_WATCHERS, MAX_WATCHERS_PER_USER, Watchers
-from service.bootstrap import Resources
-from service.database import open_pool
-from service.flags import Flag, open_flags
-from service.keys import Scope
+from service.api.lists import create_shares
+from service.backends.database import open_pool
+from service.export_spec import ExportSpec
+from service.exports import attempts
+from service.exports.admission import ACCEPTED_PER_MADE
+from service.formats import Format
+from service.mutex import Shares
+from service.resources import Resources
 from service.settings import Settings
 from tests.api.conftest import ASYNC, CSV, JSON, UNKNOWN_ID
+from tests.api.lists.conftest import ALIVE, EXPORT, EXPORT_FULL, SIMPLE
 from tests.api.problems import bearer
 from tests.api.serving import serve
-from tests.api.users.conftest import ALIVE, EXPORT, EXPORT_FULL, SIMPLE
 from tests.api.witness import Witness, documented
 from tests.conftest import PUBLIC_URL, Token, on_database, patient_client
-from tests.factories import Connection, create_user_with
-from tests.operators import create_key
+from tests.support.factories import Connection, create_user_with
+from tests.support.operators import create_key
+from worker.running import run_export
 
 EXPORTS = "/api/export"
 STREAM = "/api/export/stream"
+INSERT_KEPT_FILES = """
+INSERT INTO carryout.export_jobs (user_id, format, status, queued, created_at, estimated_records, completed_at,
+  record_count, file_url, size_bytes, sha256, expires_at)
+SELECT $1, 'csv', 'completed', false, now() - interval '1 day', 1, now() - interval '1 day',
+  1, 's3://bucket/key', 1, sha256(''), now() + interval '1 day'
+FROM generate_series(1, $2::int)
+"""
+INSERT_STREAM = """
+INSERT INTO carryout.export_audit (actor_type, actor, action, user_id)
+VALUES ('user', 'x', 'export:stream_started', $1)
+"""
 SCOPES = {EXPORT: Scope.USERS_EXPORT, EXPORT_FULL: Scope.USERS_EXPORT_FULL}
 MAX_RECORDS = 50
-INSERT_ENDED_EXPORT = """
-INSERT INTO carryout.export_jobs (user_id, format, status, queued, estimated_records, completed_at, error_message)
-VALUES ($1, 'csv', 'failed', true, 1, now(), 'failed')
+INSERT_ENDED_EXPORTS = """
+INSERT INTO carryout.export_jobs
+  (user_id, format, status, queued, estimated_records, completed_at, error_message, started_at, failures)
+SELECT $1, 'csv', 'failed', true, 1, now(), 'failed', now(), $2
+FROM generate_series(1, $3::int)
 """
 
 Headers: TypeAlias = dict[str, str]
@@ -57,6 +78,7 @@ class World:
     database: Connection
     token: Token
     watchers: Watchers
+    list_shares: Shares
     """Those of the busy API."""
 
     async def user(self, records: int = 1) -> tuple[UUID, Headers]:
@@ -82,6 +104,7 @@ async def world(resources: Resources, database: Connection, token: Token, witnes
     async with open_pool(settings.database_url, size=1, application_name="closed") as closed:
         pass
     watchers = Watchers()
+    shares = create_shares(msgspec.structs.replace(settings, list_pool_size=2))
     # Another text for the same database: the document's example is of one of two that is away.
     apart = msgspec.structs.replace(settings, source_database_url=f"{settings.source_database_url}?")
     proxying = msgspec.structs.replace(settings, download_mode="proxy")
@@ -91,11 +114,13 @@ async def world(resources: Resources, database: Connection, token: Token, witnes
         _client(replace(resources, settings=proxying), witness) as proxy,
         _client(replace(resources, flags=flags), witness) as off,
         _client(replace(resources, user_lists={}), witness) as bare,
-        _client(resources, witness, draining=True, wrong_keys=asyncio.Semaphore(0), watchers=watchers) as busy,
+        _client(
+            resources, witness, draining=True, wrong_keys=asyncio.Semaphore(0), watchers=watchers, list_shares=shares
+        ) as busy,
         _client(replace(resources, settings=apart, database=closed), witness) as down,
         _client(resources, witness, resources=None, servers=None) as broken,
     ):
-        yield World(api, proxy, off, bare, busy, down, broken, resources, database, token, watchers)
+        yield World(api, proxy, off, bare, busy, down, broken, resources, database, token, watchers, shares)
 
 
 @asynccontextmanager
@@ -113,6 +138,7 @@ async def test_every_documented_answer_is_given(world: World, witness: Witness) 
     expected = set(documented((await world.api.get("/openapi.json")).json()))
     for ask in (ask_for_exports, refuse_exports, watch_exports, download, stream, list_users, operate, read_reference):
         await ask(world)
+    await refuse_tokens(world, witness)
     await fail_everywhere(world, witness)
     assert sorted(expected - witness.seen) == []
     assert sorted(witness.seen - expected) == []
@@ -138,20 +164,27 @@ async def refuse_exports(world: World) -> None:
     await world.api.post(EXPORTS, content=b"{}", headers=user)
     await world.api.post(EXPORTS, content=b" " * 20_000, headers=json_type)
     await world.api.post(EXPORTS, json={"format": "xml"}, headers=user)
+    await world.api.post(EXPORTS, json={"format": "csv", "sections": ["orders"]}, headers=user)
     await world.api.post(f"{EXPORTS}?page=2", json=CSV, headers=user)
     await world.api.post(EXPORTS, json=CSV)
     await world.api.post(EXPORTS, json=CSV, headers=bearer(world.token(UNKNOWN_ID)))
     _, large = await world.user(MAX_RECORDS + 1)
     await world.api.post(EXPORTS, json=CSV, headers=large)
-    for _ in range(world.resources.settings.exports_per_hour):
-        await world.database.execute(INSERT_ENDED_EXPORT, user_id)
+    keeper_id, keeper = await world.user(2)
+    await world.database.execute(INSERT_KEPT_FILES, keeper_id, world.resources.settings.kept_files)
+    await world.api.post(EXPORTS, json=CSV, headers=keeper)
+    per_hour = world.resources.settings.exports_per_hour
+    await world.database.execute(INSERT_ENDED_EXPORTS, user_id, 0, per_hour)
     await world.api.post(EXPORTS, json=CSV, headers=user)
+    failed_id, failed = await world.user(2)
+    await world.database.execute(INSERT_ENDED_EXPORTS, failed_id, 1, per_hour * ACCEPTED_PER_MADE)
+    await world.api.post(EXPORTS, json=CSV, headers=failed)
 
 
 async def watch_exports(world: World) -> None:
     user_id, user = await world.user()
     path = (await world.api.post(EXPORTS, json=CSV, headers=user)).headers["location"]
-    for url in (EXPORTS, path, f"{path}/events", f"{path}/downloads"):
+    for url in (EXPORTS, f"{EXPORTS}/sections", f"{EXPORTS}/schema", path, f"{path}/events", f"{path}/downloads"):
         await world.api.get(url, headers=user)
         await world.api.get(f"{url}?page=2", headers=user)
         await world.api.get(url)
@@ -172,14 +205,23 @@ async def watch_exports(world: World) -> None:
 
 async def download(world: World) -> None:
     _, user = await world.user(3)
-    for body in (CSV, JSON):
+    for body in ({"format": format_} for format_ in Format):
         created = await world.api.post(EXPORTS, json=body, headers=user)
-        path = f"{created.headers['location']}/download"
-        link = created.json()["download_url"].removeprefix(PUBLIC_URL)
+        location = created.headers["location"]
+        if created.status_code == HTTPStatus.ACCEPTED:
+            await run_export(world.resources, UUID(created.json()["job_id"]))
+        path = f"{location}/download"
+        link = (await world.api.get(location, headers=user)).json()["download_url"].removeprefix(PUBLIC_URL)
         await world.api.get(link)
-        for headers in ({}, {"Range": "bytes=0-9"}, {"Range": "bytes=99999-"}):
+        for headers in (
+            {},
+            {"Range": "bytes=0-9"},
+            {"Range": "bytes=99999-"},
+            {"If-Match": '"x"'},
+            {"If-None-Match": "*"},
+        ):
             await world.proxy.get(link, headers=headers)
-        await world.api.head(link)
+            await world.api.head(link, headers=headers)
     await world.api.delete(created.headers["location"], headers=user)
     queued = await world.api.post(EXPORTS, json=CSV, headers={**ASYNC, **user})
     for url, headers in (
@@ -187,6 +229,7 @@ async def download(world: World) -> None:
         (link, {}),
         (f"{queued.headers['location']}/download", user),
         (f"{EXPORTS}/{UNKNOWN_ID}/download", user),
+        (f"{EXPORTS}/%7B{UNKNOWN_ID}%7D/download", user),
     ):
         await world.api.get(url, headers=headers)
         await world.api.head(url, headers=headers)
@@ -194,15 +237,20 @@ async def download(world: World) -> None:
 
 async def stream(world: World) -> None:
     user_id, user = await world.user(3)
-    for query in ("format=csv&bom=1", "format=json", "format=json&bom=1", "format=csv&page=2"):
+    documents = ("format=csv&bom=1", "format=json", "format=ndjson", "format=xlsx")
+    for query in (*documents, "format=json&bom=1", "format=csv&page=2", "format=zip"):
         await world.api.get(f"{STREAM}?{query}", headers=user)
     csv = f"{STREAM}?format=csv"
+    await world.api.get(f"{csv}&sections=orders", headers=user)
     await world.api.get(csv)
     await world.api.get(csv, headers=bearer(world.token(UNKNOWN_ID)))
     _, large = await world.user(MAX_RECORDS + 1)
     await world.api.get(csv, headers=large)
-    async with exporting.open_user_document(world.resources, user_id, exclusive=True):
+    async with attempts.open_user_document(world.resources, ExportSpec(user_id, Format.CSV), exclusive=True):
         await world.api.get(csv, headers=user)
+    for _ in range(world.resources.settings.streams_per_hour):
+        await world.database.execute(INSERT_STREAM, user_id)
+    await world.api.get(csv, headers=user)
 
 
 async def list_users(world: World) -> None:
@@ -210,9 +258,12 @@ async def list_users(world: World) -> None:
         allowed = {"X-API-Key": await create_key(world.database, scope, name=f"may {path}")}
         others = [other for other in Scope if other is not scope]
         forbidden = {"X-API-Key": await create_key(world.database, *others, name=f"may not {path}")}
-        for query in ("?format=CSV&after=0", "?format=xml", "?page=2"):
+        for query in ("?format=CSV&after=0", "?guard=none", "?format=xml", "?email=a+b@example.org", "?page=2"):
             await world.api.get(f"{path}{query}", headers=allowed)
         await world.api.get(path, headers=forbidden)
+        key_id = await world.database.fetchval("SELECT id FROM carryout.api_keys WHERE name = $1", f"may {path}")
+        with world.list_shares.take(key_id):
+            await world.busy.get(path, headers=allowed)
         await world.api.get(path)
         await world.off.get(path, headers=allowed)
         await world.bare.get(path, headers=allowed)
@@ -236,6 +287,16 @@ async def read_reference(world: World) -> None:
     for path in ("/openapi.json", "/docs"):
         etag = (await world.api.get(path)).headers["etag"]
         await world.api.get(path, headers={"If-None-Match": etag})
+        await world.api.get(path, headers={"If-Match": '"other"'})
+
+
+async def refuse_tokens(world: World, witness: Witness) -> None:
+    """One that is too large, to each operation that takes one."""
+    operations = {(method, path) for method, path, status, _ in documented(witness.document) if status == "431"}
+    for method, path in sorted(operations):
+        body = CSV if method == "POST" else None
+        url = path.replace("{job_id}", str(UNKNOWN_ID))
+        await world.api.request(method, url, json=body, headers=bearer("a" * (MAX_TOKEN_CHARACTERS + 1)))
 
 
 async def fail_everywhere(world: World, witness: Witness) -> None:

@@ -1,8 +1,8 @@
 """An export's progress as server-sent events."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -10,15 +10,17 @@ import httpx
 import msgspec
 import pytest
 
+from service.access.tokens import LEEWAY_SECONDS, create_token
 from service.api import events
 from service.api.app import create_app
-from service.bootstrap import Resources, open_resources
+from service.errors import UnavailableError
+from service.resources import Resources, open_resources
 from service.settings import Settings
 from tests.api.conftest import ASYNC, UNKNOWN_ID, Create
 from tests.api.problems import bearer, read_problem
 from tests.api.serving import serve, until
 from tests.conftest import PATIENCE_SECONDS, OpenDatabase, Token, on_database, patient_client
-from tests.factories import Connection, create_user, create_user_with, list_actions
+from tests.support.factories import Connection, create_user, create_user_with, list_actions
 from worker.running import run_export
 
 pytestmark = pytest.mark.usefixtures("_quick_polls")
@@ -30,6 +32,9 @@ class Watched(NamedTuple):
     job_id: UUID
     path: str
     headers: dict[str, str]
+
+
+Ending = Callable[[Watched, int], Awaitable[Watched]]
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +60,18 @@ async def pending(create: Create, database: Connection, token: Token) -> Watched
     user_id = await create_user_with(database, 2_500)
     job_id = (await create(user_id, headers=ASYNC)).json()["job_id"]
     return Watched(UUID(job_id), f"/api/export/{job_id}/events", bearer(token(user_id)))
+
+
+@pytest.fixture
+def ending(resources: Resources, database: Connection) -> Ending:
+    """The same, with a token that is valid for so many seconds."""
+
+    async def make(watched: Watched, seconds: int) -> Watched:
+        user_id = await database.fetchval("SELECT user_id FROM carryout.export_jobs WHERE id = $1", watched.job_id)
+        token = create_token(resources.settings, str(user_id), seconds - LEEWAY_SECONDS)
+        return watched._replace(headers=bearer(token))
+
+    return make
 
 
 @asynccontextmanager
@@ -134,7 +151,7 @@ class TestStream:
             assert (last["status"], last["error_message"]) == ("failed", "cancelled by user")
             assert [event["event"] async for event in stream] == ["end"]
 
-    async def test_of_an_ended_export_is_short(
+    async def test_ends_at_once_for_an_ended_export(
         self, api: httpx.AsyncClient, create: Create, database: Connection, token: Token
     ) -> None:
         user_id = await create_user(database)
@@ -157,6 +174,27 @@ class TestStream:
         monkeypatch.setattr(events, "MAX_SECONDS", 0.5)
         async with open_events(api, pending) as stream:
             assert "end" not in [event.get("event") async for event in stream]
+
+    async def test_ends_with_its_token(self, api: httpx.AsyncClient, pending: Watched, ending: Ending) -> None:
+        watched = await ending(pending, 2)
+        async with open_events(api, watched) as stream:
+            assert (await next_progress(stream))["status"] == "pending"
+            assert [event async for event in stream] == []
+        read_problem(await api.get(watched.path, headers=watched.headers), 401)
+
+    async def test_shows_nothing_that_it_read_too_late(
+        self, api: httpx.AsyncClient, pending: Watched, database: Connection, ending: Ending
+    ) -> None:
+        """Such as the link of an export that became ready after the token's end."""
+        watched = await ending(pending, 3)
+        async with open_events(api, watched) as stream:
+            await next_progress(stream)
+            async with database.transaction():
+                await database.execute("LOCK TABLE carryout.export_jobs")
+                await set_records_done(database, watched, 7)
+                while (await api.get("/api/export?unknown=1", headers=watched.headers)).status_code != 401:
+                    await asyncio.sleep(0.05)
+            assert [event async for event in stream] == []
 
     async def test_ends_when_the_server_stops(self, pending: Watched, resources: Resources) -> None:
         app = create_app(resources)
@@ -224,6 +262,36 @@ class TestBounds:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not await self._admitted(api, pending):
                 await asyncio.sleep(0.05)
+
+    def test_few_users_cannot_hold_all_places(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A user with fewer takes the oldest place of the user with the most."""
+        monkeypatch.setattr(events, "MAX_WATCHERS", 2)
+        watchers = events.Watchers()
+        with ExitStack() as open_ones:
+            first, second = (open_ones.enter_context(watchers.admit("greedy")) for _ in range(2))
+            open_ones.enter_context(watchers.admit("other"))
+            assert (first.is_lost, second.is_lost) == (True, False)
+            for user in ("other", "third", "greedy"):  # one each by now
+                with pytest.raises(UnavailableError), watchers.admit(user):
+                    pass
+        with watchers.admit("a"), watchers.admit("b"):
+            pass
+
+    async def test_a_stream_that_has_lost_its_place_ends(
+        self, resources: Resources, pending: Watched, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(events, "MAX_WATCHERS", 2)
+        app = create_app(resources)
+        async with (
+            serve(app) as served,
+            patient_client(served) as client,
+            open_events(client, pending) as oldest,
+            open_events(client, pending) as newer,
+        ):
+            await next_progress(oldest)
+            await next_progress(newer)
+            with app.state.watchers.admit("another user"):
+                assert [event async for event in oldest] == []
 
     async def _admitted(self, api: httpx.AsyncClient, pending: Watched) -> bool:
         """Now that the others have gone, as the server notices."""

@@ -12,28 +12,34 @@ import httpx
 import msgspec
 import pytest
 
-from service.auth import create_token
-from service.bootstrap import Resources
-from service.database import migrate
-from service.encoders import create_encoder
+from devstack.sample import READER
+from devstack.stack import Stack
+from service.access.tokens import create_token
+from service.documents.encoders import create_encoder
+from service.formats import STREAMED_FORMATS, Format
+from service.resources import Resources
 from service.settings import Settings
 from tests.api.problems import bearer, read_problem
-from tests.documents import make_document
-from tests.sql.databases import open_database
+from tests.conftest import OpenDatabase, on_database
+from tests.sql.databases import migrate_as_owner
+from tests.sql.databases import open_database as open_empty_database
+from tests.support.documents import make_document, read_xlsx
 
 LIBRARY = Path(__file__).parent.parent / "library"
 CANARY = b"canary-never-exported-"
-HYPATIA, JORGE, LAST, NOBODY = 1, 2, 2**63 - 1, 3
+HYPATIA, JORGE, LAST, UNKNOWN = 1, 2, 2**63 - 1, 3
 RECORDS = {HYPATIA: 1 + 3 + 2 + 2, JORGE: 1 + 1 + 2 + 1, LAST: 1}
 
 
 @pytest.fixture(scope="module")
-async def library_url(common_settings: Settings) -> AsyncIterator[str]:
-    async with open_database(common_settings.database_url) as url:
-        await migrate(url, user_id_type="bigint")
+async def library_url(stack: Stack, open_database: OpenDatabase) -> AsyncIterator[str]:
+    async with open_empty_database(stack.admin_url) as url:
+        await migrate_as_owner(stack, url, user_id_type="bigint")
         connection = await asyncpg.connect(url)
         for name in ("schema.sql", "data.sql"):
             await connection.execute((LIBRARY / name).read_text(encoding="utf-8"))
+        await connection.execute(f"GRANT USAGE ON SCHEMA library TO {READER}")
+        await connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA library TO {READER}")
         await connection.close()
         yield url
 
@@ -41,9 +47,7 @@ async def library_url(common_settings: Settings) -> AsyncIterator[str]:
 @pytest.fixture
 def settings(common_settings: Settings, library_url: str) -> Settings:
     return msgspec.structs.replace(
-        common_settings,
-        database_url=library_url,
-        source_database_url=library_url,
+        on_database(common_settings, library_url),
         datasets_dir=str(LIBRARY / "datasets"),
         user_id_type="bigint",
     )
@@ -58,7 +62,7 @@ def parse(document: bytes) -> list[dict[str, str]]:
 
 
 async def test_a_members_document_holds_their_values(resources: Resources) -> None:
-    made = await make_document(resources.source, resources.datasets, HYPATIA, create_encoder("json"))
+    made = await make_document(resources.source, resources.datasets, HYPATIA, create_encoder(Format.JSON))
 
     document = json.loads(made)
 
@@ -91,7 +95,7 @@ async def test_a_members_document_holds_their_values(resources: Resources) -> No
 
 
 async def test_a_members_csv_holds_the_same(resources: Resources) -> None:
-    lines = parse(await make_document(resources.source, resources.datasets, JORGE, create_encoder("csv")))
+    lines = parse(await make_document(resources.source, resources.datasets, JORGE, create_encoder(Format.CSV)))
 
     assert [line["user_id"] for line in lines] == ["2"] * RECORDS[JORGE]
     assert lines[0]["home"] == '(Maipú,,"Buenos ""Aires""")'
@@ -119,22 +123,27 @@ async def test_a_member_exports_and_downloads(api: httpx.AsyncClient, settings: 
     assert CANARY not in file.content
 
 
-@pytest.mark.parametrize("format_", ["csv", "json"])
+@pytest.mark.parametrize("format_", STREAMED_FORMATS)
 async def test_a_member_streams(api: httpx.AsyncClient, settings: Settings, format_: str) -> None:
     streamed = await api.get(f"/api/export/stream?format={format_}", headers=as_member(settings, HYPATIA))
 
     assert streamed.status_code == 200
     assert CANARY not in streamed.content
-    if format_ == "csv":
+    if format_ == Format.CSV:
         assert len(parse(streamed.content)) == RECORDS[HYPATIA]
+    elif format_ == Format.XLSX:
+        header, row = read_xlsx(streamed.content)["user"]
+        assert dict(zip(header, row, strict=True))["id"] == HYPATIA
     else:
-        assert json.loads(streamed.content)["user"]["id"] == HYPATIA
+        first = streamed.content.partition(b"\n")[0] if format_ == Format.NDJSON else streamed.content
+        document = json.loads(first)
+        assert document.get("user", document.get("row"))["id"] == HYPATIA
 
 
-async def test_a_number_that_is_no_members_has_no_data(api: httpx.AsyncClient, settings: Settings) -> None:
+async def test_a_number_without_a_member_has_no_data(api: httpx.AsyncClient, settings: Settings) -> None:
     for path in ("/api/export/stream?format=csv", "/api/export/stream?format=json"):
-        read_problem(await api.get(path, headers=as_member(settings, NOBODY)), 404)
-    created = await api.post("/api/export", json={"format": "csv"}, headers=as_member(settings, NOBODY))
+        read_problem(await api.get(path, headers=as_member(settings, UNKNOWN)), 404)
+    created = await api.post("/api/export", json={"format": "csv"}, headers=as_member(settings, UNKNOWN))
     read_problem(created, 404)
 
 

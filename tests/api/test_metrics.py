@@ -1,4 +1,4 @@
-"""What a scrape of the API shows after real requests, and that nobody outside can make it grow."""
+"""A scrape of the API after real requests. Clients can't make it grow."""
 
 import asyncio
 
@@ -7,15 +7,15 @@ import msgspec
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from service.bootstrap import Resources
+from service.resources import Resources
 from service.settings import Settings
 from tests.api.conftest import UNKNOWN_ID, Create
 from tests.api.problems import bearer
 from tests.api.serving import Served
 from tests.conftest import Token
-from tests.factories import Connection, create_user_with
-from tests.operators import create_key, create_users
-from tests.scraping import Scrape, scrape
+from tests.support.factories import Connection, create_user_with
+from tests.support.operators import create_key, create_users
+from tests.support.scraping import Scrape, scrape
 
 REQUESTS = "carryout_http_request_duration_seconds_count"
 
@@ -141,7 +141,8 @@ class TestPools:
         async with resources.source.acquire(), resources.streams.acquire(), resources.streams.acquire():
             seen = await scrape(api)
 
-        for pool, most, used, idle in (("database", 3, 0, 1), ("source", 3, 1, 0), ("streams", 5, 2, 0)):
+        sizes = (("database", 3, 0, 1), ("source", 3, 1, 0), ("streams", 5, 2, 0), ("lists", 4, 0, 0))
+        for pool, most, used, idle in sizes:
             assert seen.value("carryout_pool_max_connections", pool=pool) == most
             assert seen.value("carryout_pool_connections", pool=pool, state="used") == used
             assert seen.value("carryout_pool_connections", pool=pool, state="idle") == idle

@@ -1,23 +1,28 @@
 """The page, what it loads, and the errors that browsers see."""
 
+import html
+import json
 import re
 from html.parser import HTMLParser
 from uuid import UUID
 
 import httpx
+import msgspec
 import pytest
 
-from service.api.page import PAGE_DIR
+from service.api.http.pages import PAGE_DIR
+from service.api.page import load_page
+from service.settings import Settings
 from tests.api.conftest import UNKNOWN_ID, Create
 from tests.api.problems import bearer, read_problem
 from tests.conftest import PUBLIC_URL, Token
-from tests.factories import Connection, create_user
+from tests.support.factories import Connection, create_user
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
 )
-# What Firefox, Chromium and Safari send when somebody opens a link.
+# The Accept headers of Firefox, Chromium and Safari when a user opens a link.
 BROWSERS = [
     "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
     "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8",
@@ -54,6 +59,19 @@ class References(HTMLParser):
             self.inline.append(tag)
 
 
+class BodyAttributes(HTMLParser):
+    """The attributes of `<body>`, as browsers read them."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[dict[str, str | None]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "body":
+            self.found.append(dict(attrs))
+
+
 class TestPage:
     async def test_is_served_under_a_strict_policy(self, idle_api: httpx.AsyncClient) -> None:
         page = await idle_api.get("/")
@@ -61,10 +79,32 @@ class TestPage:
         assert page.headers["content-security-policy"] == POLICY
         assert page.headers["x-content-type-options"] == "nosniff"
         assert page.headers["referrer-policy"] == "no-referrer"
+        assert page.headers["cross-origin-opener-policy"] == "same-origin"
         references = References(page.text)
         assert not references.inline
         for address in references.addresses:
             assert (await idle_api.get(f"/{address}")).status_code == 200, address
+
+    @pytest.mark.parametrize("origins", [{}, {"CARRYOUT_OIDC_ORIGINS": "https://oauth2.example.com"}])
+    def test_names_the_provider_in_its_policy(self, common_settings: Settings, origins: dict[str, str]) -> None:
+        settings = msgspec.structs.replace(
+            common_settings,
+            public_url="https://exports.example.com",
+            oidc_issuer="https://id.example.com/app",
+            oidc_client_id="page",
+            oidc_origins=tuple(origins.values()),
+        )
+        called = " ".join(["connect-src 'self' https://id.example.com", *origins.values()])
+        assert load_page(settings).policy == POLICY.replace("connect-src 'self'", called)
+
+    @pytest.mark.parametrize("odd", ['"', "'", "<", "</script>", "&amp;", "\u2028", "}}"])
+    def test_any_setting_reaches_the_scripts(self, common_settings: Settings, odd: str) -> None:
+        settings = msgspec.structs.replace(
+            common_settings, sign_in_url=f"https://app.example.com/?x={odd}", jwt_user_claim=f"https://x/{odd}"
+        )
+        (given,) = BodyAttributes(load_page(settings).fixed.body.decode()).found
+        sign_in = json.loads(given["data-sign-in"] or "")
+        assert sign_in == {"userClaim": settings.jwt_user_claim, "oidc": None, "url": settings.sign_in_url}
 
     async def test_shows_how_to_do_without_it(self, idle_api: httpx.AsyncClient) -> None:
         page = (await idle_api.get("/")).text
@@ -81,8 +121,10 @@ class TestPage:
         assert (await idle_api.get(path, headers={"If-None-Match": '"other"'})).content == first.content
 
     async def test_gives_out_nothing_else(self, idle_api: httpx.AsyncClient) -> None:
-        for name in ("page.html", "templates", "templates/page.html", "..%2fdocs.html", "%2e%2e/docs.html", ""):
+        for name in ("page.html", "templates", "templates/page.html", ""):
             read_problem(await idle_api.get(f"/assets/{name}"), 404)
+        for name in ("..%2fdocs.html", "%2e%2e/docs.html"):
+            read_problem(await idle_api.get(f"/assets/{name}"), 400)
 
     async def test_scripts_load_nothing_from_elsewhere(self) -> None:
         for path in PAGE_DIR.glob("*.js"):
@@ -100,7 +142,7 @@ class TestErrors:
         assert answer.headers["vary"] == "Accept"
         assert answer.headers["cache-control"] == "no-store"
         assert answer.headers["content-security-policy"] == POLICY
-        assert "<h1>This link leads nowhere</h1>" in answer.text
+        assert "<h1>This link doesn't lead to a file</h1>" in html.unescape(answer.text)
         assert answer.headers["x-request-id"] in answer.text
         assert not References(answer.text).inline
 
@@ -110,22 +152,23 @@ class TestErrors:
         read_problem(answer, 404)
         assert answer.headers["vary"] == "Accept"
 
-    async def test_who_changes_something_gets_a_problem(self, idle_api: httpx.AsyncClient) -> None:
+    async def test_a_request_that_changes_something_gets_a_problem(self, idle_api: httpx.AsyncClient) -> None:
         read_problem(await idle_api.post("/api/export", headers={"Accept": BROWSERS[0]}), 401)
 
     @pytest.mark.parametrize("path", ["/nowhere", "/a/b/", "/a%2Fb", "/api/export", UNKNOWN_LINK])
     async def test_the_page_finds_its_way_home(self, idle_api: httpx.AsyncClient, path: str) -> None:
-        """By relative addresses: whatever prefix a proxy takes off, they keep it."""
+        """Its addresses are relative, so they keep any prefix that a proxy takes off."""
         answer = await idle_api.get(path, headers={"Accept": BROWSERS[0]})
-        assert answer.status_code in {401, 404}
+        assert answer.status_code in {400, 401, 404}
         found = {
             httpx.URL(f"https://example.com/prefix{path}").join(to).path for to in References(answer.text).addresses
         }
         assert found == {"/prefix/", "/prefix/assets/icon.svg", "/prefix/assets/page.css"}
 
-    async def test_what_strangers_send_stays_text(self, idle_api: httpx.AsyncClient) -> None:
+    async def test_markup_in_an_address_is_not_run(self, idle_api: httpx.AsyncClient) -> None:
         answer = await idle_api.get("/<script>alert(1)</script>", headers={"Accept": BROWSERS[0]})
-        assert answer.status_code == 404
+        assert answer.status_code == 400
+        assert "<h1>This address isn't valid</h1>" in html.unescape(answer.text)
         assert "alert" not in answer.text
 
     async def test_an_ended_link(
@@ -164,6 +207,7 @@ class TestDownloads:
             ("owner", "127.0.0.1", "me/1.0"),
             ("link", "127.0.0.1", "friend/1.0"),
         ]
+        assert [download["sent_by"] for download in downloads] == ["storage", "storage"]
         assert downloads[0]["downloaded_at"] > downloads[1]["downloaded_at"]
         read_problem(await api.get(f"{path}/downloads"), 401)
         for known_or_not in (path, f"/api/export/{UNKNOWN_ID}"):

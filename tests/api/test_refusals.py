@@ -34,7 +34,7 @@ class TestRefusedBodies:
             (b"", 400, "empty"),
             (b"{", 400, "JSON"),
             (b'{"format":"csv"}{}', 400, "JSON"),
-            (b'{"format":"csv","format":"json"}', 400, "twice"),
+            (b'{"format":"csv","format":"json"}', 400, "duplicate"),
             (b'{"format":"\xff"}', 400, "JSON"),
             (b'{"format":NaN}', 400, "JSON"),
             (b"[" * 8_000, 400, "JSON"),
@@ -90,7 +90,7 @@ class TestRefusedRequests:
             ("GET", f"/api/export/{UNKNOWN_ID}/download"),
         ],
     )
-    async def test_nobody_we_know(
+    async def test_a_missing_or_invalid_token(
         self, idle_api: httpx.AsyncClient, method: str, path: str, authorization: str | None
     ) -> None:
         headers = {"Authorization": authorization} if authorization else {}
@@ -116,7 +116,7 @@ class TestRefusedRequests:
         response = await idle_api.request(method, path)
         problem = read_problem(response, 405)
         assert set(response.headers["allow"].split(", ")) == allowed
-        assert problem["detail"] == f"Method not allowed; this address answers {response.headers['allow']}"
+        assert problem["detail"] == f"Method not allowed; this address supports {response.headers['allow']}"
 
     @pytest.mark.parametrize(
         "path", ["/assets", "/api", "/api/exports", "/api/export/", f"/api/export/{UNKNOWN_ID}/file"]

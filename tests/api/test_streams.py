@@ -5,7 +5,7 @@ import csv
 import io
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from uuid import UUID
 
@@ -14,14 +14,16 @@ import httpx
 import msgspec
 import pytest
 
-from service.bootstrap import Resources
+from service.api.app import create_app
+from service.resources import Resources, open_resources
 from service.settings import Settings
 from tests.api.conftest import UNKNOWN_ID
 from tests.api.problems import bearer, read_problem
-from tests.api.serving import Served
-from tests.conftest import Token
-from tests.factories import CANARY, Connection, create_user, list_actions, list_audit, refuse_audit
-from tests.waiting import until
+from tests.api.serving import Served, serve
+from tests.conftest import Token, patient_client
+from tests.support.factories import CANARY, Connection, create_user, list_actions, list_audit, refuse_audit
+from tests.support.scraping import Scrape
+from tests.support.waiting import until
 
 CSV_STREAM = "/api/export/stream?format=csv"
 JSON_STREAM = "/api/export/stream?format=json"
@@ -82,6 +84,11 @@ async def open_stalled_stream(served: Served, token: str) -> AsyncIterator[socke
         yield client
 
 
+def read_all(client: socket.socket) -> None:
+    while client.recv(65_536):
+        pass
+
+
 class TestDocuments:
     async def test_csv(self, api: httpx.AsyncClient, database: Connection, token: Token) -> None:
         user_id = await create_user(database, activity=3, content=4)
@@ -139,6 +146,13 @@ class TestDocuments:
         assert plain.startswith(b"user_id,")
         assert (await api.get(f"{CSV_STREAM}&bom=1", headers=headers)).content == b"\xef\xbb\xbf" + plain
 
+    async def test_cells_for_machines(self, api: httpx.AsyncClient, database: Connection, token: Token) -> None:
+        user_id = await create_user(database)
+        await database.execute("UPDATE public.users SET name = '=1+1' WHERE id = $1", user_id)
+        headers = bearer(token(user_id))
+        assert ",'=1+1," in (await api.get(CSV_STREAM, headers=headers)).text
+        assert ",=1+1," in (await api.get(f"{CSV_STREAM}&guard=none", headers=headers)).text
+
     async def test_the_cap_itself(self, api: httpx.AsyncClient, database: Connection, token: Token) -> None:
         user_id = await create_user(database, activity=50_000, content=49_999)
         response = await api.get(CSV_STREAM, headers=bearer(token(user_id)))
@@ -156,7 +170,18 @@ class TestDocuments:
 
 class TestRefused:
     @pytest.mark.parametrize(
-        "query", ["", "format=", "format=xml", "format=CSV", "format=csv&bom=2", "format=json&bom=1", "format=csv&x=1"]
+        "query",
+        [
+            "",
+            "format=",
+            "format=xml",
+            "format=CSV",
+            "format=csv&bom=2",
+            "format=json&bom=1",
+            "format=csv&x=1",
+            "format=csv&guard=no",
+            "format=json&guard=none",
+        ],
     )
     async def test_wrong_query(self, idle_api: httpx.AsyncClient, token: Token, query: str) -> None:
         response = await idle_api.get(f"/api/export/stream?{query}", headers=bearer(token(UNKNOWN_ID)))
@@ -181,7 +206,7 @@ class TestCap:
         allowed, refused = await create_user(database, content=19), await create_user(database, content=20)
         assert (await api.get(CSV_STREAM, headers=bearer(token(allowed)))).status_code == 200
         response = await api.get(CSV_STREAM, headers=bearer(token(refused)))
-        problem = read_problem(response, 422, "record_count", "limit", "suggestion")
+        problem = read_problem(response, 422, "record_count", "limit", "suggestion", "ranges", "too_large")
         assert problem["detail"] == "Export too large, please filter data"
 
 
@@ -262,3 +287,64 @@ async def expect_next_stream_to_work(served: Served, database: Connection, token
     assert response.content.count(b"\r\n") == 5_002
     end = await find_end(database, user_id, streams=2)
     assert (end["outcome"], end["records"]) == ("complete", 5_001)
+
+
+class TestRate:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return msgspec.structs.replace(settings, streams_per_hour=2)
+
+    async def test_one_too_many(self, api: httpx.AsyncClient, database: Connection, token: Token) -> None:
+        headers = bearer(token(await create_user(database)))
+        answers = [(await api.get(CSV_STREAM, headers=headers)).status_code for _ in range(2)]
+        assert answers == [200, 200]
+        refused = await api.get(JSON_STREAM, headers=headers)
+        assert read_problem(refused, 429)["detail"] == "At most 2 streams an hour"
+        assert 3_500 < int(refused.headers["retry-after"]) <= 3_600
+        assert (await api.get(CSV_STREAM, headers=bearer(token(await create_user(database))))).status_code == 200
+
+    async def test_many_at_several_processes(self, settings: Settings, database: Connection, token: Token) -> None:
+        user_id = await create_user(database)
+        headers = bearer(token(user_id))
+        async with AsyncExitStack() as processes:
+            clients = []
+            for _ in range(3):
+                resources = await processes.enter_async_context(open_resources(settings))
+                served = await processes.enter_async_context(serve(create_app(resources)))
+                clients.append(await processes.enter_async_context(patient_client(served)))
+            answers = await asyncio.gather(*(client.get(CSV_STREAM, headers=headers) for client in clients * 50))
+        assert {answer.status_code for answer in answers} <= {200, 409, 429}
+        assert 1 <= [answer.status_code for answer in answers].count(200) <= 2
+        assert (await list_actions(database)).count("export:stream_started") <= 2
+
+    async def test_ends_with_the_hour(self, api: httpx.AsyncClient, database: Connection, token: Token) -> None:
+        user_id = await create_user(database)
+        await database.execute(
+            """INSERT INTO carryout.export_audit (actor_type, actor, action, user_id, occurred_at)
+            SELECT 'user', $1::text, 'export:stream_started', $1::text::uuid, now() - n * interval '1 minute'
+            FROM generate_series(59, 61) AS n""",
+            str(user_id),
+        )
+        assert (await api.get(CSV_STREAM, headers=bearer(token(user_id)))).status_code == 200
+        refused = await api.get(CSV_STREAM, headers=bearer(token(user_id)))
+        assert 0 < int(refused.headers["retry-after"]) <= 60
+
+
+class TestLongestTime:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return msgspec.structs.replace(settings, stream_seconds=2)
+
+    async def test_ends_the_stream_and_its_snapshot(
+        self, served: Served, database: Connection, token: Token, resources: Resources
+    ) -> None:
+        user_id = await create_user(database, **LARGE)
+        async with open_stalled_stream(served, token(user_id)) as client:
+            assert (await find_end(database, user_id))["outcome"] == "too_long"
+            await wait_for_whole_pools(database, resources)
+            client.setblocking(True)
+            with pytest.raises(ConnectionResetError):
+                read_all(client)
+            rendered, _ = await resources.metrics.render(resources.database, "")
+        ended = Scrape(rendered.decode()).value("carryout_streams_total", kind="user", format="csv", outcome="too_long")
+        assert ended == 1

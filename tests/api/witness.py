@@ -49,13 +49,13 @@ class Witness:
             return ""
         media_type: str = response.headers["content-type"].partition(";")[0]
         schema = answer["content"][media_type].get("schema", {})
-        is_document = response.status_code != 206 and media_type.endswith("json")
+        is_document = response.status_code != 206 and media_type.endswith(("/json", "+json"))
         body: Any = response.json() if is_document else response.text
         self.validate(schema, body)
         return normalized(body["detail"]) if media_type == PROBLEM else media_type
 
     def validate(self, schema: Json, instance: Any) -> None:
-        """What refers to a component has no members beyond those that the component names."""
+        """A reference to a component has no members beyond those that the component names."""
         closed = {} if "type" in schema else {"unevaluatedProperties": False}
         whole = {**schema, **closed, "components": self.document["components"]}
         validator = jsonschema_rs.Draft202012Validator(whole, validate_formats=True)
@@ -77,7 +77,7 @@ def normalized(detail: str) -> str:
 
 
 def _kinds(answer: Json) -> set[str]:
-    """Of problems, their details: that browsers get pages isn't told apart for each."""
+    """The detail of a problem. Error pages of browsers aren't told apart."""
     content: Json = answer.get("content", {"": {}})
     if PROBLEM not in content:
         return set(content)

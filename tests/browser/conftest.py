@@ -15,7 +15,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from devstack.ports import ask, keep_port
 from devstack.stack import Stack
-from service.auth import create_token
+from service.access.tokens import create_token
 from tests.faults.world import World, open_world
 
 PATIENCE_SECONDS = 60.0
@@ -36,7 +36,7 @@ class Site:
 
 
 class Tab:
-    """What a person does and sees."""
+    """One tab: the actions of a user, and the text that they see."""
 
     def __init__(self, driver: webdriver.Chrome, site: Site, downloads: Path) -> None:
         self.driver = driver
@@ -64,7 +64,7 @@ class Tab:
         return any(found.is_displayed() for found in self.driver.find_elements(By.CSS_SELECTOR, selector))
 
     def text(self, selector: str) -> str:
-        """Of the first that matches, as it is shown; empty if there is none."""
+        """The shown text of the first match, empty without a match."""
         found: str = self.driver.execute_script(
             "return document.querySelector(arguments[0])?.innerText ?? ''", selector
         )
@@ -83,7 +83,7 @@ class Tab:
         self.until(lambda: len(self.driver.find_elements(By.CSS_SELECTOR, selector)) == wanted)
 
     def complaints(self) -> list[str]:
-        """What the browser wrote to its console as an error since it was last asked."""
+        """The errors on the browser's console since the last call."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == SEVERE]  # type: ignore[no-untyped-call]
 
     def emulate_dark(self) -> None:
@@ -105,13 +105,18 @@ async def site(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> AsyncI
     url = f"http://127.0.0.1:{port}"
     limits = {"CARRYOUT_EXPORTS_PER_HOUR": "3", "CARRYOUT_MAX_EXPORT_RECORDS": "3000"}
     async with open_world(stack, folder, CARRYOUT_PUBLIC_URL=url, **limits) as world:
-        await world.start_api(port)
-
-        async def ready() -> bool:
-            return b" 200 " in await ask(port, b"GET /readyz HTTP/1.0\r\n\r\n")
-
-        await world.until(ready, "the API to be ready")
+        await start_api(world, port)
         yield Site(world, url)
+
+
+async def start_api(world: World, port: int, **environ: str) -> None:
+    """An API that is ready; `environ` are its own settings."""
+    await world.start_api(port, **environ)
+
+    async def ready() -> bool:
+        return b" 200 " in await ask(port, b"GET /readyz HTTP/1.0\r\n\r\n")
+
+    await world.until(ready, "the API to be ready")
 
 
 @pytest.fixture

@@ -3,16 +3,19 @@
 import asyncio
 import hashlib
 import signal
+import time
 from pathlib import Path
+from urllib.parse import quote
 from uuid import UUID
 
 import httpx
+import jwt
 import pytest
 from selenium.webdriver import ActionChains, Keys
 
-from service.database import Connection
-from tests import wires
-from tests.browser.conftest import Site, Tab
+from service.backends.database import Connection
+from tests.browser.conftest import TOKEN_TTL_SECONDS, Site, Tab
+from tests.support import wires
 
 FIRST = "#history > li:first-child"
 # WCAG 2.2, 1.4.3: every element with a text of its own that falls short, and by how much.
@@ -44,8 +47,24 @@ return [...document.querySelectorAll("button, a.primary, .choice")]
 OVERFLOW = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
+AXE = Path(__file__).parent / "provider" / "node_modules" / "axe-core" / "axe.min.js"
+RUN_AXE = """
+const done = arguments[0];
+axe.run().then(
+  ({ violations }) => done(violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" ")}`)),
+  (error) => done([String(error)]),
+);
+"""
+
+
+def faults(tab: Tab) -> list[str]:
+    """Pale texts, and all that axe-core finds in the page as it is shown now."""
+    tab.driver.execute_script(AXE.read_text(encoding="utf-8"))
+    return [*tab.driver.execute_script(PALE_TEXTS), *tab.driver.execute_async_script(RUN_AXE)]
+
+
 async def answer_once(port: int, status: str) -> None:
-    """Stand in for a proxy that has nobody behind it, until one request has come."""
+    """Stand in for a proxy without a server behind it, until one request has come."""
     answered = asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -105,7 +124,7 @@ async def test_from_asking_to_deleting(site: Site, tab: Tab) -> None:
     user_id = await site.world.create_user(records=2_500)
     token = tab.sign_in(user_id)
     assert tab.driver.current_url == f"{site.url}/"  # the token isn't in the address any more
-    assert tab.text("#empty") == "None yet. What you ask for appears here."
+    assert tab.text("#empty") == "You have no copies yet. They will appear here."
     tab.ask("csv")
     tab.until_text(f"{FIRST} .badge", "Waiting")
     assert tab.text(f"{FIRST} .counted") == "0 of 2,500 records"
@@ -129,6 +148,7 @@ async def test_from_asking_to_deleting(site: Site, tab: Tab) -> None:
     tab.find(f"{FIRST} .downloads summary").click()
     tab.until_text(f"{FIRST} .downloads", "With the link")
     assert "127.0.0.1" in tab.text(f"{FIRST} .downloads")
+    assert "could be used more than once" in tab.text(f"{FIRST} .downloads")
 
     link = tab.find(f"{FIRST} .download").get_attribute("href")
     tab.find(f"{FIRST} .remove").click()
@@ -179,13 +199,16 @@ async def test_keyboard_alone(site: Site, tab: Tab) -> None:
 
     press(Keys.TAB, site.token(user_id), Keys.TAB, Keys.ENTER)
     tab.until(lambda: focused() == "Your copies")
+    tab.until(lambda: tab.is_shown("#part"))
     back()
     back()
-    press(Keys.ARROW_DOWN, Keys.TAB, Keys.ENTER)
+    assert focused() == "Only a part of it"
+    back()
+    press(Keys.ARROW_DOWN, Keys.TAB, Keys.TAB, Keys.ENTER)
     tab.until_text(f"{FIRST} .badge", "Ready")
     assert tab.text(f"{FIRST} h3").startswith("JSON copy, ")
     tab.until(lambda: focused().startswith("JSON copy, "))
-    press(Keys.TAB, Keys.TAB)
+    press(Keys.TAB, Keys.TAB, Keys.TAB)
     assert focused() == "Delete"
     assert tab.driver.execute_script("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
     press(Keys.ENTER)
@@ -254,17 +277,156 @@ class TestTwoUsersOfOneTab:
         assert tab.text("#history") == ""
 
 
+def token_with(site: Site, user_id: UUID, **claims: object) -> str:
+    claims = {"sub": str(user_id), "exp": int(time.time()) + TOKEN_TTL_SECONDS, **claims}
+    return jwt.encode(claims, site.world.resources.settings.jwt_secret[0])
+
+
+def follow_link(tab: Tab, site: Site, token: str) -> None:
+    """Opened in this tab, as a mail's or another page's."""
+    tab.driver.execute_script("location.href = arguments[0]", f"{site.url}/#token={token}")
+
+
+class TestAccount:
+    async def test_is_shown(self, site: Site, tab: Tab) -> None:
+        user_id = await site.world.create_user(records=1)
+        tab.sign_in(user_id)
+        tab.until(lambda: tab.is_shown("#account"))
+        assert tab.text(".account") == f"Signed in as {user_id}"
+        tab.find("#sign-out").click()
+        assert not tab.is_shown("#account")
+        assert tab.text("#account") == ""
+
+    @pytest.mark.parametrize(("verified", "shown"), [(True, "ädä@example.com ({})"), (False, "{}"), ("true", "{}")])
+    async def test_shows_an_address_only_if_it_is_verified(
+        self, site: Site, tab: Tab, *, verified: object, shown: str
+    ) -> None:
+        """Users may name themselves like others, and give others' addresses."""
+        user_id = await site.world.create_user(records=1)
+        token = token_with(site, user_id, email="ädä@example.com", email_verified=verified, name="Ada")
+        tab.open(f"/#token={token}")
+        tab.until_text("#account", shown.format(user_id))
+        assert tab.text("#account") == shown.format(user_id)
+
+    @pytest.mark.parametrize("reopened", [False, True])
+    async def test_a_link_to_another_asks_first(self, site: Site, tab: Tab, *, reopened: bool) -> None:
+        mine, theirs = [await site.world.create_user(records=1) for _ in range(2)]
+        token = tab.sign_in(mine)
+        if reopened:  # from elsewhere, so that the page loads anew
+            tab.open("/livez")
+        follow_link(tab, site, site.token(theirs))
+        tab.until(lambda: tab.is_shown("#confirm"))
+        asked = tab.text("#confirm")
+        assert asked.index(f"You are signed in as {mine}.") < asked.index(f"signs you in as {theirs}.")
+        assert tab.driver.current_url == f"{site.url}/"
+        tab.find("#confirm-no").click()
+        tab.until_text("#account", str(mine))
+        assert tab.driver.execute_script("return sessionStorage.getItem('carryout.token')") == token
+        tab.ask()
+        tab.until_text(f"{FIRST} .badge", "Ready")
+        async with site.world.database() as connection:
+            rows = await connection.fetch(
+                "SELECT user_id FROM carryout.export_jobs WHERE user_id = ANY($1)", [mine, theirs]
+            )
+        assert [row["user_id"] for row in rows] == [mine]
+
+    async def test_changes_when_the_user_agrees(self, site: Site, tab: Tab) -> None:
+        mine, theirs = [await site.world.create_user(records=1) for _ in range(2)]
+        async with site.world.database() as connection:
+            await insert_failed(connection, mine, 1, "Mine broke")
+            await insert_failed(connection, theirs, 1, "Theirs broke")
+        tab.sign_in(mine)
+        tab.until_text(f"{FIRST} .note", "Mine broke")
+        follow_link(tab, site, site.token(theirs))
+        tab.until(lambda: tab.is_shown("#confirm"))
+        tab.find("#confirm-yes").click()
+        tab.until_text(f"{FIRST} .note", "Theirs broke")
+        assert tab.text("#account") == str(theirs)
+
+    async def test_links_while_it_asks(self, site: Site, tab: Tab) -> None:
+        """The answer is to the last question; Escape says no."""
+        users = [await site.world.create_user(records=1) for _ in range(3)]
+        tab.sign_in(users[0])
+        for another in users[1:]:
+            follow_link(tab, site, site.token(another))
+            tab.until_text("#confirm-text", str(another))
+        ActionChains(tab.driver).send_keys(Keys.ESCAPE).perform()
+        tab.until(lambda: not tab.is_shown("#confirm"))
+        assert tab.text("#account") == str(users[0])
+        follow_link(tab, site, site.token(users[1]))
+        tab.until_text("#confirm-text", str(users[1]))
+        tab.find("#confirm-yes").click()
+        tab.until_text("#account", str(users[1]))
+
+    async def test_a_new_token_of_the_same_asks_nothing(self, site: Site, tab: Tab) -> None:
+        user_id = await site.world.create_user(records=1)
+        tab.sign_in(user_id)
+        renewed = token_with(site, user_id, jti="renewed")
+        follow_link(tab, site, renewed)
+        tab.until(lambda: tab.driver.execute_script("return sessionStorage.getItem('carryout.token')") == renewed)
+        assert not tab.is_shown("#confirm")
+
+    @pytest.mark.parametrize("same_account", [True, False])
+    async def test_a_forged_token_replaces_none(self, site: Site, tab: Tab, *, same_account: bool) -> None:
+        mine, other = [await site.world.create_user(records=1) for _ in range(2)]
+        token = tab.sign_in(mine)
+        head, body, _ = token_with(site, mine if same_account else other, jti="forged").split(".")
+        follow_link(tab, site, f"{head}.{body}.{'A' * 43}")
+        if not same_account:
+            tab.until(lambda: tab.is_shown("#confirm"))
+            tab.find("#confirm-yes").click()
+        tab.until_text("#alert", "The link's access token isn't valid or has expired.")
+        assert tab.driver.execute_script("return sessionStorage.getItem('carryout.token')") == token
+        assert tab.text("#account") == str(mine)
+        assert "401" in "".join(tab.complaints())
+        tab.ask()
+        tab.until_text(f"{FIRST} .badge", "Ready")
+
+    async def test_a_new_token_replaces_one_that_has_ended(self, site: Site, tab: Tab) -> None:
+        user_id = await site.world.create_user(records=1)
+        tab.sign_in(user_id)
+        tab.driver.execute_script("sessionStorage.setItem('carryout.token', arguments[0])", f"{site.token(user_id)}x")
+        follow_link(tab, site, token_with(site, user_id, jti="renewed"))
+        tab.until(lambda: "401" in "".join(tab.complaints()))
+        tab.until_text("#account", str(user_id))
+        tab.ask()
+        tab.until_text(f"{FIRST} .badge", "Ready")
+
+    async def test_a_link_without_a_valid_token_asks_before_it_replaces_one(self, site: Site, tab: Tab) -> None:
+        user_id = await site.world.create_user(records=1)
+        tab.sign_in(user_id)
+        follow_link(tab, site, "x.y.z")
+        tab.until_text("#confirm-text", "signs you in as an unknown account.")
+        tab.find("#confirm-no").click()
+        assert tab.text("#account") == str(user_id)
+
+    async def test_a_page_that_opened_it_has_no_hold_on_it(self, site: Site, tab: Tab) -> None:
+        """It could change the address of an open page, and with it the token."""
+        user_id = await site.world.create_user(records=1)
+        link = f"{site.url}/#token={site.token(user_id)}"
+        tab.driver.get(f"data:text/html,<button onclick=\"w = window.open('{quote(link)}')\">Open</button>")
+        opener = tab.driver.current_window_handle
+        tab.find("button").click()
+        tab.until(lambda: len(tab.driver.window_handles) == 2)
+        (opened,) = set(tab.driver.window_handles) - {opener}
+        tab.driver.switch_to.window(opened)
+        tab.until_text("#account", str(user_id))
+        assert tab.driver.execute_script("return window.opener") is None
+        tab.driver.switch_to.window(opener)
+        assert tab.driver.execute_script("return w.closed")
+
+
 class TestRefusals:
     async def test_no_token(self, tab: Tab) -> None:
         tab.open("/#token=x.y.z")
-        tab.until_text("#alert", "This access token isn't valid, or not any more. Please sign in again.")
+        tab.until_text("#alert", "This access token isn't valid or has expired. Please sign in again.")
         assert tab.is_shown("#sign-in")
         assert tab.driver.execute_script("return sessionStorage.length") == 0
         assert "401" in "".join(tab.complaints())
 
     async def test_a_text_that_no_header_can_carry(self, tab: Tab) -> None:
         tab.open("/#token=ey…Q")
-        tab.until_text("#alert", "This access token isn't valid, or not any more. Please sign in again.")
+        tab.until_text("#alert", "This access token isn't valid or has expired. Please sign in again.")
         assert tab.is_shown("#sign-in")
         assert "401" in "".join(tab.complaints())
 
@@ -283,7 +445,7 @@ class TestRefusals:
     async def test_too_large(self, site: Site, tab: Tab) -> None:
         tab.sign_in(await site.world.create_user(records=3_001))
         tab.ask()
-        tab.until_text("#alert", "Export too large, please filter data. There are no date-range filters here")
+        tab.until_text("#alert", "Export too large, please filter data. Ask for a date range (from and to)")
         assert "422" in "".join(tab.complaints())
 
     async def test_too_often(self, site: Site, tab: Tab) -> None:
@@ -305,15 +467,19 @@ class TestLooks:
         tab.until(lambda: tab.is_shown("#sign-in"))
         ground = tab.driver.execute_script("return getComputedStyle(document.body).backgroundColor")
         assert ground == ("rgb(19, 22, 21)" if dark else "rgb(246, 246, 243)")
-        assert tab.driver.execute_script(PALE_TEXTS) == []
+        assert faults(tab) == []
         tab.sign_in(await site.world.create_user(records=1))
         tab.ask()
         tab.until_text(f"{FIRST} .badge", "Ready")
         tab.find(f"{FIRST} .downloads summary").click()
-        tab.until_text(f"{FIRST} .downloads", "Nobody yet.")
-        assert tab.driver.execute_script(PALE_TEXTS) == []
+        tab.until_text(f"{FIRST} .downloads", "No downloads yet.")
+        assert faults(tab) == []
         tab.find(f"{FIRST} .remove").click()
-        assert tab.driver.execute_script(PALE_TEXTS) == []
+        assert faults(tab) == []
+        tab.find("#confirm-no").click()
+        follow_link(tab, site, site.token(await site.world.create_user(records=1)))
+        tab.until_text("#confirm-title", "Change to another account?")
+        assert faults(tab) == []
 
     @pytest.mark.parametrize("width", [320, 390])
     async def test_fits_a_phone(self, site: Site, tab: Tab, width: int) -> None:
@@ -322,10 +488,22 @@ class TestLooks:
         tab.ask()
         tab.until_text(f"{FIRST} .badge", "Ready")
         tab.find(f"{FIRST} .downloads summary").click()
-        tab.until_text(f"{FIRST} .downloads", "Nobody yet.")
+        tab.until_text(f"{FIRST} .downloads", "No downloads yet.")
         tab.find(".curl summary").click()
         assert tab.driver.execute_script(OVERFLOW) == 0
         assert tab.driver.execute_script(SMALL_TARGETS) == []
+        follow_link(
+            tab,
+            site,
+            token_with(
+                site, await site.world.create_user(records=1), email="a" * 240 + "@b.example", email_verified=True
+            ),
+        )
+        tab.until_text("#confirm-title", "Change to another account?")
+        assert tab.driver.execute_script(SMALL_TARGETS) == []
+        tab.find("#confirm-yes").click()
+        tab.until_text("#account", "@b.example")
+        assert tab.driver.execute_script(OVERFLOW) == 0
 
     async def test_reads_without_scripts(self, site: Site, tab: Tab) -> None:
         tab.forbid_scripts()
@@ -354,7 +532,7 @@ async def test_older_downloads_come_when_asked_for(site: Site, tab: Tab) -> None
     tab.ask()
     tab.until_text(f"{FIRST} .badge", "Ready")
     tab.find(f"{FIRST} .downloads summary").click()
-    tab.until_text(f"{FIRST} .downloads", "Nobody yet.")
+    tab.until_text(f"{FIRST} .downloads", "No downloads yet.")
     assert not tab.is_shown(f"{FIRST} .older")
     async with site.world.database() as connection:
         await connection.execute(
@@ -374,7 +552,7 @@ async def test_older_downloads_come_when_asked_for(site: Site, tab: Tab) -> None
 
 
 async def test_the_stream_of_events_outlasts_the_server_s_end(site: Site, tab: Tab) -> None:
-    """What a rolling update does, and what a proxy says meanwhile: the page reconnects by itself."""
+    """The page reconnects by itself after a rolling update, and after a proxy's errors meanwhile."""
     user_id = await site.world.create_user(records=1_000)
     tab.sign_in(user_id)
     tab.ask()
@@ -395,3 +573,104 @@ async def test_the_stream_of_events_outlasts_the_server_s_end(site: Site, tab: T
     tab.until_text(f"{FIRST} .note", "It broke")
     assert not tab.is_shown("#alert")
     assert all("ERR_" in complaint or "502" in complaint for complaint in tab.complaints())
+
+
+class TestParts:
+    """A part of the data, chosen at once or after a refusal; the site's cap is 3,000 records."""
+
+    async def create_large(self, site: Site) -> UUID:
+        user_id = await site.world.create_user(records=1)
+        async with site.world.database() as connection:
+            await connection.execute(
+                "INSERT INTO public.activity (user_id, kind, occurred_at) SELECT $1, 'login', "
+                "timestamptz '2023-01-01 00:00Z' + n * interval '3 hours' FROM generate_series(0, 7199) AS n",
+                user_id,
+            )
+        return user_id
+
+    async def test_ranges_after_a_refusal(self, site: Site, tab: Tab) -> None:
+        tab.sign_in(await self.create_large(site))
+        tab.ask("json")
+        tab.until_text("#ranges-text", "Your data has more than 3,000 records, too many for one file.")
+        (refusal,) = tab.complaints()
+        assert "422" in refusal
+        assert tab.text("#ranges-list").splitlines() == [
+            *("Until the end of 2023", "2,921 records"),
+            *("2024", "2,929 records"),
+            *("From 2025 on", "1,353 records"),
+        ]
+        assert tab.driver.switch_to.active_element == tab.find("#ranges-title")
+        await site.world.start_worker()
+        tab.find("#ranges-list li:nth-child(2) button").click()
+        tab.until_text(f"{FIRST} .part", "2024")
+        tab.until_text("#ranges-list", "2,929 records, made")
+        tab.find("#ranges-all").click()
+        tab.until_count("#history .badge.completed", 3)
+        tab.until_text("#ranges-list", "1,353 records, made")
+        assert tab.text(f"{FIRST} .part") == "From 2025 on"
+
+    async def test_all_ranges_beyond_the_rate(self, site: Site, tab: Tab) -> None:
+        """The site allows three copies an hour; two of them were made nearly an hour ago."""
+        user_id = await self.create_large(site)
+        async with site.world.database() as connection:
+            await connection.execute(
+                """INSERT INTO carryout.export_jobs
+                (user_id, format, queued, estimated_records, status, attempt, created_at, started_at, completed_at,
+                 error_message)
+                SELECT $1, 'csv', true, 1, 'failed', 1, made.at, made.at, made.at, 'cancelled by user'
+                FROM generate_series(1, 2), (SELECT now() - interval '59 minutes 48 seconds' AS at) AS made""",
+                user_id,
+            )
+        await site.world.start_worker()
+        tab.sign_in(user_id)
+        tab.ask("json")
+        tab.until_count("#ranges-list li", 3)
+        tab.find("#ranges-all").click()
+        tab.until_text("#ranges-list", "if this page stays open")
+        tab.until_count("#history .badge.completed", 3)
+        tab.until_text("#ranges-list", "1,353 records, made")
+        assert tab.text("#ranges-list").count(", made") == 3
+        assert {"422", "429"} == {status for line in tab.complaints() for status in ("422", "429") if status in line}
+
+    async def test_sections_and_dates(self, site: Site, tab: Tab) -> None:
+        tab.sign_in(await self.create_large(site))
+        tab.until(lambda: tab.is_shown("#part"))
+        tab.find("#part summary").click()
+        tab.find("#sections input[value=content]").click()
+        tab.driver.execute_script("document.getElementById('start').value = '2024-02-03'")
+        tab.driver.execute_script("document.getElementById('last').value = '2024-02-03'")
+        tab.ask("csv")
+        tab.until_text(f"{FIRST} .part", "February 3, 2024: activity")
+        tab.until_text(f"{FIRST} .badge", "Ready")
+        assert "9" in tab.text(f"{FIRST} .facts")
+
+    async def test_newer_than_a_copy(self, site: Site, tab: Tab) -> None:
+        user_id = await site.world.create_user(records=5)
+        tab.sign_in(user_id)
+        tab.ask("json")
+        tab.until_text(f"{FIRST} .badge", "Ready")
+        async with site.world.database() as connection:
+            await connection.execute("INSERT INTO public.activity (user_id, kind) VALUES ($1, 'new')", user_id)
+        tab.find(f"{FIRST} .newer").click()
+        tab.until_count("#history > li", 2)
+        tab.until_text(f"{FIRST} .badge", "Ready")
+        assert tab.text(f"{FIRST} .part").startswith("New since ")
+        assert tab.find(f"{FIRST} .newer").is_displayed()
+
+    async def test_newer_than_a_copy_but_too_large(self, site: Site, tab: Tab) -> None:
+        user_id = await site.world.create_user(records=1)
+        tab.sign_in(user_id)
+        tab.ask("json")
+        tab.until_text(f"{FIRST} .badge", "Ready")
+        async with site.world.database() as connection:
+            await connection.execute(
+                "INSERT INTO public.activity (user_id, kind, occurred_at) SELECT $1, 'new', "
+                "now() + day * interval '1 day' FROM generate_series(1, 2) AS day, generate_series(1, 1600)",
+                user_id,
+            )
+        tab.find(f"{FIRST} .newer").click()
+        tab.until_count("#ranges-list li", 2)
+        tab.complaints()  # of the refusal
+        await site.world.start_worker()
+        tab.find("#ranges-list li:nth-child(2) button").click()
+        tab.until_text("#ranges-list", "1,601 records, made")

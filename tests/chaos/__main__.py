@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
@@ -28,7 +29,7 @@ from tests.chaos.storm import Storm
 from tests.chaos.users import Visitor, create_users
 from tests.chaos.wire import Wire
 from tests.faults.world import World, open_world
-from tests.smtp import SmtpServer, open_smtp_server
+from tests.support.smtp import SmtpServer, open_smtp_server
 
 HEALING_SECONDS = 120.0
 SETTINGS = {
@@ -37,7 +38,10 @@ SETTINGS = {
     "CARRYOUT_WORKER_GRACE_SECONDS": "1",
     "CARRYOUT_SHUTDOWN_GRACE_SECONDS": "3",
     "CARRYOUT_STREAM_POOL_SIZE": "4",
+    "CARRYOUT_LIST_POOL_SIZE": "4",
     "CARRYOUT_EXPORTS_PER_HOUR": "100000",
+    "CARRYOUT_STREAMS_PER_HOUR": "100000",
+    "CARRYOUT_KEPT_FILES": "100000",
     "CARRYOUT_PUBLIC_URL": "http://exports.invalid",  # users follow a link's path to either process
 }
 
@@ -65,7 +69,7 @@ async def run(options: Options) -> list[str]:
         aftermath = Aftermath(world, fleet, Ledger(), smtp, http, await fleet.resident_megabytes())
         over = asyncio.Event()
         visitors = _visitors(aftermath, await create_users(world, options.users, chance), over, chance)
-        storm = Storm(Scene(stack, world.environ["CARRYOUT_DATABASE_URL"], fleet, wires, smtp), http)
+        storm = Storm(Scene(stack, world.database_url, fleet, wires, smtp), http)
         async with asyncio.TaskGroup() as lives:
             for visitor in visitors:
                 lives.create_task(visitor.live())
@@ -96,7 +100,11 @@ async def _open_wires(world: World, smtp: SmtpServer) -> AsyncIterator[tuple[dic
     urls = {name: world.environ[setting] for name, setting in servers.items()} | {"smtp": smtp.url}
     async with AsyncExitStack() as opened:
         wires = {name: await opened.enter_async_context(Wire(url).open()) for name, url in urls.items()}
-        yield wires, {servers[name]: wire.url for name, wire in wires.items()}
+        through = {servers[name]: wire.url for name, wire in wires.items()}
+        source = urlsplit(world.environ["CARRYOUT_SOURCE_DATABASE_URL"])
+        port = urlsplit(wires["postgres"].url).port
+        netloc = f"{source.username}:{source.password}@{source.hostname}:{port}"
+        yield wires, through | {"CARRYOUT_SOURCE_DATABASE_URL": source._replace(netloc=netloc).geturl()}
 
 
 def _visitors(aftermath: Aftermath, users: list[User], over: asyncio.Event, chance: random.Random) -> list[Visitor]:

@@ -21,7 +21,7 @@ LONGEST_BACKOFF_SECONDS = 3.0
 
 @dataclass
 class User:
-    """`tag` stands in each of the user's rows and in nobody else's; `records` is what an export of theirs holds."""
+    """`tag` stands in each of the user's rows and in no other user's; `records` is what an export of theirs holds."""
 
     id: UUID
     tag: str
@@ -32,7 +32,7 @@ class User:
 
 @dataclass
 class Ledger:
-    """What the clients were answered, and what of it breaks a promise."""
+    """The answers that clients got, and those that break a promise."""
 
     accepted: dict[UUID, User] = field(default_factory=dict)
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -94,7 +94,7 @@ class Client:
         return answer
 
     async def fetch(self, url: str) -> Answer | None:
-        """What the storage answers, once; None if the answer broke off."""
+        """The storage's answer, once. None if it broke off."""
         try:
             async with self._http.get(url, timeout=TIMEOUT) as response:
                 return Answer(response.status, response.headers, await response.read())

@@ -12,12 +12,12 @@ import asyncpg
 import redis.asyncio
 
 from devstack.stack import Stack
-from service.database import CONNECTION_LOST, connect
+from service.backends.database import CONNECTION_LOST, connect
 from tests.chaos.fleet import APIS, WORKERS, Fleet, Member, signal_child
 from tests.chaos.schedule import Kind
 from tests.chaos.wire import State, Wire
 from tests.faults.rubbish import enqueue, rubbish
-from tests.smtp import DROP, HANG, LOSE, SmtpServer
+from tests.support.smtp import DROP, HANG, LOSE, SmtpServer
 
 LEASE_SECONDS = 6.0
 MAX_CONNECTIONS = 200

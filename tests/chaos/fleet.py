@@ -1,12 +1,11 @@
-"""The processes of a small installation, each kept running by whoever keeps it running in production."""
+"""The processes of a small installation, each restarted as its supervisor does in production."""
 
 import asyncio
 import os
 import re
 import signal
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import aiohttp
 
 from devstack.ports import keep_port
 from devstack.process import ChildProcess
+from tests.support.processes import CARRYOUT, child_environ
 
 APIS = ("api-1", "api-2")
 WORKERS = ("worker-1", "worker-2", "worker-3")
@@ -32,7 +32,7 @@ def signal_child(run_dir: Path, name: str, number: signal.Signals) -> None:
 
 
 class Member:
-    """One process, on a port of its own. Who signals it to its end takes it `down` first, and afterwards `up`."""
+    """One process, on a port of its own. A caller that ends it takes it `down` first, and afterwards `up`."""
 
     def __init__(self, name: str, run_dir: Path, environ: Mapping[str, str]) -> None:
         self.name = name
@@ -44,10 +44,11 @@ class Member:
         self._up = asyncio.Event()
         self._up.set()
         self._felled = False
-        self._environ = dict(environ)
+        self._ended = asyncio.Event()
+        self._given = dict(environ)
         if name in WORKERS:
             self._command = ["worker"]
-            self._environ["CARRYOUT_WORKER_METRICS_PORT"] = str(self.port)
+            self._given["CARRYOUT_WORKER_METRICS_PORT"] = str(self.port)
         else:
             self._command = ["serve", "--host", "127.0.0.1", "--port", str(self.port)]
 
@@ -76,13 +77,27 @@ class Member:
     def up(self) -> None:
         self._up.set()
 
+    async def restart(self, **settings: str) -> None:
+        """End it by SIGTERM, and start it with other settings, as a deploy does."""
+        await self.end()
+        self._given |= settings
+        self.up()
+
+    async def end(self) -> None:
+        """End it by SIGTERM, until it is `up` again."""
+        self.down()
+        self._ended.clear()
+        self.signal(signal.SIGTERM)
+        await self._ended.wait()
+
     async def keep_running(self) -> None:
         try:
             while True:
                 await self._up.wait()
                 self._felled = False
-                await self._child.spawn([sys.executable, "-m", "service.cli", *self._command], self._environ)
+                await self._child.spawn([*CARRYOUT, *self._command], child_environ(self._given))
                 self._note(await self._child.wait())
+                self._ended.set()
                 await asyncio.sleep(RESTART_SECONDS)
         finally:
             await self._child.stop()
@@ -97,11 +112,11 @@ class Member:
 
 
 class Fleet:
-    def __init__(self, run_dir: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, run_dir: Path, environ: Mapping[str, str], workers: Sequence[str] = WORKERS) -> None:
         """`run_dir` gets the processes' logs, pids and ports."""
         # The two ways to hand out files, side by side.
         modes = {"api-2": {"CARRYOUT_DOWNLOAD_MODE": "proxy"}}
-        self.members = {name: Member(name, run_dir, {**environ, **modes.get(name, {})}) for name in (*APIS, *WORKERS)}
+        self.members = {name: Member(name, run_dir, {**environ, **modes.get(name, {})}) for name in (*APIS, *workers)}
 
     @property
     def api_urls(self) -> list[str]:
@@ -136,8 +151,10 @@ class Fleet:
 
 
 @asynccontextmanager
-async def open_fleet(run_dir: Path, environ: Mapping[str, str], http: aiohttp.ClientSession) -> AsyncIterator[Fleet]:
-    fleet = Fleet(run_dir, environ)
+async def open_fleet(
+    run_dir: Path, environ: Mapping[str, str], http: aiohttp.ClientSession, workers: Sequence[str] = WORKERS
+) -> AsyncIterator[Fleet]:
+    fleet = Fleet(run_dir, environ, workers)
     keepers = [asyncio.create_task(member.keep_running()) for member in fleet.members.values()]
     try:
         async with asyncio.timeout(READY_SECONDS):

@@ -1,4 +1,4 @@
-"""What goes wrong when: drawn from a seed alone, so that a seed brings the same faults at the same times."""
+"""The times of all faults, drawn from a seed alone: a seed brings the same faults at the same times."""
 
 import math
 import random

@@ -11,13 +11,14 @@ from contextlib import suppress
 import asyncpg
 from yarl import URL
 
-from service.auth import create_token
-from service.database import CONNECTION_LOST
+from service.access.tokens import create_token
+from service.backends.database import CONNECTION_LOST
 from service.errors import ServiceError
+from service.formats import STREAMED_FORMATS, Format
 from service.settings import from_env
 from tests.chaos.client import LOST, STORAGE, Client, GivenUpError, Ledger, User
-from tests.faults.oracle import count_records
 from tests.faults.world import World
+from tests.support.documents import count_records
 
 TAG = re.compile(rb"owner-[0-9a-f]{16}")
 TOKEN_TTL_SECONDS = 86_400
@@ -25,7 +26,7 @@ THINK_SECONDS = (1.0, 12.0)
 POLL_SECONDS = (0.3, 1.5)
 # (share of the users, fewest records, most records)
 SIZES = ((70, 1, 300), (15, 300, 999), (11, 1_000, 4_000), (4, 5_000, 20_000))
-LARGE_RECORDS = 20_000  # of LONG_TEXT: some parts of an upload, the first filled after 9,000 records
+LARGE_RECORDS = 20_000  # with LONG_TEXT: some parts of an upload, the first filled after 9,000 records
 LARGE_EVERY = 100
 LONG_TEXT_BYTES = 700
 SHORT_TEXT_BYTES = 60
@@ -111,7 +112,7 @@ class Visitor:
             await self._pause(*THINK_SECONDS)
 
     async def ask_again(self) -> None:
-        """What must work for everybody who is still there once all is healed."""
+        """Everything that must work for each remaining user once all is healed."""
         if not self._user.erased:
             with suppress(GivenUpError):
                 await self._post({201, 202})
@@ -125,7 +126,7 @@ class Visitor:
         headers = {"Idempotency-Key": uuid.UUID(bytes=self._chance.randbytes(16)).hex}
         if respond_async:
             headers["Prefer"] = "respond-async"
-        format_ = self._chance.choice(["csv", "json"])
+        format_ = self._chance.choice(list(Format))
         gone = {404} if self._user.erased else set()
         answer = await self._client.ask(
             "POST export", "/api/export", self._user, allowed | gone, headers=headers, body={"format": format_}
@@ -184,7 +185,7 @@ class Visitor:
         return answer.body if answer.status == 200 else None
 
     async def _stream(self) -> None:
-        format_ = self._chance.choice(["csv", "json"])
+        format_ = self._chance.choice(list(STREAMED_FORMATS))
         gone = {404} if self._user.erased else set()
         path = f"/api/export/stream?format={format_}"
         answer = await self._client.ask("GET stream", path, self._user, {200, 409} | gone)

@@ -5,7 +5,7 @@ import itertools
 from http import HTTPStatus
 from typing import Literal, TypeAlias
 
-from tests.wires import Connection, Proxy
+from tests.support.wires import Connection, Proxy
 
 State: TypeAlias = Literal["whole", "refused", "hung", "slow", "cut", "500", "507"]
 

@@ -1,6 +1,6 @@
 """The service as a client meets it: behind proxies that cut, both before the API and before S3.
 
-One database for all tests: whatever they do, they do to users of their own.
+One database for all tests: each test changes only its own users.
 """
 
 import dataclasses
@@ -18,14 +18,15 @@ from client.exports import request_export, wait_for
 from client.http import open_session
 from client.retries import Backoff
 from service.api.app import create_app
-from service.bootstrap import Resources, open_resources
-from service.database import UserId, connect
+from service.backends.database import connect
+from service.resources import Resources, open_resources
 from service.settings import Settings
+from service.user_ids import UserId
 from tests.api.problems import bearer
 from tests.api.serving import Served, serve
 from tests.client.cutting import CuttingProxy
 from tests.conftest import OpenDatabase, Token, on_database
-from tests.operators import create_key, create_users
+from tests.support.operators import create_key, create_users
 
 USERS = 3_000
 # Cuts are many here, and some come before anything new has arrived.
@@ -91,7 +92,7 @@ async def served(resources: Resources, settings: Settings, doors: Doors) -> Asyn
 
 @pytest.fixture(scope="session")
 async def key(database_url: str) -> str:
-    """Of an operator of some thousand users; names differ, so that they don't compress away, and some have lines."""
+    """A list of some thousand users. Names differ, so that they don't compress away, and some contain line breaks."""
     async with connect(database_url) as connection:
         await create_users(connection, USERS)
         await connection.execute(

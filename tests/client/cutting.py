@@ -2,7 +2,7 @@
 
 import asyncio
 
-from tests.wires import UNKNOWN, Connection, Proxy
+from tests.support.wires import UNKNOWN, Connection, Proxy
 
 WHOLE = 10**12
 

@@ -1,11 +1,11 @@
 """The commands as people and scripts run them."""
 
 import asyncio
+import json
 import os
 import shlex
 import signal
 import ssl
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,16 +18,18 @@ from click.testing import CliRunner, Result
 from client.errors import MEANINGS, ExitCode
 from client.outputs import part_path
 from devstack.stack import Stack
-from service.bootstrap import Resources
-from service.commands import cli
-from service.settings import SQL_DIR, Settings
+from service.cli.commands import cli
+from service.resources import Resources
+from service.settings import Settings
 from tests.api.serving import Served
-from tests.certificates import write_certificate
 from tests.client.conftest import Doors
 from tests.client.test_exports import fail, queue
 from tests.conftest import Token
-from tests.documents import read_csv
-from tests.factories import Connection, create_user, create_user_with
+from tests.support import processes
+from tests.support.certificates import write_certificate
+from tests.support.documents import read_csv
+from tests.support.factories import Connection, create_user, create_user_with
+from tests.support.processes import CARRYOUT, ROOT
 
 SMALL_EXPORT_RECORDS = 500
 MAX_EXPORT_RECORDS = 1_000
@@ -48,14 +50,7 @@ class Start:
         stdout: int = asyncio.subprocess.PIPE,
         stderr: int = asyncio.subprocess.PIPE,
     ) -> asyncio.subprocess.Process:
-        base = {"PATH": os.environ["PATH"], "PYTHONPATH": str(SQL_DIR.parent), "no_proxy": "127.0.0.1"}
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "service.cli", *arguments),
-            cwd=self.folder,
-            env={**base, **variables},
-            stdout=stdout,
-            stderr=stderr,
-        )
+        return await processes.start(variables, *arguments, cwd=self.folder, stdout=stdout, stderr=stderr)
 
 
 @pytest.fixture
@@ -72,7 +67,7 @@ def start(tmp_path: Path) -> Start:
 
 @pytest.fixture
 async def worker(start: Start, stack: Stack, settings: Settings) -> AsyncIterator[None]:
-    names = ("database_url", "public_url", "s3_public_url")
+    names = ("database_url", "source_database_url", "public_url", "s3_public_url")
     variables = stack.environ | {f"CARRYOUT_{name.upper()}": str(getattr(settings, name)) for name in names}
     process = await start("worker", variables=variables)
     yield
@@ -98,7 +93,7 @@ def invoke(url: str, tmp_path: Path) -> Invoke:
 
 
 def read_all(terminal: int) -> bytes:
-    """What was shown on a terminal whose other side is closed."""
+    """The text shown on a terminal whose other side is closed."""
     shown = b""
     with open(terminal, "rb", buffering=0) as screen, suppress(OSError):
         while piece := screen.read(2**16):
@@ -133,7 +128,7 @@ class TestExport:
         said, how = err.decode().splitlines()
         assert said == "carryout: Interrupted"
         left_bytes = part.stat().st_size
-        command = shlex.split(how.removeprefix("To go on: "))
+        command = shlex.split(how.removeprefix("To resume: "))
         assert command[0] == "carryout"
         second = await start(*command[1:], variables=variables)
         await second.communicate()
@@ -143,8 +138,8 @@ class TestExport:
 
     async def test_standard_error_closed(self, start: Start, url: str, database: Connection, token: Token) -> None:
         user_id = await create_user(database)
-        command = shlex.join([sys.executable, "-m", "service.cli", "export", "--url", url, "-o", "data.csv"])
-        variables = {"PYTHONPATH": str(SQL_DIR.parent), "no_proxy": "127.0.0.1", "CARRYOUT_TOKEN": token(user_id)}
+        command = shlex.join([*map(str, CARRYOUT), "export", "--url", url, "-o", "data.csv"])
+        variables = {"PYTHONPATH": str(ROOT), "no_proxy": "127.0.0.1", "CARRYOUT_TOKEN": token(user_id)}
         export = await asyncio.create_subprocess_shell(f"{command} 2>&-", cwd=start.folder, env=variables)
         assert await export.wait() == 0
         assert (start.folder / "data.csv").exists()
@@ -163,7 +158,7 @@ class TestExport:
         assert f"{len(out)}/{len(out)}".encode() in shown
         assert list(start.folder.iterdir()) == []
 
-    async def test_nobody_reads_standard_output(
+    async def test_a_closed_standard_output_ends_the_export(
         self, start: Start, url: str, database: Connection, token: Token
     ) -> None:
         user_id = await create_user(database)
@@ -198,26 +193,27 @@ class TestExitCodes:
         assert file.read_text() == "old"
         for parent in (tmp_path / "missing", file):
             nowhere = await invoke("export", "--token", "x", "-o", str(parent / "data"))
-            assert (nowhere.exit_code, nowhere.stderr) == (ExitCode.USAGE, f"carryout: There is no folder {parent}\n")
+            assert (nowhere.exit_code, nowhere.stderr) == (
+                ExitCode.USAGE,
+                f"carryout: The folder {parent} doesn't exist\n",
+            )
 
     async def test_no_tls(self, invoke: Invoke, url: str, file: Path) -> None:
         host = url.removeprefix("http://")
         refused = await invoke("export", "--token", "x", "--url", f"https://{host}")
         assert refused.exit_code == ExitCode.REFUSED
-        assert refused.stderr.startswith(f"carryout: {host} speaks no TLS (")
-        assert refused.stderr.endswith("): is it http:// there?\n")
+        assert refused.stderr.startswith(f"carryout: {host} doesn't speak TLS (")
+        assert refused.stderr.endswith("): does it need http://?\n")
         assert not file.exists()
 
-    async def test_nobodys_certificate(self, invoke: Invoke, file: Path, tmp_path: Path) -> None:
+    async def test_an_untrusted_certificate_is_refused(self, invoke: Invoke, file: Path, tmp_path: Path) -> None:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(write_certificate(tmp_path / "localhost.pem"))
         async with await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0, ssl=tls) as server:
             port = server.sockets[0].getsockname()[1]
             refused = await invoke("export", "--token", "x", "--url", f"https://127.0.0.1:{port}")
         assert refused.exit_code == ExitCode.REFUSED
-        assert (
-            refused.stderr == "carryout: The certificate of 127.0.0.1 is not to be trusted: self-signed certificate\n"
-        )
+        assert refused.stderr == "carryout: The certificate of 127.0.0.1 isn't trusted: self-signed certificate\n"
         assert not file.exists()
 
     async def test_not_authorised(self, invoke: Invoke, file: Path) -> None:
@@ -227,7 +223,7 @@ class TestExitCodes:
         assert (await invoke("users", CARRYOUT_API_KEY="x")).exit_code == ExitCode.NOT_AUTHORISED
         meanwhile = await invoke("export", "--job", str(UUID(int=1)), CARRYOUT_TOKEN="x")
         assert meanwhile.exit_code == ExitCode.NOT_AUTHORISED
-        assert f"\nTo go on: carryout export --job {UUID(int=1)} --url " in meanwhile.stderr
+        assert f"\nTo resume: carryout export --job {UUID(int=1)} --url " in meanwhile.stderr
         assert not file.exists()
 
     async def test_in_progress(
@@ -247,8 +243,47 @@ class TestExitCodes:
             assert refused.exit_code == ExitCode.TOO_LARGE
             refusal, suggestion = refused.stderr.splitlines()
             assert refusal.startswith("carryout: Export too large, please filter data (request_id ")
-            assert "ask the people who run this service" in suggestion
+            assert "date range (from and to)" in suggestion
         assert not file.exists()
+
+    async def test_too_large_and_the_ranges_that_fit(
+        self, invoke: Invoke, file: Path, database: Connection, token: Token
+    ) -> None:
+        user_id = await create_user_with(database, MAX_EXPORT_RECORDS)
+        insert = "INSERT INTO public.activity (user_id, kind, occurred_at) VALUES ($1, 'old', '2025-06-01')"
+        await database.execute(insert, user_id)
+        refused = await invoke("export", CARRYOUT_TOKEN=token(user_id))
+        assert refused.stderr.endswith(": --to 2026-01-01 (2 records), --from 2026-01-01 (1000 records)\n")
+        made = await invoke("export", "--to", "2026-01-01", CARRYOUT_TOKEN=token(user_id))
+        assert made.exit_code == ExitCode.OK
+        assert len(read_csv(file.read_bytes().decode())) == 3
+
+    async def test_sections(self, invoke: Invoke, file: Path, database: Connection, token: Token) -> None:
+        user_id = await create_user(database, activity=2, content=3)
+        options = ["--section", "content", "--section", "user", "--format", "json"]
+        for live in ([], ["--live"]):
+            made = await invoke("export", *options, *live, "--force", CARRYOUT_TOKEN=token(user_id))
+            assert made.exit_code == ExitCode.OK, made.stderr
+            document = json.loads(file.read_text())
+            assert (document.keys(), len(document["content"])) == ({"exported_at", "filter", "user", "content"}, 3)
+
+    async def test_since_last(self, invoke: Invoke, file: Path, database: Connection, token: Token) -> None:
+        user_id = await create_user(database, activity=2)
+        first = await invoke("export", "--since-last", "--format", "json", CARRYOUT_TOKEN=token(user_id))
+        assert first.exit_code == ExitCode.OK
+        assert "filter" not in json.loads(file.read_text())  # the first
+        await database.execute("INSERT INTO public.activity (user_id, kind) VALUES ($1, 'new')", user_id)
+        options = ["--since-last", "--format", "json", "--force"]
+        second = await invoke("export", *options, CARRYOUT_TOKEN=token(user_id))
+        assert second.exit_code == ExitCode.OK
+        document = json.loads(file.read_text())
+        assert "new" in [row["kind"] for row in document["activity"]]
+        assert document["filter"]["since"]
+
+    async def test_options_that_exclude_each_other(self, invoke: Invoke) -> None:
+        for options in (["--since-last", "--from", "2025-01-01"], ["--job", str(UUID(int=1)), "--to", "2025-01-01"]):
+            refused = await invoke("export", *options, CARRYOUT_TOKEN="t")
+            assert refused.exit_code == ExitCode.USAGE
 
     async def test_failed_and_unknown(
         self, invoke: Invoke, file: Path, resources: Resources, database: Connection, token: Token
@@ -309,7 +344,7 @@ def test_help_names_every_exit_code() -> None:
         ]
 
 
-def test_the_clients_credentials_are_no_wrong_settings(stack: Stack) -> None:
+def test_the_clients_credentials_are_not_refused_as_unknown_settings(stack: Stack) -> None:
     environ = stack.environ | {
         "CARRYOUT_PUBLIC_URL": "https://x.example",
         "CARRYOUT_TOKEN": "x",

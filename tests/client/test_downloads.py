@@ -19,12 +19,12 @@ from client.errors import ChecksumError, RefusedError
 from client.exports import download_export
 from client.http import follow, open_session, safe_target
 from client.outputs import open_output, part_path
-from service.bootstrap import Resources
+from service.resources import Resources
 from service.settings import Settings
 from tests.api.serving import create_edge, serve
 from tests.client.conftest import Doors, MakeExport, OpenApi
 from tests.client.cutting import CuttingProxy
-from tests.factories import Connection, create_user
+from tests.support.factories import Connection, create_user
 
 
 @pytest.fixture(params=["redirect", "proxy"])
@@ -39,7 +39,7 @@ def settings(settings: Settings, mode: str) -> Settings:
 
 @pytest.fixture
 def file_door(doors: Doors, mode: str) -> CuttingProxy:
-    """What the file's bytes pass."""
+    """The proxy that the file's bytes pass."""
     return doors.storage if mode == "redirect" else doors.api
 
 
@@ -126,7 +126,22 @@ class TestRedirects:
     def test_followed_to_the_byte(self, reference: str, target: str) -> None:
         assert str(safe_target(URL("https://a.example/"), reference)) == target
 
-    @pytest.mark.parametrize("reference", ["http://a.example/", "file:///etc/passwd", "ftp://a.example/", "https://["])
+    @pytest.mark.parametrize(
+        "reference",
+        [
+            "http://a.example/",
+            "file:///etc/passwd",
+            "ftp://a.example/",
+            "https://[",
+            "https://a.example:99999/",
+            "https://a.example:x/",
+            "https://xn--a.example/",
+            "https://a.example/ HTTP/1.1",
+            "https://a.example/\r\nX-Evil: 1",
+            "https://a.example/\0",
+            "https://a.example/\udcff",
+        ],
+    )
     def test_refused(self, reference: str) -> None:
         with pytest.raises(RefusedError):
             safe_target(URL("https://a.example/"), reference)

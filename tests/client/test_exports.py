@@ -1,4 +1,4 @@
-"""Asking for an export and waiting for it, whatever is in the way."""
+"""The client asks for an export and waits for it, through proxies and outages."""
 
 import asyncio
 from pathlib import Path
@@ -14,12 +14,13 @@ from client.exports import Job, download_export, request_export, stream_export, 
 from client.http import open_session
 from client.outputs import open_output
 from client.retries import Backoff
-from service import requesting
-from service.audit import Actor
-from service.bootstrap import Resources
-from service.database import UserId
+from service.formats import STREAMED_FORMATS
+from service.resources import Resources
+from service.user_ids import UserId
 from tests.client.conftest import Doors, MakeExport, OpenApi
-from tests.factories import Connection, create_user
+from tests.support.documents import count_records
+from tests.support.exports import start_export
+from tests.support.factories import Connection, create_user
 from worker.running import run_export
 
 SMALL = 300
@@ -28,11 +29,7 @@ QUEUED = 1_000
 
 async def queue(resources: Resources, user_id: UserId) -> str:
     """The id of an export in progress."""
-    actor = Actor("user", str(user_id))
-    export, _ = await requesting.request_export(
-        resources, requesting.ExportRequest(user_id, "csv", actor, respond_async=True)
-    )
-    return str(export.id)
+    return str((await start_export(resources, user_id)).id)
 
 
 async def fail(database: Connection, job_id: str) -> None:
@@ -126,7 +123,7 @@ class TestWaiting:
                 await request_export(api, "csv", console, wait=False)
             job = await request_export(api, "json", console, wait=True)
             assert job.id == job_id
-            with pytest.raises(InProgressError, match="as csv, not json"):
+            with pytest.raises(InProgressError, match="has the format csv, not json"):
                 await wait_for(api, job, "json", console)
             await run_export(resources, UUID(job_id))
             assert (await wait_for(api, job, "csv", console)).status == "completed"
@@ -142,7 +139,7 @@ class TestWaiting:
             with pytest.raises(ExportFailedError, match="Out of luck"):
                 await waiting
 
-    async def test_what_is_gone(
+    async def test_a_file_that_has_expired_is_refused(
         self, open_api: OpenApi, database: Connection, make_export: MakeExport, console: Console, tmp_path: Path
     ) -> None:
         user_id = await create_user(database)
@@ -161,7 +158,7 @@ class TestLive:
     async def test_whole_or_nothing(
         self, open_api: OpenApi, doors: Doors, database: Connection, console: Console, tmp_path: Path
     ) -> None:
-        for format_ in ("csv", "json"):
+        for format_ in STREAMED_FORMATS:
             for cut in (1_000, 1_400, 1_800):  # after the header, else aiohttp silently tries once more
                 user_id = await create_user(database, content=300, body_bytes=900)
                 doors.api.cuts = [cut]
@@ -169,15 +166,15 @@ class TestLive:
                     await self.stream(open_api, user_id, format_, tmp_path / "broken", console)
             user_id = await create_user(database, content=300, body_bytes=900)
             await self.stream(open_api, user_id, format_, tmp_path / format_, console)
-            assert (tmp_path / format_).read_bytes().count(b"Note ") == 300
-        assert {path.name for path in tmp_path.iterdir()} == {"csv", "json"}
+            assert count_records((tmp_path / format_).read_bytes(), format_) == 301
+        assert {path.name for path in tmp_path.iterdir()} == set(STREAMED_FORMATS)
 
     async def stream(self, open_api: OpenApi, user_id: UUID, format_: str, path: Path, console: Console) -> None:
         async with open_api(user_id) as api:
             with open_output(path, force=False, resume=False) as output:
                 await stream_export(api, format_, output, console)
 
-    async def test_whose_end_nobody_could_tell_is_refused(self, open_api: OpenApi) -> None:
+    async def test_a_document_without_a_detectable_end_is_refused(self, open_api: OpenApi) -> None:
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
             writer.write(b"HTTP/1.0 200 OK\r\nContent-Type: text/csv\r\n\r\nuser_id,email\r\n")

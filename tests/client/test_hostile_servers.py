@@ -15,7 +15,7 @@ from client.api import Api, Export, Progress
 from client.console import Console
 from client.errors import ChecksumError, RefusedError
 from client.exports import download_export
-from client.http import open_session
+from client.http import Problem, decode, open_session
 from client.outputs import open_output
 from client.retries import Backoff
 from tests.api.serving import create_edge, serve
@@ -27,7 +27,7 @@ CHUNKS = 1_000
 
 
 class Flow:
-    """The answers of a server; `taken` if somebody had all of one."""
+    """The answers of a server; `taken` if a client read all of one."""
 
     def __init__(self) -> None:
         self.taken = False
@@ -44,7 +44,7 @@ class Flow:
     async def _chunks(self) -> AsyncIterator[bytes]:
         for _ in range(CHUNKS):
             yield CHUNK
-            await asyncio.sleep(0)  # nobody who never waits notices that the client has gone
+            await asyncio.sleep(0)  # a task that never waits can't notice that the client has gone
         self.taken = True
 
 
@@ -97,3 +97,11 @@ async def test_an_answer(api: Api, flow: Flow) -> None:
     with pytest.raises(RefusedError, match="not Carryout's"):
         await api.show_export("x")
     assert not flow.taken
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"detail":"\xff"}', b'{"detail":"","more":' + b"[" * 20_000 + b"]" * 20_000 + b"}", b"\xff"]
+)
+def test_json_that_no_text_can_be_made_of(body: bytes) -> None:
+    with pytest.raises(RefusedError, match="not Carryout's"):
+        decode(body, Problem)

@@ -12,7 +12,7 @@ from client.outputs import open_output, part_path
 from tests.api.serving import Served
 from tests.client.conftest import Doors, OpenApi
 from tests.conftest import patient_client
-from tests.documents import read_csv
+from tests.support.documents import read_csv
 
 SIMPLE = "api/v1/users/export"
 FULL = "api/v1/users/export-full"
@@ -36,7 +36,7 @@ class TestRecordSplitter:
         with pytest.raises(RefusedError, match="doesn't end"):
             splitter.split(b"x")
 
-    def test_what_is_not_whole_stays_inside(self) -> None:
+    def test_an_unfinished_record_is_held_back(self) -> None:
         text = b"".join(RECORDS)
         for end in range(1, len(text)):
             splitter = RecordSplitter()

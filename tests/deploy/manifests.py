@@ -15,6 +15,9 @@ ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
 OVERLAY = DEPLOY / "kustomize" / "overlays" / "example"
 
+# The examples of the Secrets, by name.
+SECRETS = {"carryout": "secret.env.example", "carryout-migration": "migration.env.example"}
+
 Manifest = dict[str, Any]
 
 
@@ -40,7 +43,7 @@ class Manifests:
 
 
 def render(folder: Path) -> Manifests:
-    """What `kubectl kustomize` makes of it, but for the hash in a generated name."""
+    """The output of `kubectl kustomize`, but for the hash in a generated name."""
     given = yaml.safe_load((folder / "kustomization.yaml").read_text())
     del given["apiVersion"], given["kind"]
     rendered = Manifests([item for name in given.pop("resources") for item in _load(folder / name)])
@@ -67,10 +70,15 @@ def pod(workload: Manifest) -> Manifest:
     return spec
 
 
-def secret_names() -> set[str]:
-    """The keys that the Secret is to have."""
-    lines = (DEPLOY / "kustomize" / "secret.env.example").read_text().splitlines()
-    return {line.partition("=")[0] for line in lines if not line.startswith("#")}
+def secret_values(name: str = "carryout") -> dict[str, str]:
+    """The contents that the Secret needs. The values only look real."""
+    lines = (DEPLOY / "kustomize" / SECRETS[name]).read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+
+
+def secrets_of(workload: Manifest) -> list[str]:
+    """The names of the Secrets that its pods get."""
+    return [source["secretRef"]["name"] for source in container(workload)["envFrom"] if "secretRef" in source]
 
 
 def _load(path: Path) -> Iterator[Manifest]:

@@ -1,9 +1,9 @@
-"""What an expression of PromQL names. No parser: the expressions here need none, and unknown words are told."""
+"""The names in a PromQL expression. Unknown words are reported, so no real parser is needed."""
 
 import re
 from dataclasses import dataclass
 
-WORDS = frozenset({"absent", "and", "count", "histogram_quantile", "increase", "max", "rate", "sum", "time"})
+WORDS = frozenset({"abs", "absent", "and", "count", "histogram_quantile", "increase", "max", "rate", "sum", "time"})
 GROUPING = re.compile(r"\b(?:by|on|group_left)\s*\(([^)]*)\)")
 SELECTOR = re.compile(r"\b([a-zA-Z_][\w:]*)\s*(?:\{([^}]*)\})?")
 MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"')

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import httpx
 
-from devstack.sample import SAMPLE_DIR
+from devstack.roles import make_roles
+from devstack.sample import SAMPLE_DIR, grant_reader
 from devstack.stack import Stack
-from service.database import connect
-from tests.deploy.manifests import Manifest, Manifests, container, secret_names
-from tests.sql.databases import open_database
+from service.backends.database import MIGRATION_URL, connect
+from tests.deploy.manifests import Manifest, Manifests, container, secret_values, secrets_of
+from tests.sql.databases import database_environ, open_database, owner_url
 
 COMMAND = Path(sys.executable).parent / "carryout"
 PATIENCE_SECONDS = 60.0
@@ -25,16 +26,16 @@ async def test_a_release(stack: Stack, manifests: Manifests, tmp_path: Path) -> 
     ports = {"8000": _unused_port(), "8001": _unused_port()}
     async with _new_database(stack) as url, AsyncExitStack() as running:
         environ = _environ(stack, manifests) | {
-            "CARRYOUT_DATABASE_URL": url,
-            "CARRYOUT_SOURCE_DATABASE_URL": url,
+            **database_environ(stack, url),
             "CARRYOUT_WORKER_METRICS_PORT": ports["8001"],
         }
 
         async def start(workload: Manifest) -> Process:
             arguments = [ports.get(argument, argument) for argument in container(workload)["args"]]
             log = (tmp_path / workload["metadata"]["name"]).open("wb")
+            own = {MIGRATION_URL: owner_url(stack, url)} if "carryout-migration" in secrets_of(workload) else {}
             process = await asyncio.create_subprocess_exec(
-                COMMAND, *arguments, env=environ, cwd="/", stdout=log, stderr=log
+                COMMAND, *arguments, env=environ | own, cwd="/", stdout=log, stderr=log
             )
             running.callback(log.close)
             running.push_async_callback(_kill, process)
@@ -57,17 +58,19 @@ def _probes(deployment: Manifest) -> set[tuple[str, str]]:
 
 def _environ(stack: Stack, manifests: Manifests) -> dict[str, str]:
     """The manifests' settings, their secrets as the test's servers want them, and where those are instead of AWS."""
-    secrets = {name: stack.environ[name] for name in secret_names() & stack.environ.keys()}
+    secrets = {name: stack.environ[name] for name in secret_values().keys() & stack.environ.keys()}
     here = {name: stack.environ[name] for name in ("CARRYOUT_S3_ENDPOINT_URL", "CARRYOUT_S3_BUCKET")}
     return manifests.settings | secrets | here
 
 
 @asynccontextmanager
 async def _new_database(stack: Stack) -> AsyncIterator[str]:
-    """With the application's tables, and none of Carryout's."""
-    async with open_database(stack.environ["CARRYOUT_DATABASE_URL"]) as url:
+    """With the application's tables, and none of Carryout's: its roles, as an administrator makes them."""
+    async with open_database(stack.admin_url) as url:
         async with connect(url) as application:
             await application.execute((SAMPLE_DIR / "schema.sql").read_text())
+        await grant_reader(url, stack.reader_password)
+        await make_roles(url, stack.role_urls)
         yield url
 
 

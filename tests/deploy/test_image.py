@@ -51,8 +51,18 @@ def test_only_pinned_packages_are_installed() -> None:
 
 
 def test_python_is_one_we_support() -> None:
-    (version,) = re.findall(r"^ARG PYTHON_VERSION=(.+)$", DOCKERFILE, re.MULTILINE)
+    (version,) = re.findall(r"^ARG PYTHON_IMAGE=python:(.+)-slim$", DOCKERFILE, re.MULTILINE)
     assert f"Programming Language :: Python :: {version}" in PROJECT["classifiers"]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/operations.md"])
+def test_the_documentation_claims_no_more_pinning_than_there_is(page: str) -> None:
+    """The packages are; the base image is a tag, unless the builder gives a digest."""
+    (base,) = re.findall(r"^ARG PYTHON_IMAGE=(.+)$", DOCKERFILE, re.MULTILINE)
+    assert {line.split()[0] for line in _instructions("FROM")} == {"${PYTHON_IMAGE}"}
+    text = " ".join((ROOT / page).read_text().split())
+    assert "image is pinned by hash" not in text
+    assert ("PYTHON_IMAGE" in text) == ("@sha256:" not in base)
 
 
 def test_versions_agree(manifests: Manifests) -> None:

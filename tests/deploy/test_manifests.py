@@ -8,10 +8,22 @@ import msgspec
 import pytest
 import yaml
 
+from devstack.roles import OWNER, SERVICE
+from devstack.sample import READER
 from service.api.app import ROUTES
-from service.servers import CHECK_TIMEOUT_SECONDS, SERVERS
+from service.backends.database import MIGRATION_URL
+from service.readiness import CHECK_TIMEOUT_SECONDS, SERVERS
 from service.settings import PREFIX, Settings, from_env
-from tests.deploy.manifests import DEPLOY, OVERLAY, Manifests, container, pod, secret_names
+from tests.deploy.manifests import (
+    DEPLOY,
+    OVERLAY,
+    SECRETS,
+    Manifests,
+    container,
+    pod,
+    secret_values,
+    secrets_of,
+)
 from tests.test_settings import SECRET
 from worker.main import CLEAN_UP_SECONDS
 
@@ -24,10 +36,8 @@ SOURCES = sorted((DEPLOY / "kustomize").rglob("*.yaml"))
 
 @pytest.fixture(scope="session")
 def settings(manifests: Manifests) -> Settings:
-    """What a process with the manifests' settings has; the secrets look like the example's."""
-    lines = (DEPLOY / "kustomize" / "secret.env.example").read_text().splitlines()
-    secrets = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
-    return from_env(manifests.settings | secrets | {"CARRYOUT_LINK_SECRETS": SECRET})
+    """The settings of a process started by the manifests. The secrets look like the example's."""
+    return from_env(manifests.settings | secret_values() | {"CARRYOUT_LINK_SECRETS": SECRET})
 
 
 def test_each_fits_its_schema(manifests: Manifests) -> None:
@@ -41,7 +51,7 @@ def test_no_name_is_given_twice(manifests: Manifests) -> None:
 
 
 def test_settings_are_ours_and_complete(manifests: Manifests, settings: Settings) -> None:
-    given = manifests.settings.keys() | secret_names()
+    given = manifests.settings.keys() | secret_values().keys()
     assert given <= FIELDS.keys()
     assert {name for name, field in FIELDS.items() if field.required} <= given
     assert settings.worker_metrics_port
@@ -49,17 +59,52 @@ def test_settings_are_ours_and_complete(manifests: Manifests, settings: Settings
 
 def test_secrets_are_referred_to(manifests: Manifests) -> None:
     assert not manifests.of("Secret")
-    assert not manifests.settings.keys() & secret_names()
+    assert not manifests.settings.keys() & secret_values().keys()
     for workload in manifests.workloads:
-        assert container(workload)["envFrom"] == [
-            {"configMapRef": {"name": "carryout-settings"}},
-            {"secretRef": {"name": "carryout"}},
-        ]
+        settings, *_ = container(workload)["envFrom"]
+        assert settings == {"configMapRef": {"name": "carryout-settings"}}
         assert "env" not in container(workload)
 
 
+def test_the_migration_alone_gets_its_role(manifests: Manifests, settings: Settings) -> None:
+    """Its password in another pod's environment would make the serving role the owner of the trail again."""
+    for workload in manifests.workloads:
+        migrates = workload["metadata"]["name"] == "carryout-migrate"
+        assert secrets_of(workload) == (["carryout", "carryout-migration"] if migrates else ["carryout"])
+    (name,) = secret_values("carryout-migration")
+    assert name == MIGRATION_URL
+    migrating, serving, reading = (
+        urlsplit(url)
+        for url in (secret_values("carryout-migration")[name], settings.database_url, settings.source_database_url)
+    )
+    assert (migrating.hostname, migrating.path) == (serving.hostname, serving.path)
+    assert (migrating.username, serving.username, reading.username) == (OWNER, SERVICE, READER)
+    assert settings.schema_owner == OWNER
+
+
+@pytest.mark.parametrize(
+    ("secret", "name"),
+    [(secret, name) for secret in SECRETS for name in secret_values(secret) if name.endswith("_DATABASE_URL")],
+)
+def test_connections_to_databases_are_encrypted_and_verified(secret: str, name: str) -> None:
+    query = parse_qs(urlsplit(secret_values(secret)[name]).query, strict_parsing=True)
+    # Else asyncpg looks for the authorities in a home, which the image's account hasn't.
+    assert query == {"sslmode": ["verify-full"], "sslrootcert": ["/etc/ssl/certs/ca-certificates.crt"]}
+
+
+def test_connections_to_redis_and_mail_are_encrypted(settings: Settings) -> None:
+    assert settings.redis_url.startswith("rediss://")
+    assert "starttls=never" not in settings.smtp_url
+
+
+def test_clients_behind_the_ingress_have_addresses_of_their_own(manifests: Manifests, settings: Settings) -> None:
+    """Without trusted proxies every event of the trail would name the Ingress."""
+    assert manifests.of("Ingress")
+    assert settings.trusted_proxies
+
+
 @pytest.mark.parametrize("name", sorted(FIELDS))
-def test_what_holds_a_secret_is_in_no_manifest(manifests: Manifests, name: str) -> None:
+def test_secrets_are_not_in_the_manifests(manifests: Manifests, name: str) -> None:
     """By its name, or because it is a URL with room for a password."""
     secret = any(word in name for word in ("SECRET", "ACCESS_KEY", "DATABASE_URL", "REDIS_URL", "SMTP_URL"))
     assert not (secret and name in manifests.settings)

@@ -9,11 +9,12 @@ import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
 from service.api.app import ROUTES
-from service.api.responses import StreamEnd
+from service.api.http.responses import StreamEnd
+from service.bookkeeping.outbox import EntryState
 from service.errors import ConfigurationError
-from service.metrics import EXPORT_OUTCOMES, MAIL_OUTCOMES, Metrics
-from service.notifications import NotificationState
+from service.readiness import SERVERS
 from service.settings import from_env
+from service.telemetry.metrics import EXPORT_OUTCOMES, MAIL_OUTCOMES, Metrics
 from tests.deploy.manifests import DEPLOY, ROOT, Manifests, container
 from tests.deploy.promql import Selector, groupings, selectors
 from tests.test_settings import REQUIRED
@@ -38,6 +39,7 @@ VALUES: dict[str, dict[str, set[str]]] = {
     "carryout_exports_total": {"outcome": {outcome for outcome, _ in EXPORT_OUTCOMES}},
     "carryout_mails_total": {"outcome": set(MAIL_OUTCOMES)},
     "carryout_streams_total": {"outcome": set(StreamEnd)},
+    "carryout_server_reachable": {"server": set(SERVERS)},
     "carryout_pool_connections": {"state": {"idle", "used"}},
 }
 VALUES_ANYWHERE = {
@@ -48,7 +50,7 @@ VALUES_ANYWHERE = {
 
 
 def _labels_by_name() -> dict[str, set[str]]:
-    """Of everything a process tells, by the name that Prometheus sees."""
+    """Every metric of a process, by the name that Prometheus sees."""
     names = METRICS._registry._names_to_collectors
     labels = {
         name: set(collector._labelnames) if isinstance(collector, MetricWrapperBase) else set[str]()
@@ -80,7 +82,7 @@ def _values(metric: str, label: str) -> set[str]:
 
 
 def test_mails_are_counted_from_zero_in_every_state_they_are_left_in() -> None:
-    assert set(MAIL_OUTCOMES) == set(NotificationState) - {NotificationState.SENDING}
+    assert set(MAIL_OUTCOMES) == set(EntryState) - {EntryState.SENDING}
 
 
 @pytest.mark.parametrize("rule", [rule for rule in ALERTS if re.search(r"increase\(.*> 0$", rule["expr"])])

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +13,12 @@ import aiohttp
 import asyncpg
 import pytest
 
+from devstack.dev import CARRYOUT as CHILD
 from devstack.ports import keep_port
 from devstack.sample import ADA
+from service.backends.database import may_change_trail
 from service.settings import from_env
+from tests.support.processes import CARRYOUT, child_environ
 
 
 @pytest.fixture
@@ -26,8 +28,8 @@ def port(data_dir: Path) -> int:
 
 @contextmanager
 def start_dev(port: int, data_dir: Path) -> Iterator["subprocess.Popen[str]"]:
-    command = [sys.executable, "-m", "service.cli", "dev", "--port", str(port), "--data-dir", str(data_dir)]
-    environ = {name: text for name, text in os.environ.items() if not name.startswith("CARRYOUT_")}
+    command = [*CARRYOUT, "dev", "--port", str(port), "--data-dir", str(data_dir)]
+    environ = child_environ({name: os.environ[name] for name in ("POSTGRES_BIN",) if name in os.environ})
     with subprocess.Popen(
         command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
     ) as process:
@@ -60,10 +62,16 @@ async def test_dev_from_an_empty_folder_to_its_end(data_dir: Path, port: int) ->
         env_file = data_dir / "env"
         assert env_file.stat().st_mode & 0o777 == 0o600
         settings = from_env(dict(line.split("=", 1) for line in env_file.read_text().splitlines()))
-        connection = await asyncpg.connect(settings.database_url)
-        assert await connection.fetchval("SELECT email FROM public.users WHERE id = $1", ADA) == "ada@example.com"
-        await connection.close()
+        serving = await asyncpg.connect(settings.database_url)
+        assert (
+            settings.migration_database_url == settings.database_url
+        )  # the owner's isn't there: `migrate` alone has it
+        assert not await may_change_trail(serving)
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await serving.execute("SELECT email FROM public.users")
+        await serving.close()
         reader = await asyncpg.connect(settings.source_database_url)
+        assert await reader.fetchval("SELECT email FROM public.users WHERE id = $1", ADA) == "ada@example.com"
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await reader.execute("SELECT password_hash FROM public.users")
         await reader.close()
@@ -121,5 +129,13 @@ async def test_a_taken_port_is_named(data_dir: Path, port: int) -> None:
     server = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", port)
     async with server:
         with start_dev(port, data_dir) as process:
-            assert f"Port {port} is taken" in await asyncio.to_thread(read_until, process, "carryout:")
+            assert f"Port {port} is in use" in await asyncio.to_thread(read_until, process, "carryout:")
             assert process.wait() == 2
+
+
+def test_children_import_nothing_from_the_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "service").mkdir()
+    (tmp_path / "service" / "__init__.py").write_text("raise SystemExit('planted')")
+    command = [*CHILD, "--version"]
+    ended = subprocess.run(command, cwd=tmp_path, env=child_environ({}), capture_output=True, timeout=60, check=False)
+    assert b", version " in ended.stdout, ended.stderr

@@ -1,3 +1,5 @@
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,24 @@ async def test_a_deaf_child_is_killed(tmp_path: Path, monkeypatch: pytest.Monkey
     assert await child.wait() == -9
 
 
-async def test_what_cannot_be_run_is_named(tmp_path: Path) -> None:
+async def test_a_program_that_cannot_be_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"^child can't be run: .*No such file"):
         await ChildProcess("child", tmp_path).spawn([tmp_path / "nothing"], {})
+
+
+async def test_a_child_cannot_change_its_recorded_pid(tmp_path: Path) -> None:
+    """Its account may be another one, and the next start signals the process that the file names."""
+    child = ChildProcess("child", tmp_path)
+    writing = """
+import os
+for fd in range(3, 64):
+    try:
+        os.pwrite(fd, b"1 9", 0)
+        print("wrote")
+    except OSError:
+        pass
+"""
+    await child.spawn([sys.executable, "-c", writing], {"PATH": os.environ["PATH"]})
+    assert await child.wait() == 0
+    assert "wrote" not in child.log_path.read_text()
+    assert (tmp_path / "child.pid").read_text().split()[1] == "15"

@@ -51,7 +51,7 @@ asyncio.run(main())
 
 @asynccontextmanager
 async def connect(stack: Stack) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    connection = await asyncpg.connect(stack.environ["CARRYOUT_DATABASE_URL"])
+    connection = await asyncpg.connect(stack.admin_url)
     try:
         yield connection
     finally:
@@ -128,7 +128,9 @@ async def test_a_server_comes_back_with_its_data_and_url(data_dir: Path, ending:
 async def test_two_stacks_at_once_share_nothing(data_dir: Path) -> None:
     async with open_stack(data_dir / "one", {}) as one, open_stack(data_dir / "two", {}) as two:
         different = {name for name in one.environ if one.environ[name] != two.environ[name]}
-        assert different == one.environ.keys() - {"CARRYOUT_S3_BUCKET", "CARRYOUT_MAIL_FROM"}
+        names = {"CARRYOUT_S3_BUCKET", "CARRYOUT_MAIL_FROM", "CARRYOUT_SCHEMA_OWNER"}
+        assert different == one.environ.keys() - names
+        assert one.migration != two.migration
         await write(one)
         await write(two)
 
@@ -178,7 +180,7 @@ async def test_a_chosen_postgresql_must_be_there(data_dir: Path, monkeypatch: py
 async def test_strangers_cannot_read_the_secrets(data_dir: Path) -> None:
     async with open_stack(data_dir, {}) as stack:
         assert stat.S_IMODE((data_dir / "secrets.json").stat().st_mode) == 0o600
-        wrong = stack.environ["CARRYOUT_DATABASE_URL"].replace("carryout:", "carryout:x")
+        wrong = stack.admin_url.replace("carryout:", "carryout:x")
         with pytest.raises(asyncpg.InvalidPasswordError):
             await asyncpg.connect(wrong)
         address = urlsplit(stack.environ["CARRYOUT_REDIS_URL"])

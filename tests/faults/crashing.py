@@ -9,15 +9,13 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-import service.jobs
-import service.mailer
-import service.notifications
-import service.requesting
-import service.storage
-import service.streaming
-import worker.running
-from service.audit import AuditAction
-from service.cli import main
+import service.backends.queue
+import service.backends.smtp
+import service.backends.storage
+import service.bookkeeping.exports
+import service.bookkeeping.outbox
+import service.documents.streaming
+from service.cli.main import main
 
 
 def die() -> NoReturn:
@@ -25,13 +23,11 @@ def die() -> NoReturn:
     raise AssertionError("unreachable")
 
 
-def before(owner: Any, name: str, *, when: Callable[..., bool] = lambda *_args, **_kwargs: True) -> None:
-    original = getattr(owner, name)
+def before(owner: Any, name: str) -> None:
+    assert callable(getattr(owner, name))
 
-    async def dying(*args: Any, **kwargs: Any) -> Any:
-        if when(*args, **kwargs):
-            die()
-        return await original(*args, **kwargs)
+    async def dying(*_args: Any, **_kwargs: Any) -> Any:
+        die()
 
     setattr(owner, name, dying)
 
@@ -46,12 +42,8 @@ def after(owner: Any, name: str) -> None:
     setattr(owner, name, dying)
 
 
-def _requested(*args: Any, **_kwargs: Any) -> bool:
-    return AuditAction.REQUESTED in args
-
-
 def _mid_cursor() -> None:
-    original = service.streaming.Document.chunks
+    original = service.documents.streaming.Document.chunks
 
     async def dying(self: Any, encoder: Any) -> Any:
         count = 0
@@ -61,24 +53,25 @@ def _mid_cursor() -> None:
             if count == 3:
                 die()
 
-    service.streaming.Document.chunks = dying  # type: ignore[method-assign]
+    service.documents.streaming.Document.chunks = dying  # type: ignore[method-assign]
 
 
-STORAGE = service.storage.ObjectStorage
+STORAGE = service.backends.storage.ObjectStorage
+EXPORTS = service.bookkeeping.exports.ExportRepository
 POINTS: dict[str, Callable[[], None]] = {
-    "before the row's commit": lambda: before(service.requesting, "record", when=_requested),
-    "after the row's commit": lambda: before(service.jobs.JobQueue, "enqueue_export"),
-    "enqueued": lambda: after(service.jobs.JobQueue, "enqueue_export"),
-    "picked, not claimed": lambda: before(worker.running, "_claim"),
-    "claimed": lambda: after(worker.running, "_claim"),
+    "before the row's commit": lambda: before(EXPORTS, "admit"),
+    "after the row's commit": lambda: before(service.backends.queue.JobQueue, "enqueue_export"),
+    "enqueued": lambda: after(service.backends.queue.JobQueue, "enqueue_export"),
+    "picked, not claimed": lambda: before(EXPORTS, "claim"),
+    "claimed": lambda: after(EXPORTS, "claim"),
     "mid-cursor": _mid_cursor,
     "multipart created": lambda: after(STORAGE, "_begin"),
     "a part sent": lambda: after(STORAGE, "_send_part"),
     "before Complete": lambda: before(STORAGE, "_complete"),
     "after Complete": lambda: after(STORAGE, "upload"),
-    "before the mail": lambda: before(service.mailer.Mailer, "send"),
-    "after the mail's 250": lambda: before(service.notifications.NotificationRepository, "end"),
-    "mid-expiry": lambda: before(service.exports.ExportRepository, "mark_file_deleted"),
+    "before the mail": lambda: before(service.backends.smtp.Mailer, "send"),
+    "after the mail's 250": lambda: before(service.bookkeeping.outbox.Outbox, "end"),
+    "mid-expiry": lambda: before(EXPORTS, "mark_file_deleted"),
 }
 
 if __name__ == "__main__":

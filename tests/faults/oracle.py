@@ -1,16 +1,13 @@
-"""What must hold after every fault, once everything works again: one check for all tests."""
+"""Conditions that must hold after every fault, once everything works again: one check for all tests."""
 
-import csv
 import hashlib
-import io
 import re
 from collections import Counter
 
-import msgspec
-
-from service.exporting import key_of
-from service.exports import Export, ExportStatus
+from service.bookkeeping.exports import Export, ExportStatus
+from service.exports.files import key_of, new_key
 from tests.faults.world import World, idle_in_transaction
+from tests.support.documents import count_records
 
 ENDINGS = {
     ExportStatus.COMPLETED: {"export:completed"},
@@ -62,17 +59,10 @@ async def files_are_as_recorded(world: World, exports: list[Export]) -> None:
     for export in _live(exports):
         async with world.resources.storage.open_download(key_of(export)) as chunks:
             content = b"".join([chunk async for chunk in chunks])
-        assert export.object_key == key_of(export), f"{key_of(export)} of attempt {export.attempt}"
+        assert new_key(world.resources, export) == key_of(export), f"{key_of(export)} of attempt {export.attempt}"
         assert len(content) == export.size_bytes, f"{export.id}: {len(content)} bytes, not {export.size_bytes}"
         assert hashlib.sha256(content).digest() == export.sha256, f"{export.id}: another SHA-256"
         assert count_records(content, export.format) == export.record_count, f"{export.id}: another number of rows"
-
-
-def count_records(content: bytes, format_: str) -> int:
-    if format_ == "csv":
-        return sum(1 for _ in csv.reader(io.StringIO(content.decode(), newline=""))) - 1
-    document = msgspec.json.decode(content)
-    return 1 + len(document["activity"]) + len(document["content"])
 
 
 async def only_owned_objects(world: World, exports: list[Export]) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from http import HTTPStatus
 
-from tests.wires import Connection, Proxy
+from tests.support.wires import Connection, Proxy
 
 COMPLETE = b"?uploadId="
 

@@ -1,4 +1,4 @@
-"""What `make chaos` plans."""
+"""The plan of `make chaos`."""
 
 from collections.abc import Sequence
 

@@ -6,8 +6,8 @@ import httpx
 import pytest
 
 from devstack.ports import keep_port
-from service.auth import create_token
-from service.exports import ExportStatus
+from service.access.tokens import create_token
+from service.bookkeeping.exports import ExportStatus
 from tests.faults.crashing import POINTS
 from tests.faults.oracle import assert_healed
 from tests.faults.world import World

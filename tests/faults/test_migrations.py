@@ -2,8 +2,8 @@
 
 import uuid
 
+from service.bookkeeping.exports import Export, ExportStatus
 from service.errors import UnavailableError
-from service.exports import Export, ExportStatus
 from tests.faults.oracle import assert_healed
 from tests.faults.world import World
 

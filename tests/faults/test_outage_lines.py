@@ -1,4 +1,4 @@
-"""What an operator reads of an outage: which server, why, since when, until when; short, and not again and again."""
+"""An operator reads of an outage which server failed, why, since when and until when, in few short lines."""
 
 import datetime as dt
 from collections.abc import AsyncIterator
@@ -14,14 +14,15 @@ import msgspec
 
 from devstack.ports import keep_port
 from devstack.stack import Stack
-from service.auth import create_token
-from service.servers import SERVERS
-from service.troubles import REMIND_SECONDS
+from service.access.tokens import create_token
+from service.readiness import SERVERS
+from service.telemetry.outages import REMIND_SECONDS
 from tests.faults.world import Process, World
+from tests.support.scraping import scrape
 
 Line = dict[str, Any]
 HEALING_SECONDS = 60.0
-BEFORE = {"source_role_can_read_forbidden_columns"}  # the sample's
+BEFORE = {"tokens_of_any_purpose_accepted"}  # the sample's
 
 
 class Told(NamedTuple):
@@ -76,6 +77,7 @@ async def test_outages_are_told_in_short_lines(world: World, fragile_stack: Stac
             s3.kill()
             assert (await client.post("/api/export", json={"format": "csv"})).status_code == HTTPStatus.ACCEPTED
             await _until_told(world, api, worker, WITHOUT_REDIS_AND_S3)
+            assert await _reachable(client) == {"postgresql", "source"}
             postgres.kill()
             await world.until(lambda: _is_refused(client), "a request to be refused")
             await _until_told(world, api, worker, WITHOUT_POSTGRESQL)
@@ -84,6 +86,7 @@ async def test_outages_are_told_in_short_lines(world: World, fragile_stack: Stac
                 await server.stop()
                 await server.start()
         await _until_told(world, api, worker, HEALED)
+        assert await _reachable(client) == set(SERVERS)
     for process in (api, worker):
         lines = _lines(process)
         _assert_short(lines)
@@ -108,6 +111,11 @@ async def _is_served(client: httpx.AsyncClient) -> bool:
 
 async def _is_refused(client: httpx.AsyncClient) -> bool:
     return (await client.get("/api/export")).status_code == HTTPStatus.SERVICE_UNAVAILABLE
+
+
+async def _reachable(client: httpx.AsyncClient) -> set[str]:
+    scraped = await scrape(client)
+    return {server for server in SERVERS if scraped.value("carryout_server_reachable", server=server)}
 
 
 async def _until_told(world: World, api: Process, worker: Process, told: Told) -> None:
@@ -138,7 +146,7 @@ def _assert_short(lines: list[Line]) -> None:
 
 
 def _assert_not_repeated(lines: list[Line]) -> None:
-    """What is the same as the last line of its kind comes REMIND_SECONDS after it."""
+    """A line that repeats the last one of its kind comes REMIND_SECONDS after it."""
     kinds: dict[tuple[str, ...], list[Line]] = {}
     for line in lines:
         kinds.setdefault((line.get("server", ""), line.get("step", ""), line["since"], line["event"]), []).append(line)

@@ -11,14 +11,15 @@ import redis.asyncio
 from arq.constants import in_progress_key_prefix
 
 from devstack.stack import Stack
-from service import exporting
-from service.audit import SYSTEM
-from service.exports import Export, ExportStatus
-from service.jobs import QUEUE_NAME, serialize
+from service.backends.queue import QUEUE_NAME, serialize
+from service.bookkeeping.audit import SYSTEM
+from service.bookkeeping.exports import Export, ExportStatus
+from service.exports import attempts, cancellation
 from tests.faults.oracle import assert_healed
 from tests.faults.proxy import FaultProxy
-from tests.faults.rubbish import enqueue, job, rubbish
+from tests.faults.rubbish import HUGE_BYTES, enqueue, enqueue_huge, entry, job, rubbish
 from tests.faults.world import Process, World
+from worker.main import QUEUE_READ_LIMIT
 
 LARGE = 90_000
 
@@ -68,7 +69,7 @@ async def test_paused_worker_finds_its_lease_lost(proxied_world: World, s3_proxy
 async def test_cancelled_while_running(proxied_world: World, s3_proxy: FaultProxy) -> None:
     world = proxied_world
     export, _ = await _start_and_stall(world, s3_proxy)
-    await exporting.cancel_or_delete(world.resources, export, SYSTEM)
+    await cancellation.cancel_or_delete(world.resources, export, SYSTEM)
     ended = await world.find(export)
     assert (ended.status, ended.error_message) == (ExportStatus.FAILED, "cancelled by user")
     s3_proxy.mode = "pass"
@@ -137,16 +138,18 @@ async def test_storage_that_never_heals_fails_the_export(proxied_world: World, s
         await connection.execute(
             "UPDATE carryout.export_jobs SET failures = 2, created_at = created_at - interval '1 day'"
         )
+        # A user who is younger than the export would count as another one.
+        await connection.execute("UPDATE public.users SET created_at = created_at - interval '2 days'")
     s3_proxy.mode = "error"
     ended = await world.ended(export)
-    assert (ended.status, ended.error_message) == (ExportStatus.FAILED, exporting.FAILED_MESSAGE)
+    assert (ended.status, ended.error_message) == (ExportStatus.FAILED, attempts.FAILED_MESSAGE)
     s3_proxy.mode = "pass"
     await assert_healed(world)
     assert sum("could not be made" in mail for mail in world.mails()) == 1
 
 
 @pytest.mark.parametrize("source_lost", [False, True])
-async def test_what_was_accepted_stays_so(
+async def test_an_accepted_export_survives_an_outage(
     proxied_world: World,
     s3_proxy: FaultProxy,
     source_lost: bool,  # noqa: FBT001
@@ -198,16 +201,18 @@ async def test_redis_restarted(world: World, fragile_stack: Stack) -> None:
     await assert_healed(world)
 
 
-async def test_a_full_redis_is_an_outage_and_no_rubbish(world: World, fragile_stack: Stack) -> None:
+async def test_a_full_redis_is_an_outage(world: World, fragile_stack: Stack) -> None:
     assert fragile_stack.redis
     connection: redis.asyncio.Redis
     async with redis.asyncio.Redis.from_url(fragile_stack.redis.url) as connection:
-        worker = await world.start_worker()
+        # Before the worker: an idle consumer writes once, when it starts, and reading is allowed.
         await connection.config_set("maxmemory", "1")
         try:
+            worker = await world.start_worker()
             await world.until(lambda: _has_told(worker, "queue_unavailable"), "the worker to tell of it")
             export = await world.ask(await world.create_user(records=10))
             assert (await world.ended(export)).status is ExportStatus.COMPLETED
+            assert not await _has_told(worker, "queue_available")
         finally:
             await connection.config_set("maxmemory", "0")
         await world.until(lambda: _has_told(worker, "queue_available"), "the worker to find it again")
@@ -243,23 +248,79 @@ async def test_same_job_delivered_twice_at_once(world: World) -> None:
     export = await world.ask(await world.create_user(records=LARGE))
     async with redis.asyncio.Redis.from_url(world.environ["CARRYOUT_REDIS_URL"]) as queue:
         for copy in range(5):
-            await enqueue(queue, f"copy-{copy}", serialize(job(str(export.id))))
+            await enqueue(queue, entry(export.id, copy), serialize(job(str(export.id))))
     await asyncio.gather(world.start_worker(), world.start_worker())
     ended = await world.ended(export)
     assert (ended.status, ended.attempt) == (ExportStatus.COMPLETED, 1)
     await assert_healed(world)
 
 
+async def _put_elsewhere(queue: "redis.asyncio.Redis", *, score: int) -> None:
+    elsewhere = entry(uuid.uuid4(), 0)
+    await queue.zadd(QUEUE_NAME, {elsewhere: score})
+    await queue.set(in_progress_key_prefix + elsewhere, b"1")
+
+
 async def test_behind_many_in_progress(world: World) -> None:
-    """Of a hundred entries, or of as many as arq reads by default, all may be in progress elsewhere."""
+    """All of a hundred entries, or of as many as arq reads by default, may be in progress elsewhere."""
     async with redis.asyncio.Redis.from_url(world.environ["CARRYOUT_REDIS_URL"]) as queue:
-        for number in range(200):
-            await queue.zadd(QUEUE_NAME, {f"elsewhere-{number}": 1})
-            await queue.set(f"{in_progress_key_prefix}elsewhere-{number}", b"1")
+        for _ in range(200):
+            await _put_elsewhere(queue, score=1)
         export = await world.ask(await world.create_user(records=10))
         await world.start_worker()
         assert (await world.ended(export)).status is ExportStatus.COMPLETED
         await queue.flushall()
+
+
+@pytest.mark.parametrize("score", [0, 1])
+async def test_behind_more_than_a_worker_reads(world: World, score: int) -> None:
+    """Entries that no worker can ever start must not hide the others."""
+    async with redis.asyncio.Redis.from_url(world.environ["CARRYOUT_REDIS_URL"]) as queue:
+        for _ in range(2 * QUEUE_READ_LIMIT):
+            await _put_elsewhere(queue, score=score)
+        export = await world.ask(await world.create_user(records=10))
+        await world.start_worker()
+        assert (await world.ended(export)).status is ExportStatus.COMPLETED
+        await queue.flushall()
+
+
+@pytest.mark.parametrize("due", ["-inf", "+inf", str(-(2**63))])
+async def test_entry_without_a_time_costs_no_other_its_place(world: World, due: str) -> None:
+    async with redis.asyncio.Redis.from_url(world.environ["CARRYOUT_REDIS_URL"]) as queue:
+        await queue.zadd(QUEUE_NAME, {entry(uuid.uuid4(), 0): due})
+        export = await world.ask(await world.create_user(records=10))
+        await queue.zadd(QUEUE_NAME, {entry(export.id, 0): due})
+        worker = await world.start_worker()
+        assert (await world.ended(export)).status is ExportStatus.COMPLETED
+        await queue.flushall()
+    assert "worker_loop_failed" not in worker.log
+
+
+@pytest.mark.parametrize("kind", ["foreign value", "our value", "result", "entry", "entries", "health"])
+async def test_huge_rubbish_is_never_read(world: World, kind: str) -> None:
+    async with redis.asyncio.Redis.from_url(world.environ["CARRYOUT_REDIS_URL"]) as queue:
+        worker = await world.start_worker()
+        first = await world.ask(await world.create_user(records=10))
+        assert (await world.ended(first)).status is ExportStatus.COMPLETED
+        usual_bytes = _peak_bytes(worker)
+        worker.signal(signal.SIGSTOP)
+        export = await world.ask(await world.create_user(records=10))
+        await enqueue_huge(queue, kind, export.id)
+        worker.signal(signal.SIGCONT)
+        assert (await world.ended(export)).status is ExportStatus.COMPLETED
+        await world.until(lambda: _is_empty(queue), "the queue to be empty")
+        await queue.flushall()
+    assert _peak_bytes(worker) - usual_bytes < HUGE_BYTES / 10
+    await assert_healed(world)
+
+
+async def _is_empty(queue: "redis.asyncio.Redis") -> bool:
+    return not await queue.zcard(QUEUE_NAME)
+
+
+def _peak_bytes(worker: Process) -> int:
+    status = Path(f"/proc/{worker.child.pid}/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 @pytest.mark.parametrize("wrong_type", [False, True])

@@ -11,15 +11,16 @@ from structlog.testing import capture_logs
 
 from devstack.ports import keep_port
 from devstack.stack import Stack
-from service import exporting
+from service.bookkeeping.exports import Export, object_key
 from service.errors import OutageError, UnavailableError
-from service.exports import Export, object_key
+from service.formats import Format
 from tests.faults.oracle import at_rest
 from tests.faults.proxy import FaultProxy
 from tests.faults.world import World, open_world
-from tests.wires import Connection, Proxy
+from tests.support.exports import insert_export
+from tests.support.wires import Connection, Proxy
+from worker.expiry import expire_files
 from worker.orphans import remove_orphans
-from worker.repair import expire_files
 
 # Tried one after the other, they take longer than a test waits.
 ENDED_FILES = 60
@@ -82,7 +83,7 @@ async def test_held_files_keep_no_other(refusing_world: World, refusing_proxy: R
     ("kept_for", "next_in"),
     [("0 seconds", "1 minute"), ("10 minutes", "10 minutes"), ("30 days", "1 day")],
 )
-async def test_what_is_kept_is_tried_ever_less_often(
+async def test_a_file_that_cannot_be_deleted_is_retried_less_and_less_often(
     refusing_world: World, refusing_proxy: RefusingProxy, kept_for: str, next_in: str
 ) -> None:
     world, proxy = refusing_world, refusing_proxy
@@ -124,7 +125,7 @@ async def test_workers_share_what_is_to_be_deleted(refusing_world: World, refusi
 async def test_outage_ends_the_sweep(refusing_world: World, refusing_proxy: RefusingProxy) -> None:
     world, proxy = refusing_world, refusing_proxy
     export = await _create_forgotten(world)
-    orphans = [object_key(export.id, attempt, "csv") for attempt in (7, 8, 9)]
+    orphans = [object_key(export.id, attempt, Format.CSV, world.resources.mark) for attempt in (7, 8, 9)]
     for key in orphans:
         await world.resources.storage._put(key, b"left behind", "text/csv")
     proxy.refused = dict.fromkeys(orphans, HTTPStatus.UNAUTHORIZED)
@@ -138,7 +139,7 @@ async def test_outage_ends_the_sweep(refusing_world: World, refusing_proxy: Refu
 async def test_held_orphan_keeps_no_other(refusing_world: World, refusing_proxy: RefusingProxy) -> None:
     world, proxy = refusing_world, refusing_proxy
     export = await _create_forgotten(world)
-    held, *others = [object_key(export.id, attempt, "csv") for attempt in (7, 8, 9)]
+    held, *others = [object_key(export.id, attempt, Format.CSV, world.resources.mark) for attempt in (7, 8, 9)]
     for key in (held, *others):
         await world.resources.storage._put(key, b"left behind", "text/csv")
     proxy.refused = {held: HTTPStatus.FORBIDDEN}
@@ -180,7 +181,7 @@ async def _create_ended_files(world: World) -> None:
             SELECT gen_random_uuid(), 'csv', true, 1, 'completed', 1, now(), now(),
                    1, $1 || gen_random_uuid() || '/1.csv', 1, sha256(''), now()
             FROM generate_series(1, $2::int)""",
-            exporting.bucket_url(world.resources) + "exports/",
+            world.resources.storage.url + "exports/",
             ENDED_FILES,
         )
 
@@ -190,22 +191,11 @@ async def _list_ended_keys(world: World) -> list[str]:
         rows = await connection.fetch(
             "SELECT file_url FROM carryout.export_jobs WHERE file_deleted_at IS NULL ORDER BY file_url"
         )
-    return [row["file_url"].removeprefix(exporting.bucket_url(world.resources)) for row in rows]
+    return [row["file_url"].removeprefix(world.resources.storage.url) for row in rows]
 
 
 async def _create_forgotten(world: World) -> Export:
-    """What a request leaves whose process is killed before it asks Redis. It counts as forgotten in some seconds."""
+    """The export of a request whose process is killed before it asks Redis. It counts as forgotten in some seconds."""
     user_id = await world.create_user(records=10)
-    async with exporting.open_transaction(world.resources) as connection:
-        created = await world.resources.exports.create(
-            connection,
-            user_id=user_id,
-            format_="csv",
-            queued=True,
-            estimated_records=10,
-            idempotency_key=None,
-            request_id=None,
-            traceparent=None,
-        )
-    assert created
-    return created
+    async with world.database() as connection:
+        return await insert_export(world.resources.exports, connection, user_id=user_id)

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import email
 import email.policy
-import os
 import signal
 import sys
 import uuid
@@ -15,16 +14,17 @@ from pathlib import Path
 
 import redis.asyncio
 
-from devstack.sample import SAMPLE_DIR
+from devstack.sample import SAMPLE_DIR, grant_reader
 from devstack.stack import Stack
-from service import exporting, requesting
-from service.audit import Actor
-from service.bootstrap import Resources, open_resources
-from service.database import Connection, connect, migrate
-from service.encoders import Format
-from service.exports import Export
-from service.settings import SQL_DIR, from_env
-from tests.sql.databases import open_database
+from service.backends.database import Connection, connect
+from service.bookkeeping.exports import Export
+from service.formats import Format
+from service.resources import Resources, open_resources
+from service.settings import from_env
+from tests.sql.databases import database_environ, migrate_as_owner, open_database
+from tests.support import processes
+from tests.support.exports import start_export
+from tests.support.processes import CARRYOUT
 
 HEALING_SECONDS = 30.0
 # Short, so that a lost worker is missed soon; long enough for a busy machine.
@@ -33,12 +33,14 @@ QUICK = {
     "CARRYOUT_SWEEP_SECONDS": "2",
     "CARRYOUT_WORKER_GRACE_SECONDS": "0.2",
     "CARRYOUT_EXPORTS_PER_HOUR": "1000",
+    "CARRYOUT_STREAMS_PER_HOUR": "1000",
+    "CARRYOUT_KEPT_FILES": "1000",
     "CARRYOUT_PUBLIC_URL": "http://127.0.0.1:1",
 }
 
 
 class Process:
-    """A real child process; whatever it is told, its output goes to `log_path`."""
+    """A real child process. Its output always goes to `log_path`."""
 
     def __init__(self, child: asyncio.subprocess.Process, log_path: Path) -> None:
         self.child = child
@@ -63,6 +65,7 @@ class World:
     environ: dict[str, str]
     resources: Resources
     folder: Path
+    database_url: str
     processes: list[Process] = field(default_factory=list)
     healing_seconds: float = HEALING_SECONDS
 
@@ -76,22 +79,15 @@ class World:
         await self.until(started, "the worker to start")
         return worker
 
-    async def start_api(self, port: int, *, crash_at: str = "") -> Process:
-        return await self._start(f"serve --port {port}", crash_at, {})
+    async def start_api(self, port: int, *, crash_at: str = "", **environ: str) -> Process:
+        return await self._start(f"serve --port {port}", crash_at, environ)
 
     async def _start(self, command: str, crash_at: str, environ: dict[str, str]) -> Process:
-        module = ["tests.faults.crashing", crash_at] if crash_at else ["service.cli"]
+        program = [sys.executable, "-m", "tests.faults.crashing", crash_at] if crash_at else CARRYOUT
         log_path = self.folder / f"{len(self.processes)}.log"
         with log_path.open("wb") as log:
-            child = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                *module,
-                *command.split(),
-                env=dict(os.environ) | self.environ | environ,
-                stdout=log,
-                stderr=log,
-                cwd=SQL_DIR.parent,
+            child = await processes.start(
+                self.environ | environ, *command.split(), program=program, stdout=log, stderr=log
             )
         process = Process(child, log_path)
         self.processes.append(process)
@@ -99,7 +95,7 @@ class World:
 
     async def create_user(self, *, records: int) -> uuid.UUID:
         """A user with that many records, the profile included."""
-        async with connect(self.environ["CARRYOUT_DATABASE_URL"]) as connection:
+        async with connect(self.database_url) as connection:
             user_id: uuid.UUID = await connection.fetchval(
                 """INSERT INTO public.users (email, name, password_hash)
                 VALUES (gen_random_uuid() || '@example.com', 'Ada', 'x') RETURNING id"""
@@ -113,19 +109,12 @@ class World:
             )
             return user_id
 
-    async def ask(self, user_id: uuid.UUID, format_: Format = "csv", *, at_once: bool = False) -> Export:
-        """What POST /api/export does; queued, unless it is to be made `at_once`."""
-        request = requesting.ExportRequest(
-            user_id,
-            format_,
-            Actor("user", str(user_id), request_id="test"),
-            respond_async=not at_once,
-        )
-        export, _ = await requesting.request_export(self.resources, request)
-        return export
+    async def ask(self, user_id: uuid.UUID, format_: Format = Format.CSV, *, at_once: bool = False) -> Export:
+        """As POST /api/export does: queued, unless it is to be made `at_once`."""
+        return await start_export(self.resources, user_id, format_, queued=not at_once)
 
     async def find(self, export: Export) -> Export:
-        async with exporting.open_connection(self.resources) as connection:
+        async with self.resources.connection() as connection:
             found = await self.resources.exports.find(connection, export.id)
         assert found is not None
         return found
@@ -157,21 +146,22 @@ class World:
 
     @asynccontextmanager
     async def database(self) -> AsyncIterator[Connection]:
-        async with connect(self.environ["CARRYOUT_DATABASE_URL"]) as connection:
+        async with connect(self.database_url) as connection:
             yield connection
 
 
 @asynccontextmanager
 async def open_world(stack: Stack, folder: Path, **environ: str) -> AsyncIterator[World]:
-    async with open_database(stack.environ["CARRYOUT_DATABASE_URL"]) as database_url:
-        settings = stack.environ | QUICK | {"CARRYOUT_DATABASE_URL": database_url} | environ
-        await migrate(database_url, user_id_type="uuid")
+    async with open_database(stack.admin_url) as database_url:
+        settings = stack.environ | QUICK | database_environ(stack, database_url) | environ
+        await migrate_as_owner(stack, database_url)
         async with connect(database_url) as connection:
             await connection.execute((SAMPLE_DIR / "schema.sql").read_text())
+        await grant_reader(database_url, stack.reader_password)
         async with redis.asyncio.Redis.from_url(settings["CARRYOUT_REDIS_URL"]) as queue:
             await queue.flushall()
         async with open_resources(from_env(settings)) as resources:
-            world = World(stack, settings, resources, folder)
+            world = World(stack, settings, resources, folder, database_url)
             try:
                 yield world
             finally:

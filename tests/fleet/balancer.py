@@ -1,10 +1,10 @@
-"""What stands before the processes: each new connection goes to the next one, whoever asks."""
+"""A load balancer before the processes: each new connection goes to the next process."""
 
 import asyncio
 import itertools
 from collections.abc import Sequence
 
-from tests.wires import Connection, Proxy
+from tests.support.wires import Connection, Proxy
 
 
 class Balancer(Proxy):

@@ -7,36 +7,27 @@ import json
 import os
 import re
 import signal
-import sys
-import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from email.message import EmailMessage
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
-import jwt
 
-from devstack.ports import ask, keep_port
-from devstack.process import ChildProcess, Command
-from devstack.stack import Stack
-from service.settings import from_env
-from service.storage import open_storage
-from tests.factories import CANARY, Connection
+from devstack.ports import keep_port
 from tests.fleet.balancer import Balancer
-from tests.leaks import CELL_CANARY
+from tests.fleet.surroundings import Surrounding
+from tests.support import processes
+from tests.support.factories import CANARY, Connection
+from tests.support.leaks import CELL_CANARY
 
-CARRYOUT: Command = [sys.executable, "-m", "service.cli"]
 APIS = ("api-1", "api-2")
 WORKERS = ("worker-1", "worker-2", "worker-3")
 PATIENCE_SECONDS = 60.0
-REDIS_DATABASE = "5"  # the other tests' queue is in 0
 TEXT = f"{CELL_CANARY} text"
 LINK = re.compile(r"^http\S+", re.MULTILINE)
 
@@ -66,51 +57,52 @@ class Person:
 @dataclass(frozen=True)
 class Fleet:
     url: str
+    surrounding: Surrounding
     environ: dict[str, str] = field(repr=False)
     run_dir: Path
-    mail_dir: Path
-    bucket: Path
     balancer: Balancer
     database: Connection
 
+    @property
+    def bucket(self) -> Path:
+        return self.surrounding.bucket
+
     async def run(self, *arguments: str) -> str:
-        """What the command `carryout …` prints."""
-        process = await asyncio.create_subprocess_exec(
-            *CARRYOUT, *arguments, env=self.environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )
-        printed, errors = await process.communicate()
-        assert process.returncode == 0, errors.decode()
-        return printed.decode()
+        """The output of the command `carryout …`."""
+        ended = await processes.run(self.environ, *arguments)
+        assert ended.status == 0, ended.err
+        return ended.out
 
     @asynccontextmanager
     async def started_api(self, name: str, **environ: str) -> AsyncIterator[str]:
         """The URL of another API process with settings of its own, beside the balancer."""
-        port, child = keep_port(self.run_dir / f"{name}.port"), ChildProcess(name, self.run_dir)
-        try:
-            await _start(child, self.environ | environ, port)
+        async with processes.open_api(self.environ | environ, self.run_dir, name) as port:
             yield f"http://127.0.0.1:{port}"
-        finally:
-            await child.stop()
 
     async def create_person(self, records: int = 5, *, text: str = TEXT) -> Person:
-        """Somebody whose export has so many records, with `text` in every text cell."""
+        """A user whose export has so many records, with `text` in every text cell."""
         address = f"{uuid.uuid4()}@example.com"
         user_id: uuid.UUID = await self.database.fetchval(_INSERT_USER, address, text, CANARY)
         activity = records // 2
         await self.database.execute(_INSERT_ACTIVITY, user_id, activity, text)
         await self.database.execute(_INSERT_CONTENT, user_id, records - 1 - activity, text)
-        return self.sign_in(user_id, address)
+        await self.surrounding.replayed()
+        return await self.sign_in(user_id, address)
 
-    def sign_in(self, user_id: uuid.UUID, address: str = "") -> Person:
-        claims = {"sub": str(user_id), "exp": int(time.time()) + 600}
-        token = jwt.encode(claims, self.environ["CARRYOUT_JWT_SECRET"], "HS256")
+    async def sign_in(self, user_id: uuid.UUID, address: str = "") -> Person:
+        token = await self.surrounding.sign_in(user_id)
         return Person(user_id, address, {"Authorization": f"Bearer {token}"})
+
+    async def change(self, query: str, *arguments: object) -> None:
+        """Change the application's data, and wait until exports read it."""
+        await self.database.execute(query, *arguments)
+        await self.surrounding.replayed()
 
     async def mail_to(self, person: Person) -> EmailMessage:
         """The one mail they get."""
 
         async def find() -> EmailMessage | None:
-            mails = [path.read_bytes() for path in self.mail_dir.glob("*.eml")]
+            mails = [path.read_bytes() for path in self.surrounding.mail_dir.glob("*.eml")]
             found = [mail for mail in mails if mail.partition(b"\r\n\r\n")[0].count(person.email.encode())]
             assert len(found) <= 1
             return email.message_from_bytes(found[0], policy=email.policy.default) if found else None
@@ -140,7 +132,7 @@ class Fleet:
 
     @contextmanager
     def workers_paused(self) -> Iterator[None]:
-        """What is queued meanwhile stays pending."""
+        """Exports that are queued meanwhile stay pending."""
         self._signal_workers(signal.SIGSTOP)
         try:
             yield
@@ -149,19 +141,22 @@ class Fleet:
 
     @asynccontextmanager
     async def source_locked(self) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-        """Whoever reads a user meanwhile waits; gives what returns when somebody does."""
-        connection = await asyncpg.connect(self.environ["CARRYOUT_DATABASE_URL"])
+        """Sessions that read a user meanwhile wait. Yields a function that returns once a session waits."""
+        connection = await asyncpg.connect(self.surrounding.database_url)
+        reading = await asyncpg.connect(self.surrounding.source_url)
         waiting = "SELECT true FROM pg_locks WHERE relation = 'public.users'::regclass AND NOT granted"
 
-        async def until_somebody_waits() -> None:
-            await until(lambda: self.database.fetchval(waiting))
+        async def until_a_reader_waits() -> None:
+            await until(lambda: reading.fetchval(waiting))
 
         try:
             async with connection.transaction():
                 await connection.execute("LOCK TABLE public.users IN ACCESS EXCLUSIVE MODE")
-                yield until_somebody_waits
+                await self.surrounding.replayed()
+                yield until_a_reader_waits
         finally:
             await connection.close()
+            await reading.close()
 
     def _signal_workers(self, number: signal.Signals) -> None:
         for name in WORKERS:
@@ -201,45 +196,20 @@ def link_in(mail: EmailMessage) -> str:
 
 
 @asynccontextmanager
-async def open_fleet(stack: Stack, database_url: str, run_dir: Path) -> AsyncIterator[Fleet]:
-    ports = {name: keep_port(run_dir / f"{name}.port") for name in ("balancer", *APIS, *WORKERS)}
-    url = f"http://127.0.0.1:{ports['balancer']}"
-    bucket = stack.data_dir / "objects" / run_dir.name
-    async with open_storage(from_env({**stack.environ, "CARRYOUT_PUBLIC_URL": url})) as storage:
-        # Not by mkdir: the server remembers for minutes which folders it has seen.
-        await storage._client.create_bucket(Bucket=bucket.name)
+async def open_fleet(surrounding: Surrounding, run_dir: Path) -> AsyncIterator[Fleet]:
+    balancer_port = keep_port(run_dir / "balancer.port")
+    url = f"http://127.0.0.1:{balancer_port}"
     environ = {
-        **os.environ,
-        **stack.environ,
-        "CARRYOUT_DATABASE_URL": database_url,
-        "CARRYOUT_REDIS_URL": urlsplit(stack.environ["CARRYOUT_REDIS_URL"])._replace(path=REDIS_DATABASE).geturl(),
-        "CARRYOUT_S3_BUCKET": bucket.name,
+        **surrounding.environ,
         "CARRYOUT_PUBLIC_URL": url,
         "CARRYOUT_ACQUIRE_TIMEOUT_SECONDS": "20",  # the most
         "CARRYOUT_LOG_LEVEL": "debug",  # the more lines, the more there is for leaks.py to find
     }
     async with AsyncExitStack() as opened:
-        starts = []
-        for name in (*APIS, *WORKERS):
-            child = ChildProcess(name, run_dir)
-            opened.push_async_callback(child.stop)
-            starts.append(_start(child, environ, ports[name]))
-        await asyncio.gather(*starts)
-        balancer = await opened.enter_async_context(Balancer([ports[name] for name in APIS]).open(ports["balancer"]))
-        database = await asyncpg.connect(database_url)
+        apis = [opened.enter_async_context(processes.open_api(environ, run_dir, name)) for name in APIS]
+        workers = [opened.enter_async_context(processes.open_worker(environ, run_dir, name)) for name in WORKERS]
+        ports = await asyncio.gather(*apis, *workers)
+        balancer = await opened.enter_async_context(Balancer(ports[: len(APIS)]).open(balancer_port))
+        database = await asyncpg.connect(surrounding.database_url)
         opened.push_async_callback(database.close)
-        yield Fleet(url, environ, run_dir, stack.mail_dir, bucket, balancer, database)
-
-
-async def _start(child: ChildProcess, environ: Mapping[str, str], port: int) -> None:
-    if child.name in WORKERS:
-        command: Command = [*CARRYOUT, "worker"]
-        environ = {**environ, "CARRYOUT_WORKER_METRICS_PORT": str(port)}
-    else:
-        command = [*CARRYOUT, "serve", "--port", str(port)]
-    await child.spawn(command, environ)
-    await until(partial(_is_alive, port))
-
-
-async def _is_alive(port: int) -> bool:
-    return b" 200 " in await ask(port, b"GET /livez HTTP/1.0\r\n\r\n")
+        yield Fleet(url, surrounding, environ, run_dir, balancer, database)

@@ -7,10 +7,11 @@ from collections import Counter
 import httpx
 import pytest
 
+from service.formats import STREAMED_FORMATS
 from tests.api.conftest import ASYNC, CSV, JSON
 from tests.api.problems import read_problem
-from tests.documents import read_csv
 from tests.fleet.fleet import Fleet, Person, link_in, until_ended
+from tests.support.documents import read_csv
 
 WEEK = dt.timedelta(days=7)
 
@@ -27,7 +28,7 @@ async def test_the_balancer_takes_turns(fleet: Fleet, client: httpx.AsyncClient)
     assert len(set(fleet.balancer.taken[-2:])) == 2
 
 
-@pytest.mark.parametrize("format_", ["csv", "json"])
+@pytest.mark.parametrize("format_", STREAMED_FORMATS)
 async def test_small(fleet: Fleet, client: httpx.AsyncClient, format_: str) -> None:
     person = await fleet.create_person(999)
     asked_at = dt.datetime.now(dt.UTC)

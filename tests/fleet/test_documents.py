@@ -1,4 +1,4 @@
-"""What is in the documents, told from the stream, which is the same document as the file."""
+"""The contents of documents, read from the stream, which is the same document as the file."""
 
 import asyncio
 import json
@@ -6,10 +6,11 @@ import json
 import httpx
 import pytest
 
+from service.formats import STREAMED_FORMATS, Format
 from tests.api.problems import read_problem
-from tests.documents import read_csv
-from tests.factories import CANARY
 from tests.fleet.fleet import TEXT, Fleet, Person, until
+from tests.support.documents import read_csv, read_xlsx
+from tests.support.factories import CANARY
 
 STREAM = "/api/export/stream"
 HEADER = (
@@ -21,12 +22,10 @@ RUN_BY_SPREADSHEETS = ["=1+1", "+49 30", "-1", "@SUM(A1)", "\ttab", "\rreturn"]
 
 @pytest.fixture(scope="module")
 async def person(fleet: Fleet) -> Person:
-    """Somebody with every kind of cell: each name of a section says what is odd about its row."""
+    """A user with every kind of cell. Each name of a section says what is odd about its row."""
     made = await fleet.create_person(1, text=f'{TEXT}, "quoted"')
-    await fleet.database.execute(
-        "UPDATE public.users SET created_at = '2026-01-02 03:04:05.678Z' WHERE id = $1", made.id
-    )
-    await fleet.database.execute(
+    await fleet.change("UPDATE public.users SET created_at = '2026-01-02 03:04:05.678Z' WHERE id = $1", made.id)
+    await fleet.change(
         """INSERT INTO public.activity (id, user_id, kind, ip, detail, occurred_at) OVERRIDING SYSTEM VALUE VALUES
         (-2, $1, '', NULL, NULL, '2026-02-01 00:00+02'), (-1, $1, $2, '2001:db8::1', '{"n": -1.50}', '2026-02-02Z')""",
         made.id,
@@ -36,6 +35,7 @@ async def person(fleet: Fleet) -> Person:
         "INSERT INTO public.content (user_id, title, body, created_at) VALUES ($1, $2, $3, '2026-03-01Z')",
         [(made.id, formula, "two\r\nlines") for formula in RUN_BY_SPREADSHEETS],
     )
+    await fleet.surrounding.replayed()
     return made
 
 
@@ -90,13 +90,21 @@ async def test_byte_order_mark(client: httpx.AsyncClient, person: Person) -> Non
     assert marked.content == b"\xef\xbb\xbf" + plain.content
 
 
-@pytest.mark.parametrize("format_", ["csv", "json"])
+@pytest.mark.parametrize("format_", STREAMED_FORMATS)
 async def test_the_file_is_the_same_document(client: httpx.AsyncClient, person: Person, format_: str) -> None:
     made = await client.post("/api/export", json={"format": format_}, headers=person.headers)
     file = await client.get(made.json()["download_url"], follow_redirects=True)
     stream = await get(client, person, f"format={format_}")
     assert made.json()["record_count"] == 9
-    assert file.content.partition(b"\n")[2] == stream.content.partition(b"\n")[2]  # a JSON one begins with its time
+    assert without_time(file.content, format_) == without_time(stream.content, format_)
+
+
+def without_time(content: bytes, format_: str) -> object:
+    """A JSON document begins with its time, and a workbook's last sheet holds it."""
+    if format_ == Format.XLSX:
+        *sheets, _ = read_xlsx(content).items()
+        return sheets
+    return content.partition(b"\n")[2]
 
 
 async def test_both_ends_are_audited(fleet: Fleet, client: httpx.AsyncClient) -> None:
@@ -125,9 +133,9 @@ async def test_head_reads_nothing(fleet: Fleet, client: httpx.AsyncClient) -> No
 
 async def test_one_stream_at_a_time(fleet: Fleet, client: httpx.AsyncClient) -> None:
     person = await fleet.create_person()
-    async with fleet.source_locked() as until_somebody_waits:
+    async with fleet.source_locked() as until_a_reader_waits:
         first = asyncio.create_task(get(client, person, "format=csv"))
-        await until_somebody_waits()
+        await until_a_reader_waits()
         for _ in range(2):  # one to each process
             refused = read_problem(await get(client, person, "format=csv"), 409)
             assert refused["detail"] == "A stream of your data is already running"
@@ -135,8 +143,8 @@ async def test_one_stream_at_a_time(fleet: Fleet, client: httpx.AsyncClient) -> 
 
 
 async def test_a_user_the_application_has_not(fleet: Fleet, client: httpx.AsyncClient) -> None:
-    stranger = fleet.sign_in((await fleet.create_person()).id)
-    await fleet.database.execute("DELETE FROM public.users WHERE id = $1", stranger.id)
+    stranger = await fleet.sign_in((await fleet.create_person()).id)
+    await fleet.change("DELETE FROM public.users WHERE id = $1", stranger.id)
     for response in (
         await get(client, stranger, "format=csv"),
         await client.post("/api/export", json={"format": "csv"}, headers=stranger.headers),

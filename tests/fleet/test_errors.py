@@ -1,4 +1,4 @@
-"""What is refused, and how it is said: the same problem+json from everywhere."""
+"""Refused requests get the same problem+json from every process."""
 
 import json
 import time
@@ -20,6 +20,7 @@ NEEDS_TOKEN = [
     *((method, f"{CREATE}/{uuid.UUID(int=1)}") for method in ("GET", "DELETE")),
     *(("GET", f"{CREATE}/{uuid.UUID(int=1)}/{name}") for name in ("download", "downloads", "events")),
 ]
+ANOTHER_SECRET = "another secret of at least 64 bytes, which is as many as HS512 wants"
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 JSON = {"Content-Type": "application/json"}
 BODIES: list[tuple[bytes, dict[str, str], int]] = [
@@ -33,18 +34,18 @@ BODIES: list[tuple[bytes, dict[str, str], int]] = [
     (b"[" * 10_000, JSON, 400),
     (b"{}", JSON, 422),
     (b"[]", JSON, 422),
-    (b'{"format":"xlsx"}', JSON, 422),
+    (b'{"format":"pdf"}', JSON, 422),
     (b'{"format":1}', JSON, 422),
     (b'{"format":"csv","since":"2026-01-01"}', JSON, 422),
 ]
-STREAM_QUERIES = ["", "format=xlsx", "format=csv&bom=2", "format=json&bom=1", "format=csv&limit=1", "format=csv%00"]
+STREAM_QUERIES = ["", "format=pdf", "format=csv&bom=2", "format=json&bom=1", "format=csv&limit=1", "format=csv%00"]
 
 
 @pytest.mark.parametrize(("body", "headers", "status"), BODIES, ids=range(len(BODIES)))
 async def test_bodies(
     fleet: Fleet, client: httpx.AsyncClient, body: bytes, headers: dict[str, str], status: int
 ) -> None:
-    stranger = fleet.sign_in(uuid.uuid4())
+    stranger = await fleet.sign_in(uuid.uuid4())
     response = await client.post(CREATE, content=body, headers=stranger.headers | headers)
     problem = read_problem(response, status)
     assert "Traceback" not in response.text
@@ -52,35 +53,37 @@ async def test_bodies(
 
 
 async def test_the_faulty_field_is_named(fleet: Fleet, client: httpx.AsyncClient) -> None:
-    stranger = fleet.sign_in(uuid.uuid4())
-    for body, named in (({"format": "xlsx"}, "$.format"), ({"format": "csv", "since": 1}, "since"), ({}, "format")):
+    stranger = await fleet.sign_in(uuid.uuid4())
+    for body, named in (({"format": "pdf"}, "$.format"), ({"format": "csv", "since": 1}, "since"), ({}, "format")):
         response = await client.post(CREATE, json=body, headers=stranger.headers)
         assert named in read_problem(response, 422)["detail"]
 
 
 @pytest.mark.parametrize("query", STREAM_QUERIES)
 async def test_streams(fleet: Fleet, client: httpx.AsyncClient, query: str) -> None:
-    read_problem(await client.get(f"{CREATE}/stream?{query}", headers=fleet.sign_in(uuid.uuid4()).headers), 400)
+    read_problem(await client.get(f"{CREATE}/stream?{query}", headers=(await fleet.sign_in(uuid.uuid4())).headers), 400)
 
 
 @pytest.mark.parametrize(("method", "path"), NEEDS_TOKEN)
-async def test_nobody_without_a_token(client: httpx.AsyncClient, method: str, path: str) -> None:
+async def test_a_request_without_a_token_is_refused(client: httpx.AsyncClient, method: str, path: str) -> None:
     response = await client.request(method, path)
     assert read_problem(response, 401)["detail"] == "Missing or invalid token"
     assert response.headers["www-authenticate"] == "Bearer"
 
 
 async def test_wrong_tokens(fleet: Fleet, client: httpx.AsyncClient) -> None:
-    secret, now = fleet.environ["CARRYOUT_JWT_SECRET"], int(time.time())
+    # Where a provider signs, tokens of another secret are wrong by their signature, too.
+    secret, now = fleet.environ["CARRYOUT_JWT_SECRET"] or ANOTHER_SECRET, int(time.time())
     good: dict[str, Any] = {"sub": str(uuid.uuid4()), "exp": now + 600}
-    header, payload, signature = jwt.encode(good, secret, "HS256").split(".")
+    token = (await fleet.sign_in(uuid.uuid4())).headers["Authorization"].removeprefix("Bearer ")
+    header, payload, signature = token.split(".")
     wrong = [
         jwt.encode({**good, "exp": now - 600}, secret, "HS256"),
         jwt.encode({"sub": good["sub"]}, secret, "HS256"),
         jwt.encode({"exp": good["exp"]}, secret, "HS256"),
         jwt.encode({**good, "sub": "ada"}, secret, "HS256"),
         jwt.encode({**good, "nbf": now + 600}, secret, "HS256"),
-        jwt.encode(good, "another secret of at least 32 bytes", "HS256"),
+        jwt.encode(good, ANOTHER_SECRET[::-1], "HS256"),
         jwt.encode(good, secret, "HS512"),
         jwt.encode(good, "", "none"),
         f"{header}.{payload}.",

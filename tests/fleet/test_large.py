@@ -9,7 +9,7 @@ from tests.fleet.fleet import TEXT, Fleet, Person, link_in, until_ended
 
 @pytest.fixture(scope="module")
 async def crowd(fleet: Fleet) -> Person:
-    """Somebody with 100,000 records."""
+    """A user with 100,000 records."""
     return await fleet.create_person(100_000)
 
 
@@ -24,12 +24,13 @@ async def test_up_to_a_hundred_thousand(fleet: Fleet, client: httpx.AsyncClient,
 
 
 async def test_not_one_more(fleet: Fleet, client: httpx.AsyncClient, crowd: Person) -> None:
-    await fleet.database.execute("INSERT INTO public.content (user_id, title) VALUES ($1, $2)", crowd.id, TEXT)
+    await fleet.change("INSERT INTO public.content (user_id, title) VALUES ($1, $2)", crowd.id, TEXT)
     for refused in (
         await client.post("/api/export", json={"format": "json"}, headers=crowd.headers),
         await client.get("/api/export/stream?format=csv", headers=crowd.headers),
     ):
-        problem = read_problem(refused, 422, "record_count", "limit", "suggestion")
+        problem = read_problem(refused, 422, "record_count", "limit", "suggestion", "ranges")
         assert problem["detail"] == "Export too large, please filter data"
         assert (problem["record_count"], problem["limit"]) == ("more than 100000", 100_000)
-        assert "date-range filters" in problem["suggestion"]
+        assert "date ranges" in problem["suggestion"]
+        assert sum(one["record_count"] for one in problem["ranges"]) == 100_002

@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from tests.api.problems import read_problem
-from tests.factories import CANARY
 from tests.fleet.conftest import Keys
 from tests.fleet.fleet import TEXT, Fleet, Person, until
+from tests.support.factories import CANARY
 
 EXPORT, EXPORT_FULL = "/api/v1/users/export", "/api/v1/users/export-full"
 ALIVE, SIMPLE = "/api/v1/users/export-alive", "/api/v1/users/export-simple"
@@ -94,7 +94,9 @@ async def test_trail(fleet: Fleet, client: httpx.AsyncClient, keys: Keys, person
 
 
 @pytest.mark.parametrize("path", [EXPORT, EXPORT_FULL])
-async def test_nobody_without_a_key(fleet: Fleet, client: httpx.AsyncClient, keys: Keys, path: str) -> None:
+async def test_a_request_without_a_right_key_is_refused(
+    fleet: Fleet, client: httpx.AsyncClient, keys: Keys, path: str
+) -> None:
     right = keys.both["X-API-Key"]
     assert (await client.get(path, headers={"Authorization": f"Bearer {right}"})).status_code == 200
     wrong: list[dict[str, str]] = [
@@ -154,7 +156,7 @@ async def test_flags_are_switched_without_a_restart(fleet: Fleet, client: httpx.
     for path in FLAGS:
         problem = read_problem(await client.get(path, headers=keys.both), 403)
         assert problem["detail"] == "Export feature not enabled"
-    read_problem(await client.get(EXPORT), 401)  # who asks comes first
+    read_problem(await client.get(EXPORT), 401)  # the credentials are checked first
     assert (await fleet.run("features", "list")).count("switched") == len(FLAGS)
     await switch(fleet, client, keys, "enable", 200)
 

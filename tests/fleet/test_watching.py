@@ -1,4 +1,4 @@
-"""An export as its owner sees it, and as nobody else does."""
+"""An export as its owner sees it. Other users can't see it."""
 
 import uuid
 from contextlib import ExitStack
@@ -58,9 +58,9 @@ async def test_cancelled_while_a_worker_makes_it(fleet: Fleet, client: httpx.Asy
     with ExitStack() as paused:
         paused.enter_context(fleet.workers_paused())
         path = f"/api/export/{await ask(client, person, ASYNC)}"
-        async with fleet.source_locked() as until_somebody_waits:
+        async with fleet.source_locked() as until_a_reader_waits:
             paused.close()
-            await until_somebody_waits()
+            await until_a_reader_waits()
             running = (await client.get(path, headers=person.headers)).json()
             deleted = await client.delete(path, headers=person.headers)
     assert (running["status"], deleted.status_code) == ("processing", 204)
@@ -89,7 +89,7 @@ async def test_listed_newest_first(fleet: Fleet, client: httpx.AsyncClient) -> N
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "after=x", "page=2", "limit=1&limit=2"])
 async def test_pages_that_are_none(fleet: Fleet, client: httpx.AsyncClient, query: str) -> None:
-    stranger = fleet.sign_in(uuid.uuid4())
+    stranger = await fleet.sign_in(uuid.uuid4())
     read_problem(await client.get(f"/api/export?{query}", headers=stranger.headers), 400)
 
 

@@ -1,4 +1,4 @@
-"""Whatever bytes a stranger sends: each parser that sees them first gives a value, or an error that we know."""
+"""Each parser of untrusted bytes returns a value or raises an error that we know."""
 
 import ipaddress
 import uuid
@@ -14,12 +14,15 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import Message
 
-from service.api import downloads, error_pages, exports, middleware
-from service.api.compression import negotiate
-from service.api.proxies import ProxyMiddleware
-from service.api.requests import job_id_of, query_params, read_json
-from service.auth import open_jwt_verifier
-from service.bootstrap import Resources
+from service.access.api_keys import KeyRepository
+from service.access.links import LinkSigner
+from service.access.tokens import open_jwt_verifier
+from service.api import downloads, exports
+from service.api.http import middleware, problem_pages
+from service.api.http.compression import negotiate
+from service.api.http.proxies import ProxyMiddleware
+from service.api.http.requests import idempotency_key, job_id_of, prefers, query_params, read_json
+from service.bookkeeping.exports import Export
 from service.errors import (
     AuthenticationError,
     ExportNotFoundError,
@@ -27,13 +30,12 @@ from service.errors import (
     InvalidValueError,
     RangeNotSatisfiableError,
 )
-from service.exports import Export
-from service.keys import KeyRepository
-from service.links import LinkSigner
-from service.tracing import trace_id_of
-from tests.factories import Connection
+from service.formats import Format
+from service.resources import Resources
+from service.telemetry.tracing import trace_id_of
 from tests.hostile.conftest import report
-from tests.tokens import SECRET, make_settings
+from tests.support.factories import Connection
+from tests.support.tokens import SECRET, make_settings
 
 SIZE = 1_000
 SIGNER = LinkSigner([SECRET])
@@ -41,7 +43,7 @@ JOB = uuid.UUID(int=1)
 LINK = SIGNER.sign(JOB, datetime(2026, 1, 1, tzinfo=UTC)).partition("&signature=")
 KEY = "co_abcdefgh_" + "A" * 43
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-# What fixtures there are hold nothing that one example could spoil for the next.
+# The fixtures hold no state that one example could spoil for the next.
 FUZZ = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 tried: Counter[str] = Counter()
 
@@ -53,7 +55,7 @@ def _count(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def like(*examples: str) -> st.SearchStrategy[str]:
-    """What a header can hold, Latin-1, and much of it pieces of what belongs there."""
+    """Latin-1 text, as a header can hold, and much of it made of valid pieces."""
     pieces = [piece for text in examples for piece in (text, text[: len(text) // 2], text[len(text) // 2 :])]
     noise = st.text(st.characters(codec="latin-1", exclude_characters="\0\r\n"), max_size=10)
     return st.lists(st.sampled_from([*pieces, ",", ";", "=", "-", " "]) | noise, max_size=8).map("".join)
@@ -120,7 +122,7 @@ async def test_bodies(body: bytes) -> None:
         read = await read_json(Request(scope, receive), exports.CreateExport, wanted=exports.WANTED_BODY)
     except (InvalidRequestError, InvalidValueError):
         return
-    assert read.format in {"csv", "json"}
+    assert read.format in Format
 
 
 @FUZZ
@@ -162,9 +164,9 @@ def test_media_types(values: list[str]) -> None:
     """No page without its name, nor to whom JSON is as dear; one to whom nothing else is. The last word counts."""
     tried["Accept"] += 1
     others = ("*/*;q=0", "application/json;q=0", "application/problem+json;q=0")
-    assert "text/html" in ",".join(values).lower() or not error_pages.prefers_html(ask("Accept", *values))
-    assert not error_pages.prefers_html(ask("Accept", *values, "application/json"))
-    assert error_pages.prefers_html(ask("Accept", *values, *others, "text/html;q=0.001"))
+    assert "text/html" in ",".join(values).lower() or not problem_pages.prefers_html(ask("Accept", *values))
+    assert not problem_pages.prefers_html(ask("Accept", *values, "application/json"))
+    assert problem_pages.prefers_html(ask("Accept", *values, *others, "text/html;q=0.001"))
 
 
 @FUZZ
@@ -198,7 +200,7 @@ def test_forwarded_addresses(values: list[str]) -> None:
 
 
 async def _nowhere(*_asgi: object) -> None:
-    raise AssertionError("nobody calls it")
+    raise AssertionError("it is never called")
 
 
 @FUZZ
@@ -209,10 +211,10 @@ async def _nowhere(*_asgi: object) -> None:
 def test_preferences_and_idempotency_keys(prefer: str, key: str) -> None:
     tried["Prefer"] += 1
     tried["Idempotency-Key"] += 1
-    assert "respond-async" in prefer.lower() or not exports._prefers_async(ask("Prefer", prefer))
-    assert exports._prefers_async(ask("Prefer", prefer, "respond-async"))
+    assert "respond-async" in prefer.lower() or not prefers(ask("Prefer", prefer), "respond-async")
+    assert prefers(ask("Prefer", prefer, "respond-async"), "respond-async")
     try:
-        accepted = exports._idempotency_key(ask("Idempotency-Key", key))
+        accepted = idempotency_key(ask("Idempotency-Key", key))
     except InvalidRequestError:
         return
     assert accepted == key

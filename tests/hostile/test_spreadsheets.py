@@ -8,6 +8,7 @@ import io
 import re
 import shutil
 import subprocess
+import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,16 +18,14 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from service.api.app import create_app
-from service.bootstrap import open_resources
-from service.database import connect
+from service.backends.database import connect
 from service.settings import Settings
 from tests.api.conftest import CSV
 from tests.api.problems import bearer
-from tests.api.serving import serve
-from tests.conftest import PUBLIC_URL, OpenDatabase, Token, on_database, patient_client
-from tests.factories import CANARY, Connection, create_user
-from tests.operators import create_key
+from tests.conftest import PUBLIC_URL, OpenDatabase, Token, on_database, open_client
+from tests.support.documents import read_xlsx
+from tests.support.factories import CANARY, Connection, create_user
+from tests.support.operators import create_key
 
 GUARDED = [
     *("=1+1", "+1+1", "-1+1", "@SUM(1+1)", "=", "=SUM(1;2)", "=1+1;=1+1", "=1+1\r\n=1+1"),
@@ -76,7 +75,7 @@ def parsed(text: str) -> Cell:
 
 
 def read_with_libreoffice(options: str, folder: Path) -> Mapping[str, Sheet]:
-    """All in one start, which takes seconds, with a profile of its own: nobody's settings and no running instance."""
+    """All in one start, which takes seconds, with a profile of its own: no user's settings and no running instance."""
     subprocess.run(
         [
             *("soffice", f"-env:UserInstallation={(folder / 'profile').as_uri()}", "--headless"),
@@ -107,6 +106,26 @@ def text_of(element: ET.Element) -> str:
     return "".join([spaces, tab, element.text or "", *inner])
 
 
+def read_workbook(path: Path) -> dict[str, Sheet]:
+    """A workbook as LibreOffice shows it."""
+    subprocess.run(
+        [
+            *("soffice", f"-env:UserInstallation={(path.parent / 'profile').as_uri()}", "--headless"),
+            *("--convert-to", "fods", "--outdir", path.parent, path),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    tables = ET.parse(path.with_suffix(".fods")).iter(f"{TABLE}table")  # noqa: S314 (LibreOffice wrote it)
+    return {
+        table.get(f"{TABLE}name", ""): [
+            [cell for element in row.iter(f"{TABLE}table-cell") for cell in cells_of(element)]
+            for row in table.iter(f"{TABLE}table-row")
+        ]
+        for table in tables
+    }
+
+
 READERS = [pytest.param(read_parsed, id="parsed")]
 if shutil.which("soffice"):
     READERS += [
@@ -119,16 +138,15 @@ async def documents(common_settings: Settings, open_database: OpenDatabase, toke
     """A stored file, streams with and without BOM, and a list for operators, all full of hostile cells."""
     async with (
         open_database() as url,
-        open_resources(on_database(common_settings, url)) as resources,
-        serve(create_app(resources)) as served,
-        patient_client(served) as client,
-        connect(url) as database,
+        open_client(on_database(common_settings, url)) as client,
+        connect(url, own_search_path=True) as database,
     ):
         owner = bearer(token(await create_hostile_user(database)))
         created = await client.post("/api/export", json=CSV, headers=owner)
         link = created.json()["download_url"].removeprefix(PUBLIC_URL)
         return {
             "file": (await client.get(link, follow_redirects=True)).content,
+            "workbook": (await client.get("/api/export/stream?format=xlsx", headers=owner)).content,
             "stream": (await client.get("/api/export/stream?format=csv", headers=owner)).content,
             "marked": (await client.get("/api/export/stream?format=csv&bom=1", headers=owner)).content,
             "list": (
@@ -155,13 +173,34 @@ async def create_hostile_user(connection: Connection) -> UUID:
 @pytest.mark.parametrize("reader", READERS)
 def test_hostile_cells_are_text(reader: Reader, documents: Mapping[str, bytes], tmp_path: Path) -> None:
     """One test, because LibreOffice takes seconds to start."""
-    for name, document in {**documents, "unguarded": UNGUARDED}.items():
-        (tmp_path / f"{name}.csv").write_bytes(document)
+    for name in COLUMNS:
+        (tmp_path / f"{name}.csv").write_bytes(documents[name])
+    (tmp_path / "unguarded.csv").write_bytes(UNGUARDED)
     sheets = reader(tmp_path)
     assert [[cell.is_formula for cell in row] for row in sheets["unguarded"]] == [[True, False]]
     for name, column in COLUMNS.items():
         assert formulas(sheets[name]) == [], name
         assert texts(sheets[name], column) == list(map(lines, SHOWN)), name
+
+
+def test_hostile_cells_of_a_workbook_are_the_texts_themselves(documents: Mapping[str, bytes]) -> None:
+    sheets = read_xlsx(documents["workbook"])
+    assert [title for _, title, _, _ in sheets["content"][1:]] == GUARDED + LEFT
+    archive = zipfile.ZipFile(io.BytesIO(documents["workbook"]))
+    assert [name for name in archive.namelist() if b"<f>" in archive.read(name)] == []
+
+
+@pytest.mark.skipif(not shutil.which("soffice"), reason="LibreOffice is not installed")
+def test_libreoffice_shows_a_workbook_as_it_is(documents: Mapping[str, bytes], tmp_path: Path) -> None:
+    (tmp_path / "workbook.xlsx").write_bytes(documents["workbook"])
+
+    sheets = read_workbook(tmp_path / "workbook.xlsx")
+
+    assert [*sheets] == ["user", "activity", "content", "about"]
+    assert [formulas(sheet) for sheet in sheets.values()] == [[]] * 4
+    header, *rows = sheets["content"]
+    place = [cell.text for cell in header].index("title")
+    assert [lines(row[place].text) for row in rows[: len(GUARDED + LEFT)]] == list(map(lines, GUARDED + LEFT))
 
 
 def formulas(sheet: Sheet) -> list[str]:

@@ -1,4 +1,4 @@
-"""Forged tokens and keys: one and the same 401 for all, and nobody is asked for a key on their word."""
+"""Forged tokens and keys get one and the same 401, and no server that they name is asked for a key."""
 
 import asyncio
 import base64
@@ -14,23 +14,21 @@ from pathlib import Path
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from service.auth import open_jwt_verifier
+from service.access.tokens import open_jwt_verifier
 from service.settings import Settings
 from tests.hostile.siege import Siege, status_of
-from tests.tokens import claims, encode, make_settings, refused
+from tests.support.tokens import EC_KEY, RSA_KEY, claims, encode, make_settings, refused
 
-RSA_KEY = rsa.generate_private_key(65537, 2048)
-EC_KEY = ec.generate_private_key(ec.SECP256R1())
 PEM = RSA_KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 STRANGER = str(uuid.UUID(int=7))
 DEEP = 3_000
 
 
 class Lure:
-    """A server that a token names; nobody may ever come."""
+    """A server that a token names. The service must never connect to it."""
 
     def __init__(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -64,7 +62,7 @@ def hmac_signed(header: object, payload: object, secret: bytes) -> str:
 
 
 def forgeries(lure: str, subject: str = STRANGER) -> dict[str, str]:
-    """By the way they try; whatever the service trusts, it signed none of them."""
+    """Forged tokens, by the kind of forgery. No trusted key signed any of them."""
     good = claims(sub=subject)
     jwk = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(RSA_KEY.public_key()))
     certificate = base64.b64encode(PEM).decode()
@@ -100,7 +98,7 @@ def forgeries(lure: str, subject: str = STRANGER) -> dict[str, str]:
         "a token in a token": forge({"alg": "HS256", "cty": "JWT"}, {"inner": forge({"alg": "none"}, good)}),
         "deep header": forge(b"[" * DEEP + b"]" * DEEP, good),
         "deep payload": forge({"alg": "HS256"}, b'{"a":' * 1_500 + b"1" + b"}" * 1_500),
-        "huge": forge({"alg": "HS256"}, good | {"x": "x" * 20_000}),
+        "long": forge({"alg": "HS256"}, good | {"x": "x" * 11_000}),
         "huge number": forge({"alg": "HS256"}, b'{"exp":' + b"9" * 6_000 + b"}"),
         "not UTF-8": forge(b'{"alg":"\xff"}', good),
         "JSON, but no object": forge(b"null", b"[]"),
@@ -124,6 +122,34 @@ async def test_the_api_answers_all_alike(siege: Siege, lure: Lure) -> None:
     assert {name: status_of(raw) for name, raw in answers.items()} == dict.fromkeys(tokens, 401)
     details = {json.loads(raw.partition(b"\r\n\r\n")[2])["detail"] for raw in answers.values()}
     assert details == {"Missing or invalid token"}
+
+
+async def test_only_a_token_that_is_too_large_is_told_why(siege: Siege) -> None:
+    raw = await siege.send("GET /api/export HTTP/1.1", f"Authorization: Bearer {'a' * 16_385}")
+    assert status_of(raw) == 431
+    problem = json.loads(raw.partition(b"\r\n\r\n")[2])
+    assert problem["detail"] == "The token is too large: more than 16384 characters"
+
+
+async def test_tokens_for_another_purpose_open_nothing(siege: Siege) -> None:
+    """Signed with the right secret, by an application that makes more than access tokens with it."""
+    others: dict[str, tuple[dict[str, object], dict[str, str]]] = {
+        "refresh": ({"type": "refresh"}, {}),
+        "of a sender with a key": ({"cnf": {"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}}, {}),
+        "ID": ({"token_use": "id"}, {}),
+        "logout": ({"events": {"http://schemas.openid.net/event/backchannel-logout": {}}}, {"typ": "logout+jwt"}),
+        "for another audience": ({"aud": "unsubscribe"}, {}),
+    }
+    secret = siege.resources.settings.jwt_secret[0]
+    tokens = {
+        name: jwt.encode(claims(sub=str(siege.user_id), **more), secret, headers=header)
+        for name, (more, header) in others.items()
+    }
+    doors = ["/api/export", "/api/export/stream?format=json", siege.link.partition("?")[0]]
+    requests = [
+        (f"GET {door} HTTP/1.1", f"Authorization: Bearer {token}") for door in doors for token in tokens.values()
+    ]
+    assert set(await siege.send_all(requests)) == {401}
 
 
 async def test_every_door_is_as_tight(siege: Siege, lure: Lure) -> None:

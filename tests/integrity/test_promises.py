@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.bootstrap import Resources
+from service.resources import Resources
 
 ROOT = Path(__file__).parent.parent.parent
 CODE = re.compile(r"`([^`]+)`")
@@ -42,7 +42,7 @@ async def test_each_promise_has_a_metric(resources: Resources) -> None:
     content, _ = await resources.metrics.render(resources.database, "")
     families = list(text_string_to_metric_families(content.decode()))
     known = {family.name + ("_total" if family.type == "counter" else "") for family in families}
-    assert len(PROMISES) == 10
+    assert len(PROMISES) == 11
     for row in PROMISES:
         named = CODE.findall(row[2])
         assert named
@@ -50,7 +50,7 @@ async def test_each_promise_has_a_metric(resources: Resources) -> None:
 
 
 @pytest.mark.parametrize("document", ["README.md", "SECURITY.md", "ARCHITECTURE.md"])
-def test_what_it_points_to_exists(document: str) -> None:
+def test_linked_files_exist(document: str) -> None:
     text = (ROOT / document).read_text()
     links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
     missing = [path for path in [*links, *PATH.findall(text)] if not (ROOT / path).exists()]

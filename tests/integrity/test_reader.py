@@ -1,7 +1,6 @@
 """The role that reads the application's data can read what is exported and no secret; one that can is reported."""
 
 import json
-import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,38 +9,30 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from devstack.sample import grant_reader
 from devstack.stack import Stack
-from service.api.app import create_app
-from service.bootstrap import open_resources
-from service.database import Pool, open_pool
-from service.datasets import Dataset, list_exposed_columns, load_datasets, load_user_lists
-from service.encoders import CsvEncoder
+from service.backends.database import Pool, open_pool
+from service.documents.csv_encoder import CsvEncoder
+from service.documents.datasets import Dataset, list_exposed_columns, load_datasets, load_user_lists
 from service.errors import ConfigurationError, DocumentError
 from service.settings import SQL_DIR, Settings
 from tests.api.conftest import CSV
 from tests.api.problems import bearer
-from tests.api.serving import serve
-from tests.conftest import Token, patient_client
-from tests.documents import POOL_NAME, make_document
-from tests.factories import CANARY, Connection, create_user
-from tests.operators import create_key
-from tests.scraping import scrape
+from tests.conftest import Token, open_client
 from tests.sql.sources import FORBIDDEN, OPERATORS_FORBIDDEN, load, open_source
+from tests.support.documents import POOL_NAME, make_document
+from tests.support.factories import CANARY, Connection, create_user
+from tests.support.operators import create_key
+from tests.support.scraping import scrape
 
 EXPOSED = "carryout_source_exposed_columns"
+ANY_TOKEN = "tokens_of_any_purpose_accepted"  # the stack has a secret, and no audience
 HASH = "public.users.password_hash"
 
 
 @pytest.fixture
-async def reader_url(database: Connection, database_url: str) -> str:
+async def reader(settings: Settings) -> AsyncIterator[Connection]:
     """The sample's role, in this test's database."""
-    return await grant_reader(database_url, secrets.token_hex(32))
-
-
-@pytest.fixture
-async def reader(reader_url: str) -> AsyncIterator[Connection]:
-    connection = await asyncpg.connect(reader_url)
+    connection = await asyncpg.connect(settings.source_database_url)
     yield connection
     await connection.close()
 
@@ -72,9 +63,7 @@ class TestRole:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await reader.execute(query)
 
-    async def test_a_column_that_is_added_later_is_no_part_of_it(
-        self, database: Connection, reader: Connection
-    ) -> None:
+    async def test_cannot_read_a_column_that_is_added_later(self, database: Connection, reader: Connection) -> None:
         await database.execute("ALTER TABLE public.users ADD COLUMN recovery_phrase text")
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await reader.execute("SELECT recovery_phrase FROM public.users")
@@ -85,14 +74,16 @@ class TestRole:
             await load_datasets(reader, tmp_path, user_id_type="uuid", forbidden=())
 
     async def test_is_told_of_rows_that_policies_keep_back(
-        self, pool: Pool, datasets: tuple[Dataset, ...], database: Connection, reader: Connection, reader_url: str
+        self, pool: Pool, datasets: tuple[Dataset, ...], database: Connection, reader: Connection, settings: Settings
     ) -> None:
         """Both at the start and, where a policy came later, by a document that is none: it would look whole."""
         user_id = await create_user(database, activity=3)
         await database.execute("ALTER TABLE public.activity ENABLE ROW LEVEL SECURITY")
         with pytest.raises(ConfigurationError, match=r"activity\.sql: .*row-level security policy"):
             await load_datasets(reader, SQL_DIR / "datasets", user_id_type="uuid", forbidden=())
-        async with open_pool(reader_url, size=1, application_name=POOL_NAME) as restricted:
+        async with open_pool(
+            settings.source_database_url, size=1, application_name=POOL_NAME, own_search_path=True
+        ) as restricted:
             with pytest.raises(DocumentError, match="can't be read"):
                 await make_document(restricted, datasets, user_id, CsvEncoder())
 
@@ -100,18 +91,11 @@ class TestRole:
 
         assert len(document.splitlines()) == 1 + 4
 
-    async def test_is_all_that_exports_need(
-        self, settings: Settings, database: Connection, reader_url: str, token: Token
-    ) -> None:
+    async def test_is_all_that_exports_need(self, settings: Settings, database: Connection, token: Token) -> None:
         user_id = await create_user(database, activity=3, content=3)
         key = {"X-API-Key": await create_key(database)}
-        least = msgspec.structs.replace(settings, source_database_url=reader_url)
         with capture_logs() as lines:
-            async with (
-                open_resources(least) as resources,
-                serve(create_app(resources)) as served,
-                patient_client(served) as client,
-            ):
+            async with open_client(settings) as client:
                 owner = bearer(token(user_id))
                 answers = [
                     await client.post("/api/export", json=CSV, headers=owner),
@@ -123,24 +107,24 @@ class TestRole:
         assert [answer.status_code for answer in answers] == [201, 200, 200, 200]
         assert CANARY not in "".join(answer.text for answer in answers)
         assert exposed == 0
-        assert [line["event"] for line in lines if line["log_level"] == "warning"] == []
+        assert [line["event"] for line in lines if line["log_level"] == "warning"] == [ANY_TOKEN]
 
 
 class TestWarning:
-    async def test_a_role_that_could_read_a_secret_is_reported_once(self, settings: Settings) -> None:
+    async def test_a_role_that_could_read_a_secret_is_reported_once(
+        self, settings: Settings, database_url: str
+    ) -> None:
+        exposed_settings = msgspec.structs.replace(settings, source_database_url=database_url)
         with capture_logs() as lines:
-            async with (
-                open_resources(settings) as resources,
-                serve(create_app(resources)) as served,
-                patient_client(served) as client,
-            ):
+            async with open_client(exposed_settings) as client:
                 exposed = (await scrape(client)).value(EXPOSED)
-        (warning,) = [line for line in lines if line["log_level"] == "warning"]
+        warning, other = [line for line in lines if line["log_level"] == "warning"]
+        assert other["event"] == ANY_TOKEN
         assert warning["event"] == "source_role_can_read_forbidden_columns"
         assert warning["columns"] == [HASH]
         assert exposed == 1
 
-    async def test_what_operators_get_is_no_secret_from_the_role(self, database: Connection) -> None:
+    async def test_the_operators_columns_do_not_count_as_exposed(self, database: Connection) -> None:
         datasets = await load_datasets(database, SQL_DIR / "datasets", user_id_type="uuid", forbidden=FORBIDDEN)
         lists = await load_user_lists(database, SQL_DIR / "datasets", forbidden=OPERATORS_FORBIDDEN)
         assert await list_exposed_columns(database, datasets, forbidden=FORBIDDEN) == ["public.users.internal_id", HASH]
@@ -157,9 +141,9 @@ class TestWarning:
         ids=["none", "table", "view", "partition"],
     )
     async def test_every_table_that_is_read_counts(
-        self, stack: Stack, tmp_path: Path, sql: str, exposed: list[str]
+        self, server_url: str, tmp_path: Path, sql: str, exposed: list[str]
     ) -> None:
-        async with open_source(stack) as source:
+        async with open_source(server_url) as source:
             await source.execute("""
                 CREATE TABLE vault (id int, user_id uuid NOT NULL, secret text, PRIMARY KEY (user_id, id))
                   PARTITION BY HASH (user_id);
@@ -171,9 +155,9 @@ class TestWarning:
 
 
 class TestStack:
-    async def test_the_password_is_private(self, stack: Stack) -> None:
-        secrets_file = stack.data_dir / "secrets.json"
-        assert json.loads(secrets_file.read_bytes())["reader_password"] == stack.reader_password
+    async def test_the_password_is_private(self, postgres: Stack) -> None:
+        secrets_file = postgres.data_dir / "secrets.json"
+        assert json.loads(secrets_file.read_bytes())["reader_password"] == postgres.reader_password
         assert secrets_file.stat().st_mode & 0o777 == 0o600
-        assert stack.postgres
-        assert stack.reader_password not in {"", stack.postgres.url.split(":")[2].partition("@")[0]}
+        assert postgres.postgres
+        assert postgres.reader_password not in {"", postgres.postgres.url.split(":")[2].partition("@")[0]}

@@ -1,4 +1,4 @@
-"""What is exported is true of one instant, however busily others write meanwhile."""
+"""An export shows one instant, however many rows other sessions write meanwhile."""
 
 import asyncio
 import csv
@@ -11,12 +11,12 @@ from uuid import UUID
 import asyncpg
 import httpx
 
-from service import exporting, requesting
-from service.audit import Actor
-from service.bootstrap import Resources
+from service.exports import files
+from service.resources import Resources
 from tests.api.problems import bearer
 from tests.conftest import Token
-from tests.factories import Connection, create_user
+from tests.support.exports import start_export
+from tests.support.factories import Connection, create_user
 from worker.running import run_export
 
 ROWS = 4_000
@@ -84,12 +84,11 @@ async def test_queued_exports(resources: Resources, database: Connection, databa
     user_id = await create_user(database, activity=ROWS)
     async with busy_writers(database_url, user_id):
         for _ in range(ROUNDS):
-            request = requesting.ExportRequest(user_id, "csv", Actor("user", str(user_id)), respond_async=True)
-            export, _ = await requesting.request_export(resources, request)
+            export = await start_export(resources, user_id)
             await run_export(resources, export.id)
-            async with exporting.open_connection(resources) as connection:
-                export = await exporting.get_file(resources, connection, export.id)
-            async with resources.storage.open_download(exporting.key_of(export)) as chunks:
+            async with resources.connection() as connection:
+                export = await files.get_file(resources, connection, export.id)
+            async with resources.storage.open_download(files.key_of(export)) as chunks:
                 document = b"".join([chunk async for chunk in chunks])
             assert export.record_count == 1 + ROWS
             assert_whole(document.decode())

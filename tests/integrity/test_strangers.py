@@ -9,19 +9,20 @@ import msgspec
 import pytest
 
 from devstack.stack import Stack
-from service import exporting, requesting
-from service.audit import Actor
-from service.bootstrap import Resources
-from service.datasets import load_datasets
-from service.encoders import CsvEncoder
+from service.bookkeeping.exports import Export
+from service.documents.csv_encoder import CsvEncoder
+from service.documents.datasets import load_datasets
 from service.errors import ConfigurationError
-from service.exports import Export
-from service.notifying import send_due_mails
+from service.exports import files
+from service.formats import Format
+from service.mails.sending import send_due_mails
+from service.resources import Resources
 from service.settings import Settings
-from tests.documents import make_document, read_csv
-from tests.factories import CANARY, Connection, create_user
 from tests.sql.sources import FORBIDDEN
-from worker.repair import expire_files
+from tests.support.documents import make_document, read_csv
+from tests.support.exports import start_export
+from tests.support.factories import CANARY, Connection, create_user
+from worker.expiry import expire_files
 from worker.running import run_export
 
 USERS = 200
@@ -43,18 +44,15 @@ SELECT id, tag FROM tagged
 
 
 async def _export(resources: Resources, user_id: UUID, *, queued: bool) -> Export:
-    request = requesting.ExportRequest(
-        user_id, "json" if user_id.int % 2 else "csv", Actor("user", str(user_id)), respond_async=queued
-    )
-    export, _ = await requesting.request_export(resources, request)
+    export = await start_export(resources, user_id, Format.JSON if user_id.int % 2 else Format.CSV, queued=queued)
     if queued:
         await run_export(resources, export.id)
-    async with exporting.open_connection(resources) as connection:
-        return await exporting.get_file(resources, connection, export.id)
+    async with resources.connection() as connection:
+        return await files.get_file(resources, connection, export.id)
 
 
 async def _read(resources: Resources, export: Export) -> str:
-    async with resources.storage.open_download(exporting.key_of(export)) as chunks:
+    async with resources.storage.open_download(files.key_of(export)) as chunks:
         return b"".join([chunk async for chunk in chunks]).decode()
 
 
@@ -94,7 +92,7 @@ class TestSideBySide:
 
 
 class TestDatasets:
-    """What an application's next migration brings isn't exported before somebody writes it into a dataset."""
+    """A column that the application adds later isn't exported before an operator writes it into a dataset."""
 
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
@@ -144,7 +142,7 @@ class TestExpiry:
         export = await _export(resources, await create_user(database), queued=False)
         await database.execute("UPDATE carryout.export_jobs SET expires_at = now() + interval '1 hour'")
         await expire_files(resources)
-        assert await self._keys(resources, export) == {exporting.key_of(export)}
+        assert await self._keys(resources, export) == {files.key_of(export)}
         await database.execute("UPDATE carryout.export_jobs SET expires_at = now()")
         await expire_files(resources)
         assert await self._keys(resources, export) == set()

@@ -16,13 +16,13 @@ from tests.api.conftest import CSV
 from tests.api.problems import bearer
 from tests.api.serving import Served
 from tests.conftest import PUBLIC_URL, Token
-from tests.factories import Connection, create_user
-from tests.operators import create_key, create_users
+from tests.support.factories import Connection, create_user
+from tests.support.operators import create_key, create_users
 
 CUTS = 100
 CURLS = 5
 CURL_SAYS_CUT = {18, 52, 56}  # partial file, nothing at all, reset
-KINDS = ["CSV stream", "JSON stream", "gzip stream", "zstd stream", "operators' list", "download"]
+KINDS = ["CSV stream", "JSON stream", "NDJSON stream", "gzip stream", "zstd stream", "operators' list", "download"]
 
 
 class Target(NamedTuple):
@@ -47,6 +47,7 @@ async def targets(api: httpx.AsyncClient, database: Connection, token: Token) ->
     return {
         "CSV stream": Target(f"{stream}csv", [owner]),
         "JSON stream": Target(f"{stream}json", [owner]),
+        "NDJSON stream": Target(f"{stream}ndjson", [owner]),
         "gzip stream": Target(f"{stream}csv", [owner, "Accept-Encoding: gzip"]),
         "zstd stream": Target(f"{stream}json", [owner, "Accept-Encoding: zstd"]),
         "operators' list": Target("/api/v1/users/export", [f"X-API-Key: {await create_key(database)}"]),
@@ -79,7 +80,7 @@ async def test_every_cut_shows(served: Served, targets: dict[str, Target], kind:
     path, headers = targets[kind]
     whole = await served.exchange(f"GET {path} HTTP/1.1", *headers)
     assert whole.startswith(b"HTTP/1.1 200 OK\r\n")
-    # Of an answer in chunks the last five bytes close it. The rest at random.
+    # The last five bytes close a chunked answer. The other cuts are random.
     cuts = [len(whole) - 1, len(whole) - 5, 1, 0]
     cuts += random.Random(kind).sample(range(2, len(whole) - 5), CUTS - len(cuts))  # noqa: S311 (no secret)
     async with httpx.AsyncClient(trust_env=False) as client:

@@ -1,24 +1,21 @@
 """An API process of its own, with a database full of users, and a look at what it holds."""
 
 import asyncio
-import os
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import httpx
 
-from devstack.ports import ask, keep_port
-from devstack.process import ChildProcess, Command
 from devstack.stack import Stack
-from service.auth import create_token
+from service.access.tokens import create_token
 from service.settings import Settings, from_env
 from tests.api.problems import bearer
 from tests.conftest import PATIENCE_SECONDS, PUBLIC_URL
-from tests.scraping import Scrape, scrape
+from tests.sql.databases import database_environ
+from tests.support import processes
+from tests.support.scraping import Scrape, scrape
 
 KIBIBYTE = 1024
 SAMPLE_SECONDS = 0.1
@@ -59,26 +56,17 @@ async def open_api(stack: Stack, database_url: str, folder: Path, **environ: str
     settings = {
         **stack.environ,
         "CARRYOUT_PUBLIC_URL": PUBLIC_URL,
-        "CARRYOUT_DATABASE_URL": database_url,
-        "CARRYOUT_SOURCE_DATABASE_URL": database_url,
+        **database_environ(stack, database_url),
         **environ,
     }
-    port = keep_port(folder / "api.port")
-    child = ChildProcess("api", folder)
-    command: Command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port)]
-    await child.start(command, {**os.environ, **settings}, answers=partial(_is_alive, port))
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=50)
-    try:
-        async with httpx.AsyncClient(
+    async with (
+        processes.open_api(settings, folder) as port,
+        httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_SECONDS, limits=limits, trust_env=False
-        ) as client:
-            yield Api(from_env(settings), port, int((folder / "api.pid").read_text().split()[0]), client)
-    finally:
-        await child.stop()
-
-
-async def _is_alive(port: int) -> bool:
-    return b" 200 " in await ask(port, b"GET /livez HTTP/1.0\r\n\r\n")
+        ) as client,
+    ):
+        yield Api(from_env(settings), port, int((folder / "api.pid").read_text().split()[0]), client)
 
 
 async def until(condition: Callable[[], Awaitable[bool]], what: str, *, seconds: float = 120) -> float:

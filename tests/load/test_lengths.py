@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from devstack.stack import Stack
-from tests.factories import Connection
 from tests.load.conftest import Report
 from tests.load.serving import Api, open_api
-from tests.operators import create_key, create_users
+from tests.support.factories import Connection
+from tests.support.operators import create_key, create_users
 
 PATH = "/api/v1/users/export-full"
 ENCODINGS = ("identity", "zstd", "gzip")

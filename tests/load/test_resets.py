@@ -9,11 +9,11 @@ from contextlib import suppress
 
 import pytest
 
-from service.bootstrap import Resources
+from service.resources import Resources
 from tests.api.serving import Served
-from tests.factories import Connection
 from tests.load.conftest import Report
-from tests.operators import create_key, create_users
+from tests.support.factories import Connection
+from tests.support.operators import create_key, create_users
 
 CONNECTIONS = 1_000
 AT_ONCE = 20

@@ -9,10 +9,9 @@ from typing import NamedTuple
 import asyncpg
 import pytest
 
-from devstack.stack import Stack
 from onboarding.checking import Findings, check
 from onboarding.initializing import Options, Outcome, initialize
-from service.database import Connection
+from service.backends.database import Connection
 from tests.sql.databases import open_database
 from tests.sql.sources import FORBIDDEN, OPERATORS_FORBIDDEN
 
@@ -40,7 +39,7 @@ class Application:
         self._given = given
 
     def given(self) -> Outcome:
-        """What `initialize` gives before a test has changed anything, with a copy of its files."""
+        """The result of `initialize` before a test has changed anything, with a copy of its files."""
         assert self._given
         shutil.copytree(self._given.directory, self.directory)
         return self._given.outcome
@@ -74,14 +73,14 @@ class Application:
 
 
 @pytest.fixture(scope="session")
-async def open_schema(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OpenSchema]:
+async def open_schema(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OpenSchema]:
     """Makes a schema's database at the first call."""
     made: dict[str, Given] = {}
     async with AsyncExitStack() as databases:
 
         async def open_once(schema: str) -> Given:
             if schema not in made:
-                url = await databases.enter_async_context(open_database(stack.environ["CARRYOUT_DATABASE_URL"]))
+                url = await databases.enter_async_context(open_database(server_url))
                 made[schema] = await _initialize(url, schema, tmp_path_factory.mktemp(schema))
             return made[schema]
 
@@ -98,14 +97,14 @@ async def _initialize(url: str, schema: str, directory: Path) -> Given:
 
 @pytest.fixture
 async def application(
-    request: pytest.FixtureRequest, stack: Stack, open_schema: OpenSchema, tmp_path: Path
+    request: pytest.FixtureRequest, server_url: str, open_schema: OpenSchema, tmp_path: Path
 ) -> AsyncIterator[Application]:
-    """What a test does to it is rolled back, unless it asked for a database of its own."""
+    """A test's changes are rolled back, unless it asked for a database of its own."""
     schema, is_committed = request.param
     given = None
     async with AsyncExitStack() as opened:
         if is_committed:
-            url = await opened.enter_async_context(open_database(stack.environ["CARRYOUT_DATABASE_URL"]))
+            url = await opened.enter_async_context(open_database(server_url))
             await _create(url, schema)
         else:
             given = await open_schema(schema)

@@ -1,17 +1,19 @@
-"""What `check` finds when the application's schema, or somebody's mind, has changed."""
+"""`check` finds changes of the application's schema and of an operator's decisions."""
 
 from uuid import uuid4
 
 from onboarding.checking import Findings, check
 from service.settings import SQL_DIR
-from tests.factories import Connection
 from tests.onboarding.conftest import Application, of
+from tests.support.factories import Connection
 
 
 async def decide_all(application: Application) -> None:
-    """Deny whatever is undecided."""
+    """Deny every undecided column and table."""
     found = await application.check()
     for table in found.undecided_tables:
+        application.replace("profile.sql", "-- users: ", f"-- deny table {table}: decided\n-- users: ")
+    for table in found.unlinked_tables:
         application.replace("profile.sql", "-- users: ", f"-- deny table {table}: decided\n-- users: ")
     for column in found.undecided_columns:
         table, _, name = column.rpartition(".")
@@ -44,7 +46,6 @@ async def test_our_own_datasets_leave_nothing_open(database: Connection) -> None
 async def test_is_clean_when_all_is_decided(application: Application) -> None:
     application.given()
     assert (await application.check()).undecided_tables == [
-        "public.bookmarks",
         "public.follows",
         "public.reviewables",
         "public.visits",
@@ -96,9 +97,9 @@ async def test_names_decisions_about_what_is_gone(application: Application) -> N
     assert (await application.check()).stale == [
         "shop_return.sql doesn't work: column shop_return.returned does not exist",
         'shop_shipmentevent.sql doesn\'t work: relation "public.shop_shipmentevent" does not exist',
-        "profile.sql denies public.authtoken_token, which is no table",
-        "shop_order.sql decides about public.shop_order.access_token, which is no column",
-        "shop_shipmentevent.sql is about public.shop_shipmentevent, which is no table",
+        "shop_order.sql decides about public.shop_order.access_token, which is not a column",
+        "shop_shipmentevent.sql is about public.shop_shipmentevent, which is not a table",
+        "tables.sql decides about public.authtoken_token, which is not a table",
     ]
 
 
@@ -118,7 +119,8 @@ async def test_a_denial_without_a_table_is_named(application: Application) -> No
     application.given()
     application.replace("shop_order.sql", "-- table: public.shop_order\n", "")
     assert (
-        "shop_order.sql denies columns, but names no table (-- table: schema.name)" in (await application.check()).stale
+        "shop_order.sql denies columns without naming their table: add `-- table: schema.name`"
+        in (await application.check()).stale
     )
 
 

@@ -1,28 +1,19 @@
 """`carryout init` and `carryout check`, run as they are run."""
 
-import asyncio
-import os
-import sys
 from pathlib import Path
 
+import asyncpg
 import msgspec
 
 from onboarding.checking import Findings
-from service.settings import SQL_DIR
+from service.documents.datasets import load_datasets
+from service.documents.schema import load_schema
 from tests.onboarding.conftest import Application, committed
+from tests.support import processes
 
 
-async def run(*arguments: str | Path, **environ: str) -> tuple[int, str, str]:
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "service.cli", *arguments),
-        env={"PATH": os.environ["PATH"], **environ},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=SQL_DIR.parent,
-    )
-    out, err = await child.communicate()
-    assert child.returncode is not None
-    return child.returncode, out.decode(), err.decode()
+async def run(*arguments: str | Path, **environ: str) -> processes.Ended:
+    return await processes.run(environ, *arguments)
 
 
 @committed("shop")
@@ -46,7 +37,7 @@ async def test_from_a_schema_to_decided_datasets(application: Application) -> No
         file = "profile" if table == "public.auth_user" else table.removeprefix("public.")
         application.replace(f"{file}.sql", "SELECT\n", f"-- deny {name}: decided\nSELECT\n")
     status, out, _ = await run("check", application.url, "--datasets", application.directory)
-    assert (status, out) == (0, "Everything that points to the user is decided.\n")
+    assert (status, out) == (0, "Each table and each column of the database is decided.\n")
 
     status, out, err = await run("check", "--grants", "--role", "shop_reader", **settings)
     assert (status, err) == (0, "")
@@ -56,7 +47,7 @@ async def test_from_a_schema_to_decided_datasets(application: Application) -> No
 @committed("social")
 async def test_a_wrong_question_is_refused_in_a_sentence(application: Application) -> None:
     status, _, err = await run("init", application.url, "--out", application.directory, "--own", "email")
-    assert (status, err) == (2, "carryout: public.users.email is no foreign key, so it leads nowhere\n")
+    assert (status, err) == (2, "carryout: public.users.email is not a foreign key, so it leads nowhere\n")
     for wrong in ("postgresql://127.0.0.1:1/none", "mysql://x", f"{application.url}_none"):
         status, _, err = await run("init", wrong, "--out", application.directory)
         assert (status, err.count("\n")) == (2, 1)
@@ -64,12 +55,25 @@ async def test_a_wrong_question_is_refused_in_a_sentence(application: Applicatio
         assert "DSN" in err
     application.directory.mkdir()
     status, _, err = await run("check", application.url, "--datasets", application.directory)
-    assert (status, err) == (2, f"carryout: {application.directory} holds no profile.sql\n")
+    assert (status, err) == (2, f"carryout: {application.directory} has no profile.sql\n")
     status, _, err = await run("check", application.url, "--datasets", application.directory, "--grants")
-    assert (status, err) == (2, f"carryout: {application.directory} holds no profile.sql\n")
+    assert (status, err) == (2, f"carryout: {application.directory} has no profile.sql\n")
     status, _, err = await run("init", application.url, "--out", Path(__file__) / "datasets")
     assert (status, err.count("\n")) == (2, 1)
     assert err.startswith("carryout: --out: ")
+
+
+@committed("shop")
+async def test_a_folder_that_every_account_may_write_to_is_refused_before_it_is_written(
+    application: Application,
+) -> None:
+    application.directory.mkdir()
+    for mode in (0o777, 0o757):
+        application.directory.chmod(mode)
+        status, _, err = await run("init", application.url, "--out", application.directory)
+        assert (status, err.count("\n")) == (2, 1)
+        assert "every account may write to its folder" in err
+        assert list(application.directory.rglob("*.sql")) == []
 
 
 @committed("shop")
@@ -77,7 +81,7 @@ async def test_takes_the_settings_of_a_file(application: Application, tmp_path: 
     status, _, err = await run("check", "--datasets", tmp_path)
     assert (status, err) == (
         2,
-        "carryout: Which database? Give its DSN, or set CARRYOUT_SOURCE_DATABASE_URL or CARRYOUT_DATABASE_URL\n",
+        "carryout: DSN is missing: give it, or set CARRYOUT_SOURCE_DATABASE_URL or CARRYOUT_DATABASE_URL\n",
     )
     await application.initialize()
     settings = tmp_path / "settings.env"
@@ -86,4 +90,27 @@ async def test_takes_the_settings_of_a_file(application: Application, tmp_path: 
     assert (status, err) == (1, "")
     assert "public.shop_profile.risk_score" in out
     status, _, err = await run("check", "--env-file", settings, CARRYOUT_DATASETS_DIR=str(tmp_path))
-    assert (status, err) == (2, f"carryout: {tmp_path} holds no profile.sql\n")
+    assert (status, err) == (2, f"carryout: {tmp_path} has no profile.sql\n")
+
+
+@committed("shop")
+async def test_schema_that_importers_rely_on(application: Application, tmp_path: Path) -> None:
+    await application.initialize()
+    settings = {
+        "CARRYOUT_DATABASE_URL": application.url,
+        "CARRYOUT_DATASETS_DIR": str(application.directory),
+        "CARRYOUT_USER_ID_TYPE": "bigint",
+    }
+    connection = await asyncpg.connect(application.url)
+    datasets = await load_datasets(connection, application.directory, user_id_type="bigint", forbidden=())
+    await connection.close()
+    schema = tmp_path / "schema.json"
+    schema.write_bytes(load_schema(datasets).body)
+    assert await run("check", "--against", schema, **settings) == (0, "", "")
+    gone = next(path for path in application.directory.glob("*.sql") if path.stem != "profile")
+    gone.unlink()
+    status, out, err = await run("check", "--against", schema, **settings)
+    assert (status, out, err) == (1, f"Section {gone.stem} is gone\n", "")
+    schema.write_text('{"properties": []}')
+    status, _, err = await run("check", "--against", schema, **settings)
+    assert (status, err) == (2, f"carryout: --against: {schema} is not a schema from /api/export/schema\n")

@@ -17,14 +17,14 @@ def test_secrets_are_known_by_their_names(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["name", "shipping_city", "description", "opinion", "passenger_count", "created_at"])
-def test_other_names_are_no_secrets(name: str) -> None:
+def test_other_names_are_not_secrets(name: str) -> None:
     assert not is_secret(name)
 
 
 def test_words_of_snake_and_camel_case() -> None:
-    assert words("createdAt") == words("created_at") == words("CREATED_AT") == ["created", "at"]
-    assert words("userID") == ["user", "id"]
-    assert words("%") == ["%"]
+    assert words("createdAt") == words("created_at") == words("CREATED_AT") == ("created", "at")
+    assert words("userID") == ("user", "id")
+    assert words("%") == ("%",)
 
 
 def test_singular() -> None:

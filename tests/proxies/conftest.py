@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from devstack.ports import keep_port
-from tests.wires import Connection, Proxy
+from tests.conftest import PUBLIC_PATH
+from tests.support.wires import Connection, Proxy
 
 CONFIGURATION = """
 daemon off;
@@ -22,11 +23,18 @@ http {{
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
+    large_client_header_buffers 4 32k;  # 8k by default: a token may have 16,384 characters
     server {{
         listen 127.0.0.1:{port};
+        proxy_http_version {version};
         location / {{
             proxy_pass {upstream};
-            proxy_http_version {version};
+        }}
+        location = /metrics {{
+            return 403;
+        }}
+        location {prefix}/ {{
+            proxy_pass {upstream}/;
         }}
     }}
 }}
@@ -64,7 +72,9 @@ async def open_nginx(folder: Path, upstream: str, version: str) -> AsyncIterator
     binary = shutil.which("nginx") or "/usr/sbin/nginx"
     port = keep_port(folder / "nginx.port")
     configuration = folder / "nginx.conf"
-    configuration.write_text(CONFIGURATION.format(folder=folder, port=port, upstream=upstream, version=version))
+    configuration.write_text(
+        CONFIGURATION.format(folder=folder, port=port, upstream=upstream, version=version, prefix=PUBLIC_PATH)
+    )
     process = await asyncio.create_subprocess_exec(
         *(binary, "-c", configuration, "-p", folder, "-e", folder / "error.log"),
         stdout=asyncio.subprocess.DEVNULL,

@@ -1,11 +1,17 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
+import msgspec
 
-from service.database import Connection, connect
+from devstack.roles import make_roles, with_role
+from devstack.sample import READER
+from devstack.stack import Stack
+from service.backends.database import MIGRATION_URL, Connection, connect, grant_serving_role, migrate
+from service.settings import Settings
 
 
 @asynccontextmanager
@@ -33,6 +39,51 @@ async def open_transaction(database_url: str) -> AsyncIterator[Connection]:
         yield connection
     finally:
         await connection.close()
+
+
+async def migrate_as_owner(stack: Stack, url: str, user_id_type: str = "uuid") -> None:
+    """As `carryout migrate` does in production: by the role that owns the schema, for one that owns nothing."""
+    await make_roles(url, stack.role_urls)
+    await migrate(owner_url(stack, url), user_id_type=user_id_type, owner=stack.environ["CARRYOUT_SCHEMA_OWNER"])
+    await grant_serving_role(owner_url(stack, url), serving_url(stack, url))
+
+
+def owner_url(stack: Stack, url: str) -> str:
+    """The database of `url` as the role that migrates."""
+    return _in_database_of(url, stack.migration[MIGRATION_URL])
+
+
+def serving_url(stack: Stack, url: str) -> str:
+    """The database of `url` as the role that serves."""
+    return _in_database_of(url, stack.environ["CARRYOUT_DATABASE_URL"])
+
+
+def reader_url(stack: Stack, url: str) -> str:
+    """The database of `url` as the role that reads the sample application."""
+    return with_role(url, READER, stack.reader_password)
+
+
+def database_environ(stack: Stack, url: str) -> dict[str, str]:
+    """The settings that lead to the database of `url`, each by the role that is for it in production."""
+    return {
+        "CARRYOUT_DATABASE_URL": serving_url(stack, url),
+        "CARRYOUT_SOURCE_DATABASE_URL": reader_url(stack, url),
+    }
+
+
+def with_text_ids(settings: Settings, stack: Stack, url: str, *, datasets: Path) -> Settings:
+    """The settings for the database of `url`, whose users have ids of the type text; its administrator reads it."""
+    return msgspec.structs.replace(
+        settings,
+        database_url=serving_url(stack, url),
+        source_database_url=url,
+        datasets_dir=str(datasets),
+        user_id_type="text",
+    )
+
+
+def _in_database_of(url: str, other: str) -> str:
+    return with_database(other, urlsplit(url).path.removeprefix("/"))
 
 
 def with_database(url: str, name: str) -> str:

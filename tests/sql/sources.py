@@ -9,9 +9,8 @@ import asyncpg
 import pytest
 from msgspec import structs
 
-from devstack.stack import Stack
-from service.database import Connection
-from service.datasets import Dataset, load_datasets
+from service.backends.database import Connection
+from service.documents.datasets import Dataset, load_datasets
 from service.errors import ConfigurationError
 from service.settings import Settings
 from tests.sql.databases import open_database
@@ -62,8 +61,8 @@ PROFILE = "SELECT id, email, name FROM users WHERE id = $1"
 
 
 @asynccontextmanager
-async def open_source(stack: Stack) -> AsyncIterator[Connection]:
-    async with open_database(stack.environ["CARRYOUT_DATABASE_URL"]) as url:
+async def open_source(server_url: str) -> AsyncIterator[Connection]:
+    async with open_database(server_url) as url:
         connection = await asyncpg.connect(url)
         try:
             await connection.execute(SCHEMA)

@@ -2,12 +2,11 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
 
-from service.database import Connection
+from service.backends.database import Connection
 from tests.sql.databases import open_database, open_transaction
 
 CANARY = "canary-never-exported-"
@@ -19,8 +18,8 @@ def read(path: str) -> str:
 
 
 @pytest.fixture(scope="module")
-async def library_url(stack: Any) -> AsyncIterator[str]:
-    async with open_database(stack.environ["CARRYOUT_DATABASE_URL"]) as url:
+async def library_url(server_url: str) -> AsyncIterator[str]:
+    async with open_database(server_url) as url:
         connection = await asyncpg.connect(url)
         await connection.execute(read("schema.sql"))
         await connection.execute(read("data.sql"))

@@ -19,7 +19,7 @@ from devstack.sample import (
     USER_100001,
     load_sample,
 )
-from service.database import Connection
+from service.backends.database import Connection
 from service.settings import SQL_DIR
 from tests.sql.databases import open_database, open_transaction
 
@@ -55,8 +55,8 @@ HOSTILE_COLUMNS = [
 
 
 @pytest.fixture(scope="module")
-async def sample_url(stack: Any) -> AsyncIterator[str]:
-    async with open_database(stack.environ["CARRYOUT_DATABASE_URL"]) as url:
+async def sample_url(server_url: str) -> AsyncIterator[str]:
+    async with open_database(server_url) as url:
         await load_sample(url)
         yield url
 
@@ -65,12 +65,6 @@ async def sample_url(stack: Any) -> AsyncIterator[str]:
 async def sample(sample_url: str) -> AsyncIterator[Connection]:
     async with open_transaction(sample_url) as connection:
         yield connection
-
-
-@pytest.fixture
-async def empty_url(stack: Any) -> AsyncIterator[str]:
-    async with open_database(stack.environ["CARRYOUT_DATABASE_URL"]) as url:
-        yield url
 
 
 def read_dataset(name: str) -> str:

@@ -1,0 +1,128 @@
+"""The reason why a server can't be reached has the same words for every client library."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import pytest
+
+from devstack.stack import Stack
+from service.backends.database import connect
+from service.backends.failures import describe_cause
+from service.backends.queue import open_queue
+from service.backends.storage import open_storage
+from service.errors import ConfigurationError, OutageError
+from service.settings import from_env
+from tests.conftest import PUBLIC_URL
+from tests.support.certificates import write_certificate
+
+Asked = Callable[[str, str], Awaitable[str]]
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+NOTHING_LISTENS: Final = "can't be reached: nothing listens there"
+UNKNOWN: Final = "can't be reached: its host is unknown"
+MISSING: Final = "can't be reached: a file or socket that its URL names is missing"
+CLOSED: Final = "can't be reached: it closed the connection (do both sides speak TLS?)"
+UNTRUSTED: Final = "can't be reached: its certificate can't be verified"
+
+
+async def ask_postgresql(host: str, query: str = "") -> str:
+    with pytest.raises(ConfigurationError) as raised:
+        async with connect(f"postgresql://user:hunter2@{host}/x{query}"):
+            pass
+    return raised.value.detail.removeprefix("PostgreSQL ").removesuffix(" (CARRYOUT_DATABASE_URL)")
+
+
+async def ask_redis(host: str, query: str = "", *, scheme: str = "redis") -> str:
+    async with open_queue(f"{scheme}://:hunter2@{host}{query}") as queue:
+        return await find_words(queue.check())
+
+
+async def ask_s3(stack: Stack, host: str, *, scheme: str = "http") -> str:
+    settings = from_env(stack.environ | {"CARRYOUT_PUBLIC_URL": PUBLIC_URL})
+    async with open_storage(msgspec.structs.replace(settings, s3_endpoint_url=f"{scheme}://{host}")) as storage:
+        return await find_words(storage.delete("exports/x"))
+
+
+async def find_words(asking: Awaitable[None]) -> str:
+    with pytest.raises(OutageError) as raised:
+        await asking
+    return describe_cause(raised.value)
+
+
+@asynccontextmanager
+async def open_server(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    """Its host and port."""
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls) as server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(1)
+    writer.close()
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> ssl.SSLContext:
+    """The TLS context of a certificate that no client trusts."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(write_certificate(tmp_path / "localhost.pem"))
+    return context
+
+
+@pytest.mark.parametrize(("host", "words"), [("127.0.0.1:1", NOTHING_LISTENS), ("absent.invalid", UNKNOWN)])
+async def test_no_server(stack: Stack, host: str, words: str) -> None:
+    assert [await ask_postgresql(host), await ask_redis(host), await ask_s3(stack, host)] == [words] * 3
+
+
+async def test_no_certificates(tmp_path: Path) -> None:
+    absent = tmp_path / "absent.pem"
+    assert await ask_postgresql("127.0.0.1:1", f"?sslmode=verify-full&sslrootcert={absent}") == MISSING
+    assert await ask_redis("127.0.0.1:1", f"?ssl_ca_certs={absent}", scheme="rediss") == MISSING
+
+
+async def test_a_server_without_tls(stack: Stack) -> None:
+    async with open_server(hang_up) as host:
+        assert await ask_postgresql(host, "?sslmode=require") == CLOSED
+        assert await ask_redis(host, scheme="rediss") == CLOSED
+        assert await ask_s3(stack, host, scheme="https") == CLOSED
+
+
+async def test_a_server_with_an_untrusted_certificate(stack: Stack, tls: ssl.SSLContext) -> None:
+    async with open_server(hang_up, tls) as host:
+        assert await ask_redis(host, scheme="rediss") == UNTRUSTED
+        assert await ask_s3(stack, host, scheme="https") == UNTRUSTED
+
+
+async def test_a_redis_with_the_certificate_of_another(tls: ssl.SSLContext, tmp_path: Path) -> None:
+    """An authority that vouches for many servers vouches for each by its name."""
+    own = tmp_path / "localhost.pem"
+    async with open_server(hang_up, tls) as host:
+        assert await ask_redis(host, f"?ssl_ca_certs={own}", scheme="rediss") != UNTRUSTED  # but that it hangs up
+    other = write_certificate(tmp_path / "other.pem", "other.example")
+    tls.load_cert_chain(other)
+    async with open_server(hang_up, tls) as host:
+        assert await ask_redis(host, f"?ssl_ca_certs={other}", scheme="rediss") == UNTRUSTED
+
+
+async def test_a_postgresql_with_an_untrusted_certificate(tls: ssl.SSLContext, tmp_path: Path) -> None:
+    async def start_tls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(8)
+        writer.write(b"S")
+        with pytest.raises(ssl.SSLError):
+            await writer.start_tls(tls)
+        writer.close()
+
+    other = write_certificate(tmp_path / "other.pem")
+    async with open_server(start_tls) as host:
+        assert await ask_postgresql(host, f"?sslmode=verify-full&sslrootcert={other}") == UNTRUSTED
+
+
+async def test_a_parameter_that_postgresql_does_not_know(database_url: str) -> None:
+    with pytest.raises(ConfigurationError, match="doesn't know the parameter no_such_setting that the URL gives"):
+        async with connect(f"{database_url}?no_such_setting=10"):
+            pass

@@ -1,0 +1,3 @@
+"""See conftest.py."""
+
+from tests.api.test_create_export import *  # noqa: F403

@@ -1,0 +1,76 @@
+"""The number of statements that an export costs PostgreSQL: each is a round trip, and a part of the CPU of both."""
+
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+import msgspec
+import pytest
+
+from service.bookkeeping.exports import Export, ExportStatus
+from service.resources import Resources, open_resources
+from service.settings import Settings
+from tests.support.exports import start_export
+from tests.support.factories import Connection, create_user, create_user_with
+from tests.support.statements import Sent, StatementProxy
+from worker.running import run_export
+
+
+class Watched(NamedTuple):
+    """Resources that reach both databases by way of proxies, which count to `sent`."""
+
+    resources: Resources
+    sent: Sent
+
+
+@pytest.fixture
+async def watched(settings: Settings) -> AsyncIterator[Watched]:
+    sent = Sent()
+    async with (
+        StatementProxy(settings.database_url, sent).open() as own,
+        StatementProxy(settings.source_database_url, sent).open() as source,
+        open_resources(
+            msgspec.structs.replace(settings, database_url=own.url, source_database_url=source.url)
+        ) as resources,
+    ):
+        yield Watched(resources, sent)
+
+
+async def test_a_small_export_takes_twelve(watched: Watched, database: Connection) -> None:
+    export = await _count(watched, database, records=400, queued=False)
+    assert export.status is ExportStatus.COMPLETED
+    assert len(watched.sent.queries) <= 12, watched.sent.queries
+
+
+async def test_accepting_an_export_takes_seven(watched: Watched, database: Connection) -> None:
+    export = await _count(watched, database, records=400, queued=True)
+    assert export.status is ExportStatus.PENDING
+    assert len(watched.sent.queries) <= 7, watched.sent.queries
+
+
+async def test_a_worker_takes_twelve(watched: Watched, database: Connection) -> None:
+    export = await _count(watched, database, records=400, queued=True)
+    watched.sent.clear()
+    await run_export(watched.resources, export.id)
+    assert await database.fetchval("SELECT status FROM carryout.export_jobs WHERE id = $1", export.id) == "completed"
+    assert len(watched.sent.queries) <= 12, watched.sent.queries
+
+
+async def test_many_records_take_no_more_to_count(watched: Watched, database: Connection) -> None:
+    await _count(watched, database, records=5_000, queued=True)
+    assert len(watched.sent.queries) <= 7, watched.sent.queries
+
+
+async def test_wide_records_are_read_by_cursors(watched: Watched, database: Connection) -> None:
+    """So little is in memory at once, however wide they are."""
+    user_id = await create_user(database, content=3, body_bytes=10_000)
+    export = await start_export(watched.resources, user_id, queued=False)
+    assert export.record_count == 4
+    assert any("generate_series" in query for query in watched.sent.queries)
+
+
+async def _count(watched: Watched, database: Connection, *, records: int, queued: bool) -> Export:
+    """A second export of a new user: with the first, asyncpg looks up types."""
+    await start_export(watched.resources, await create_user_with(database, 3), queued=False)
+    user_id = await create_user_with(database, records)
+    watched.sent.clear()
+    return await start_export(watched.resources, user_id, queued=queued)

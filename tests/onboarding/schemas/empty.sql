@@ -1,0 +1,2 @@
+-- No tables: each test makes those of its application.
+SELECT 1;

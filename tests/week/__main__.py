@@ -1,0 +1,90 @@
+"""`make week`: see docs/week.md."""
+
+import argparse
+import asyncio
+import logging
+import os
+import random
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import aiohttp
+import structlog
+
+from devstack.servers import find_postgres
+from devstack.stack import open_stack
+from service.backends.database import MIGRATION_URL
+from tests.chaos.__main__ import SETTINGS
+from tests.chaos.client import Ledger
+from tests.chaos.faults import Scene
+from tests.chaos.fleet import APIS, WORKERS, open_fleet
+from tests.chaos.promises import Aftermath, broken_promises, wait_for_rest
+from tests.chaos.users import create_users
+from tests.faults.world import open_world
+from tests.sql.databases import owner_url
+from tests.support.smtp import open_smtp_server
+from tests.week.load import Load
+from tests.week.nginx import Nginx
+from tests.week.promises import WEEK_PROMISES
+from tests.week.steps import STEPS, Week
+
+USERS = 30
+DEBIAN_POSTGRES = "/usr/lib/postgresql/15/bin"
+
+
+async def run(folder: Path, days: list[str]) -> list[str]:
+    """All days, healing and oracle; returns what was broken."""
+    chance = random.Random(1)  # noqa: S311 (reproducible on purpose)
+    async with (
+        open_stack(folder, {}) as stack,
+        open_smtp_server() as smtp,
+        open_world(stack, folder, **SETTINGS, CARRYOUT_SMTP_URL=smtp.url) as world,
+        # A reload of nginx closes idle connections, which a client may be about to use again.
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as http,
+    ):
+        run_dir = folder / "run"
+        migration = {MIGRATION_URL: owner_url(stack, world.database_url)}
+        environ = dict(os.environ) | world.environ | migration
+        async with open_fleet(run_dir, environ, http, WORKERS[:2]) as fleet:
+            nginx = Nginx(run_dir, [fleet.members[name].port for name in APIS])
+            await nginx.start()
+            try:
+                users = [user for user in await create_users(world, USERS, chance) if user.records < 1_000]
+                ledger = Ledger()
+                load = Load(nginx.url, http, users, ledger, lambda user: user.token)
+                scene = Scene(stack, world.database_url, fleet, {}, smtp)
+                week = Week(world, fleet, nginx, load, scene, environ, find_postgres())
+                aftermath = Aftermath(world, fleet, ledger, smtp, http, await fleet.resident_megabytes())
+                for name in days:
+                    started = time.monotonic()
+                    answer = await STEPS[name](week)
+                    print(f"  {name:<24} {answer} ({time.monotonic() - started:.0f} s)", flush=True)
+                await wait_for_rest(world)
+                return [*week.broken, *await broken_promises(aftermath, WEEK_PROMISES)]
+            finally:
+                await nginx.stop()
+
+
+def main() -> int:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # our own pools' worries
+    parser = argparse.ArgumentParser(prog="python -m tests.week")
+    parser.add_argument("--folder", type=Path, default=Path(".carryout-week"))
+    parser.add_argument("--day", action="append", choices=STEPS, help="only this day; repeatable")
+    given = parser.parse_args()
+    folder: Path = given.folder.resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    started = time.monotonic()
+    broken = asyncio.run(run(folder, given.day or [*STEPS]))
+    for promise in broken:
+        print(f"\nBROKEN: {promise}")
+    print(
+        f"\n{'The week was bad' if broken else 'Everything held'}: {time.monotonic() - started:.0f} s, logs in {folder}"
+    )
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
