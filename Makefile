@@ -4,16 +4,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
 DATA_DIR ?= .carryout
+ARGS ?=
 MINUTES ?= 5
 USERS ?= 300
+SURROUNDINGS ?= pooler,standby,sentinels,virtual-hosts,provider
 SWAGGER_UI ?= 5.35.0
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench-installed
+PROVIDER := tests/browser/provider
+PROVIDER_STAMP := $(PROVIDER)/node_modules/.installed
 # Another PostgreSQL than the wheel's, for every target that starts one.
 export POSTGRES_BIN ?=
+# Containers often set it; then each process of each run compiles all modules and tests again, for seconds.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test browser proxies chaos load check bench bench-quick lock swagger-ui clean
+.PHONY: help demo run test quick coverage browser proxies compat chaos week load check words bench bench-quick profile mutate lock swagger-ui clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,26 +38,52 @@ demo: $(STAMP) ## exports of a sample user, from an empty folder to files on dis
 run: $(STAMP) ## the same stack left running [PORT=8000] [DATA_DIR=.carryout]
 	@exec $(BIN)/carryout dev --port $(PORT) --data-dir $(DATA_DIR)
 
-test: $(STAMP) ## all tests, on the embedded servers [POSTGRES_BIN=/usr/lib/postgresql/15/bin]
-	@$(BIN)/python -m pytest -n 3
+test: $(STAMP) ## all tests, or those of ARGS, on the embedded servers [ARGS="tests/documents -k csv"] [POSTGRES_BIN=…/15/bin]
+	@$(BIN)/python -m pytest $(or $(ARGS),-n 3 --dist worksteal)
 
-browser: $(STAMP) ## the page in a real browser (needs chromium and chromium-driver)
+quick: $(STAMP) ## the tests that need no server but PostgreSQL, in a minute [ARGS="-k csv"]
+	@$(BIN)/python -m pytest --quick -n 3 --dist worksteal $(ARGS)
+
+coverage: $(STAMP) ## all tests, measured; fails below the floor in pyproject.toml
+	@$(BIN)/python -m pytest -n 3 --dist worksteal --cov --cov-report=term:skip-covered
+
+$(PROVIDER_STAMP): $(STAMP) requirements/browser.lock $(PROVIDER)/package-lock.json
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/browser.lock
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm ci --prefix $(PROVIDER) --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
+browser: $(PROVIDER_STAMP) ## the page in a real browser (needs chromium, chromium-driver)
 	@$(BIN)/python -m pytest tests/browser
 
 proxies: $(STAMP) ## documents cut behind a real nginx (needs nginx)
 	@$(BIN)/python -m pytest tests/proxies
 
+compat: $(PROVIDER_STAMP) ## other people's servers: poolers, standbys, S3s, Postfix (needs root, pgbouncer, postfix, prometheus)
+	@$(BIN)/python -m pytest tests/compat tests/fleet --surroundings $(SURROUNDINGS) -n 2
+
 chaos: $(STAMP) ## random faults under load, then the oracle [SEED=n] [MINUTES=5] [USERS=300]
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES) --users $(USERS)
+
+week: $(STAMP) ## a bad week on Debian's PostgreSQL 15 and nginx: outages, rotations, a restore (needs postgresql-15, nginx)
+	@POSTGRES_BIN=$(or $(POSTGRES_BIN),/usr/lib/postgresql/15/bin) $(BIN)/python -m tests.week
 
 load: $(STAMP) ## many and slow clients, resets, a million users; with the figures
 	@$(BIN)/python -m pytest tests/load
 
-check: $(STAMP) ## lint, format, types and import rules
+check: $(STAMP) ## lint, format, types, import rules, spelling, words, the migrations' locks
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/codespell
+	@$(BIN)/python -m tests.support.words
+	@$(BIN)/squawk sql/migrations/*.sql
+
+words: $(STAMP) ## every word and sentence that the word list counts
+	@$(BIN)/python -m tests.support.words --list
+
+mutate: $(STAMP) ## change links, keys, csv, orders; see their tests fail [ARGS="links --most 40 --seed 1"]
+	@$(BIN)/python -m tests.mutate $(ARGS)
 
 $(BENCH_STAMP): $(STAMP) requirements/bench.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.lock
@@ -63,10 +95,14 @@ bench: $(BENCH_STAMP) ## the measurements behind docs/benchmarks.md, against pee
 bench-quick: $(BENCH_STAMP) ## the same in a minute or two: fewer rounds, less data, nothing written
 	@$(BIN)/python -m bench --quick
 
+profile: $(BENCH_STAMP) ## where the CPU goes while a document streams: docs/row.md [ARGS="--format json --seconds 20"]
+	@$(BIN)/python -m bench.profile $(ARGS)
+
 lock: ## resolve the dependencies again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml -o requirements/runtime.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --all-extras --group dev pyproject.toml -o requirements/dev.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group bench -c requirements/dev.lock -o requirements/bench.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group browser -o requirements/browser.lock
 
 swagger-ui: ## fetch what shows the API at /docs again (needs npm, GNU tar) [SWAGGER_UI=5.35.0]
 	@npm pack --silent --pack-destination "$${TMPDIR:-/tmp}" swagger-ui-dist@$(SWAGGER_UI)
@@ -75,4 +111,4 @@ swagger-ui: ## fetch what shows the API at /docs again (needs npm, GNU tar) [SWA
 		package/swagger-ui-bundle.js.LICENSE.txt package/swagger-ui.css package/LICENSE package/NOTICE
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) .carryout .carryout-demo .carryout-chaos .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-* .coverage* .carryout .carryout-demo .carryout-chaos .carryout-week .mypy_cache .ruff_cache .pytest_cache .import_linter_cache $(PROVIDER)/node_modules

@@ -1,6 +1,6 @@
 """`python -m bench [--quick]`: every row of docs/benchmarks.md, measured in one run on the embedded servers.
 
-Absolute times say little on a shared machine; the ratios and the memory figures do.
+Absolute times mean little on a shared machine; ratios and memory figures are comparable.
 """
 
 import argparse

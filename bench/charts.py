@@ -1,4 +1,4 @@
-"""The pictures of docs/benchmarks.md and the README."""
+"""The charts of docs/benchmarks.md and the README."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ WIDTH_INCHES = 8.0
 
 
 def draw_throughput(path: Path, rows_per_second: Mapping[str, float], *, ours: str, title: str) -> None:
-    """Bars, the fastest on top."""
+    """A bar chart, the fastest on top."""
     ordered = sorted(rows_per_second.items(), key=lambda bar: bar[1])
     names, rates = [name for name, _ in ordered], [rate / 1_000 for _, rate in ordered]
     figure = Figure(figsize=(WIDTH_INCHES, 0.5 * len(names) + 1.2), layout="constrained")
@@ -26,7 +26,7 @@ def draw_throughput(path: Path, rows_per_second: Mapping[str, float], *, ours: s
 
 
 def draw_memory(path: Path, series: Mapping[str, Sequence[tuple[float, float]]], *, title: str) -> None:
-    """Resident memory, from zero, over the time of each stream."""
+    """A line chart of resident memory, from zero, over the time of each stream."""
     figure = Figure(figsize=(WIDTH_INCHES, 3.2), layout="constrained")
     axes = figure.subplots()
     for (name, samples), (color, style) in zip(series.items(), LINES, strict=True):

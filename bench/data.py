@@ -1,4 +1,4 @@
-"""What is exported: the sample's users and more of them, their numbers fixed by the size of the run."""
+"""The exported data: the sample's users and further ones; the run's size fixes their number."""
 
 from typing import NamedTuple
 from uuid import UUID
@@ -10,9 +10,10 @@ SMALL_RECORDS = 400
 
 
 class Size(NamedTuple):
-    """How much a run does; `histories` are the records of one user each, the largest last.
+    """The size of a run; `histories` are the numbers of records of one user each, the largest last.
 
-    `parallel_rows` are those of each of so many `streams` at once; `columns` and `widths` of cells are scaled over.
+    `parallel_rows` is the number of rows of each of the concurrent `streams`; `columns` and `widths` are the scaled
+    dimensions.
     """
 
     rounds: int
@@ -48,7 +49,7 @@ QUICK = Size(
 
 
 def history_user(records: int) -> UUID:
-    """The user with so many records."""
+    """The user with this number of records."""
     return UUID(int=(0xBE << 120) + records)
 
 
@@ -57,7 +58,7 @@ def small_user(number: int) -> UUID:
 
 
 async def load(database_url: str, size: Size) -> None:
-    """Everybody there is counts as a user of the operators' list, which is filled up to `size.users`."""
+    """Fill the operators' list up to `size.users`; all existing users count."""
     connection = await asyncpg.connect(database_url)
     try:
         histories = {history_user(records): records for records in size.histories}
@@ -67,7 +68,7 @@ async def load(database_url: str, size: Size) -> None:
             VALUES ($1, $2, 'Katherine "Kate" Johnson, Dr.', 'x')""",
             [(user_id, f"{user_id}@example.com") for user_id in histories | smalls],
         )
-        # The foreign key would ask for the user once a row.
+        # The foreign key would look up the user once per row.
         await connection.execute("SET session_replication_role = replica")
         for user_id, records in (histories | smalls).items():
             await _add_history(connection, user_id, records - 1)

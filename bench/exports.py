@@ -1,4 +1,4 @@
-"""Stored exports: queued ones by the worker, and small ones at once."""
+"""Stored exports: queued ones, made by the worker, and small ones, made by the API."""
 
 import asyncio
 import itertools
@@ -17,9 +17,10 @@ from bench.report import Report, Table
 from bench.streams import FORMATS, RECORDS, load_documents
 from bench.world import World, stream_url
 from devstack.sample import USER_100000
-from service.database import Pool
-from service.encoders import create_encoder
-from service.storage import ObjectStorage, open_storage
+from service.backends.database import Pool
+from service.backends.storage import ObjectStorage, open_storage
+from service.documents.encoders import create_encoder
+from service.formats import Format
 
 CLIENTS = 16
 POLL_SECONDS = 0.02
@@ -62,7 +63,7 @@ def _queued_table(measured: dict[str, Measured]) -> Table:
         (name, each.seconds.text("s", digits=3), f"{each.cpu_seconds:.2f} s", f"{each.postgres_seconds:.2f} s")
         for name, each in measured.items()
     ]
-    note = "Queued: from the POST's row to `completed`, by the database's clock; CPU is the worker's."
+    note = "Queued: from the insert of the row to `completed`, by the database's clock; CPU is the worker's."
     return Table(f"Queued exports, {RECORDS:,} records", note, ("what", "time", "CPU", "PostgreSQL's CPU"), rows)
 
 
@@ -84,7 +85,7 @@ async def _queue(world: World, user_id: UUID, format_: str, picked_up: list[floa
             await asyncio.sleep(POLL_SECONDS)
     if view["status"] == "failed":
         raise SystemExit(f"The export failed: {view['error_message']}")
-    connection = await asyncpg.connect(world.settings.database_url)
+    connection = await asyncpg.connect(world.stack.admin_url)
     times = await connection.fetchrow(
         """SELECT extract(epoch FROM started_at - created_at)::float,
                   extract(epoch FROM completed_at - created_at)::float
@@ -117,7 +118,7 @@ async def measure_small(world: World, report: Report) -> None:
     report.tables.append(
         Table(
             f"Small exports, {SMALL_RECORDS} records, {CLIENTS} clients",
-            "The bare loop, inside the client: one snapshot read, two commits, one S3 PUT; no HTTP, token, audit.",
+            "The bare loop runs in the client: one snapshot read, two commits, one S3 PUT; no HTTP, token or audit.",
             ("what", "a second"),
             [(name, rate.text("", digits=0)) for name, rate in rates.items()],
         )
@@ -128,7 +129,7 @@ Export = Callable[[int, dict[str, str]], Awaitable[None]]
 
 
 async def _hammer(world: World, export: Export, users: list[tuple[int, dict[str, str]]]) -> Transfer:
-    """CLIENTS loops, each with users of its own, who may make one export at a time. `seconds` is each export's."""
+    """CLIENTS loops, each with its own users, because a user may make one export at a time. `seconds` is per export."""
     started = time.perf_counter()
     done = 0
 
@@ -154,11 +155,11 @@ async def _post(world: World, _number: int, headers: dict[str, str]) -> None:
 
 @asynccontextmanager
 async def _open_bare_loop(world: World) -> AsyncIterator[Export]:
-    url = world.settings.database_url
+    url = world.stack.admin_url
     datasets = await load_documents(world)
     async with asyncpg.create_pool(url, min_size=CLIENTS, max_size=CLIENTS) as pool, open_storage(world.settings) as s3:
         await pool.execute("CREATE TABLE IF NOT EXISTS public.bare_jobs (id uuid PRIMARY KEY, done bool)")
-        queries = [create_encoder("csv").row_text(dataset) for dataset in datasets]
+        queries = [create_encoder(Format.CSV).row_text(dataset) for dataset in datasets]
         yield partial(_bare_export, pool, s3, queries)
 
 

@@ -1,4 +1,4 @@
-"""The operators' full list: one at a time against the peers, and several at once."""
+"""The operators' full list: one at a time against the peers, and several concurrently."""
 
 import asyncio
 import time
@@ -18,8 +18,8 @@ CARRYOUT = "Carryout"
 PSQL = "psql COPY"
 AT_ONCE = 8
 NOTE = (
-    "The peers are in `bench/peers/`. The first byte of one that streams is that of its headers, sent before it asks"
-    " the database; Carryout's comes with its first rows."
+    "The peers are in `bench/peers/`. A peer that streams sends its headers, and so its first byte, before it queries"
+    " the database; Carryout sends them with the first rows."
 )
 
 
@@ -29,7 +29,7 @@ async def measure_lists(world: World, report: Report) -> float:
     async with open_peers(world) as peers:
         contenders = [
             Contender(CARRYOUT, world.api.pid, partial(curl, list_url(world.api), world.operator())),
-            Contender(PSQL, None, partial(psql, world.settings.database_url, [COPY_FULL])),
+            Contender(PSQL, None, partial(psql, world.stack.admin_url, [COPY_FULL])),
             *(Contender(peer.name, peer.pid, partial(curl, peer.url)) for peer in peers),
         ]
         measured = await world.meter.interleave(f"full list of {rows:,} users", contenders, world.size.rounds)
@@ -50,7 +50,7 @@ async def measure_lists(world: World, report: Report) -> float:
 
 
 def cells(name: str, each: Measured, base: Measured, rows: int) -> list[str]:
-    """One contender's row of a table; psql has no process to watch and no first byte."""
+    """One contender's table row; psql has no server process to measure and no first byte."""
     watched = each.cpu_seconds > 0
     return [
         name,

@@ -1,4 +1,4 @@
-"""Contenders measured in turns: time, and the CPU and memory of the processes that did the work."""
+"""Measures contenders in turns: time, and CPU and memory of the working processes."""
 
 import asyncio
 import statistics
@@ -12,12 +12,12 @@ import psutil
 
 MIB = 2**20
 SAMPLE_SECONDS = 0.005
-# What the measurement before leaves to do, an audit event, say, mustn't be measured with the next.
+# Pending work of a measurement, such as an audit event, must not count in the next one.
 SETTLE_SECONDS = 0.1
 
 
 class Transfer(NamedTuple):
-    """What a client saw; `first_seconds` from the connection to its first byte."""
+    """A client's figures; `first_seconds` is the time from the connection to the first byte."""
 
     seconds: float
     first_seconds: float = 0.0
@@ -25,7 +25,7 @@ class Transfer(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """One transfer, and what it cost: CPU seconds and MiB above what was resident before."""
+    """One transfer and its cost: CPU seconds, and MiB above the resident memory before."""
 
     transfer: Transfer
     cpu_seconds: float
@@ -34,7 +34,7 @@ class Cost(NamedTuple):
 
 
 class Contender(NamedTuple):
-    """`pid` is the process (and its children) that answers; None if the client does all the work itself."""
+    """`pid` is the answering process, measured with its children; None if the client does all the work."""
 
     name: str
     pid: int | None
@@ -87,19 +87,19 @@ class Measured:
 
     @property
     def grown_mib(self) -> float:
-        """The most of all rounds: what the first one takes is often kept."""
+        """The maximum of all rounds, because processes often keep the memory of the first."""
         return max(cost.grown_mib for cost in self.costs)
 
 
 class Meter:
-    """Measures what runs on this machine, PostgreSQL included."""
+    """Measures processes on this machine, including PostgreSQL."""
 
     def __init__(self, postgres_pid: int, say: Callable[[str], None]) -> None:
         self._postgres_pid = postgres_pid
         self.say = say
 
     async def interleave(self, title: str, contenders: Sequence[Contender], rounds: int) -> dict[str, Measured]:
-        """Each contender once a round, in another order each time, after one round that doesn't count."""
+        """Run each contender once per round, in a new order each time, after one round that doesn't count."""
         measured = {contender.name: Measured() for contender in contenders}
         idle_mib = {contender.name: resident_mib(contender.pid) for contender in contenders if contender.pid}
         for turn in range(rounds + 1):
@@ -117,7 +117,7 @@ class Meter:
         postgres = cpu_seconds(self._postgres_pid)
         async with watch_memory(contender.pid) as samples:
             transfer = await contender.run()
-        await asyncio.sleep(SETTLE_SECONDS / 2)  # what the answer leaves to do is part of its cost
+        await asyncio.sleep(SETTLE_SECONDS / 2)  # work that continues after the response is part of its cost
         peak_mib = max((mib for _, mib in samples), default=0.0)
         return Cost(
             transfer,
@@ -128,10 +128,10 @@ class Meter:
 
 
 def cpu_seconds(pid: int) -> float:
-    """What the process, its children and those that have ended used so far."""
+    """CPU used so far by the process, its children, and children that have ended."""
     total = 0.0
     for process in _family(pid):
-        with suppress(psutil.Error):  # it has just ended, and is in its parent's account
+        with suppress(psutil.Error):  # a child that just ended counts in its parent's figures
             times = process.cpu_times()
             total += times.user + times.system
             total += getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
@@ -178,5 +178,5 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def ratio(measured: Mapping[str, Measured], name: str, other: str) -> float:
-    """Of the medians."""
+    """The ratio of the medians."""
     return measured[name].seconds.median / measured[other].seconds.median

@@ -1,4 +1,4 @@
-"""How much one stream takes, and each further one, of a fresh API process."""
+"""Memory of one stream, and of each further one, in a fresh API process."""
 
 import asyncio
 import socket
@@ -12,17 +12,17 @@ from bench.measure import resident_mib, watch_memory
 from bench.report import Report, Table
 from bench.world import Server, World, list_url, open_api, stream_url
 
-# So that a stream whose client waits is a stream that waits, and not one that has ended in the kernel's buffers.
+# Small, so that the stream of a waiting client waits, too, and doesn't end in the kernel's buffers.
 RECEIVE_BUFFER_BYTES = 64 * 1024
 READ_BYTES = 64 * 1024
-STREAMS_LIMIT = {"CARRYOUT_STREAM_POOL_SIZE": "128"}
+STREAMS_LIMIT = {"CARRYOUT_STREAM_POOL_SIZE": "128", "CARRYOUT_LIST_POOL_SIZE": "256"}
 
 
 async def measure_memory(world: World, report: Report) -> None:
     records = world.size.histories[-1]
     rows: list[tuple[str, str]] = []
     one_mib = 0.0
-    for format_ in ("csv", "json"):
+    for format_ in ("csv", "json", "xlsx"):
         async with open_api(world, f"memory-{format_}", STREAMS_LIMIT) as api:
             world.meter.say(f"memory: one stream of {records:,} records as {format_}")
             idle = resident_mib(api.pid)
@@ -39,12 +39,12 @@ async def measure_memory(world: World, report: Report) -> None:
     rows.append((f"each further one of {world.size.streams} at once", f"{further:.2f} MiB"))
     report.limit(f"memory above idle, one stream of {records:,} records", one_mib, 16, "MiB", digits=1)
     report.limit(f"memory for each further one, {world.size.streams} at once", further, 1, "MiB")
-    report.tables.append(Table("Memory", "Of an API process that has just started.", ("what", "memory"), rows))
+    report.tables.append(Table("Memory", "In an API process that has just started.", ("what", "memory"), rows))
 
 
 async def _peak_of_many(world: World, api: Server) -> float:
-    """MiB; every client holds until all have their first bytes, so that all streams are open at once."""
-    connection = await asyncpg.connect(world.settings.database_url)
+    """MiB per stream; every client waits until all have their first bytes, so that all streams are open at once."""
+    connection = await asyncpg.connect(world.stack.admin_url)
     last = await connection.fetchval("SELECT max(internal_id) FROM public.users")
     await connection.close()
     request = _request(f"{list_url(api)}&after={last - world.size.parallel_rows}", world.operator())

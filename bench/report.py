@@ -1,4 +1,4 @@
-"""What was measured, as text: goals first, then the tables behind them."""
+"""The measurements as text: first the goals, then the tables."""
 
 import os
 import platform
@@ -36,11 +36,11 @@ class Report:
     series: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
     def limit(self, work: str, figure: float, goal: float, unit: str = "x", *, digits: int = 2) -> None:
-        """A goal that is met by staying at or below it."""
+        """Add a goal that is an upper limit."""
         self.goals.append(Goal(work, f"{figure:.{digits}f} {unit}", f"≤ {goal:g} {unit}", figure <= goal))
 
     def reach(self, work: str, figure: float, goal: float, unit: str = "x", *, digits: int = 2) -> None:
-        """A goal that is met by reaching it."""
+        """Add a goal that is a lower limit."""
         self.goals.append(Goal(work, f"{figure:.{digits}f} {unit}", f"≥ {goal:g} {unit}", figure >= goal))
 
 
@@ -49,7 +49,7 @@ def render(report: Report, size: Size, *, charts: bool) -> str:
     lines += _table(
         Table(
             "Goals",
-            "Ratios are those of medians.",
+            "Ratios are ratios of medians.",
             ("work", "measured", "goal", "met"),
             [(*goal[:3], "yes" if goal.met else "**no**") for goal in report.goals],
         )
@@ -65,11 +65,11 @@ def render(report: Report, size: Size, *, charts: bool) -> str:
 def _conditions(size: Size) -> list[str]:
     machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {sys.version.split()[0]}"
     return [
-        f"By `make bench`, in one run: {size.rounds} rounds after one that doesn't count, all contenders in turns in",
-        f"each; figures are medians (smallest to largest). {machine};",
-        "PostgreSQL, Redis, S3, the contenders and the client share the machine. Times are those of whole `curl` or",
-        "`psql` commands, their start included. CPU is that of the contender's processes and, apart, of PostgreSQL's;",
-        "memory is the peak resident set above what the idle process held.",
+        f"Measured by `make bench` in one run: {size.rounds} rounds after a warm-up round, all contenders in turns",
+        f"in each; figures are medians (smallest to largest). {machine};",
+        "PostgreSQL, Redis, S3, the contenders and the client share the machine. Times are of whole `curl` or",
+        "`psql` commands, including their start. CPU is that of the contender's processes; PostgreSQL's is listed",
+        "separately; memory is the peak resident set above that of the idle process.",
     ]
 
 

@@ -16,23 +16,25 @@ from bench.data import history_user
 from bench.measure import Contender, Measured
 from bench.report import Goal, Report, Table
 from bench.world import Server, World, open_api, stream_url
+from devstack.sample import READER
 
 COLUMNS_ROWS = 10_000
 WIDTHS_ROWS = 1_000
 COLUMNS_USER = UUID(int=0xC0 << 120)
-# How far a median may lie from the line through all of them, as a share of it.
+# The permitted deviation of a median from the line through all medians, as a share of it.
 STEP = 0.25
 MEMORY_MIB = 16
 
 CREATE_WIDE = """
     CREATE TABLE public.wide (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, user_id uuid NOT NULL, {columns}
-    )
+    );
+    GRANT SELECT ON public.wide TO {reader}
 """
 
 
 class Line(NamedTuple):
-    """seconds = `start` + `slope` * size; `deviation` is the largest share a median lies off it."""
+    """seconds = `start` + `slope` * size; `deviation` is the largest relative distance of a median."""
 
     start: float
     slope: float
@@ -100,7 +102,7 @@ def _cells(size: int, each: Measured, line: Line) -> list[str]:
 
 
 def fit_line(seconds: Mapping[int, float]) -> Line:
-    """Least squares of the relative deviations, so that small sizes count as much as large ones."""
+    """Minimizes the squares of the relative deviations, so that small sizes count as much as large ones."""
     sizes, times = np.array(list(seconds)), np.array(list(seconds.values()))
     slope, start = np.polyfit(sizes, times, 1, w=1 / times)
     return Line(float(start), float(slope), float(np.max(np.abs(times / (start + slope * sizes) - 1))))
@@ -121,11 +123,11 @@ def _width_user(width: int) -> UUID:
 
 
 async def _create_wide(world: World) -> None:
-    """Cells of 16 characters for the columns; then, in the first column, wider and wider ones."""
-    connection = await asyncpg.connect(world.settings.database_url)
+    """Insert cells of 16 characters for the columns, then increasingly wide ones in the first column."""
+    connection = await asyncpg.connect(world.stack.admin_url)
     try:
         names = [f"c{number}" for number in range(max(world.size.columns))]
-        await connection.execute(CREATE_WIDE.format(columns=", ".join(f"{name} text" for name in names)))
+        await connection.execute(CREATE_WIDE.format(reader=READER, columns=", ".join(f"{name} text" for name in names)))
         cells = {COLUMNS_USER: 16} | {_width_user(width): width for width in world.size.widths}
         await connection.executemany(
             "INSERT INTO public.users (id, email, name, password_hash) VALUES ($1, $2, 'Wide', 'x')",

@@ -14,37 +14,43 @@ from bench.peers import SELECT_ONE
 from bench.report import Goal, Report, Table
 from bench.world import World, open_peer, stream_url
 from devstack.sample import USER_100000
-from service.database import QUERIES
-from service.datasets import Dataset, load_datasets
-from service.encoders import Format, create_encoder
+from service.backends.database import QUERIES
+from service.documents.datasets import Dataset, load_datasets
+from service.documents.encoders import create_encoder
+from service.formats import Format
 
 RECORDS = 100_000
-FORMATS: tuple[Format, ...] = ("csv", "json")
+FORMATS = (Format.CSV, Format.JSON)
+XLSX_BY_CSV = 3
 ENCODINGS = ("gzip", "zstd")
 FIRST_BYTE_SECONDS = 0.010
-# What still counts as no difference between a small and a large document.
+# The permitted difference between a small and a large document.
 SAME_SECONDS = 0.003
 
 
 async def measure_streams(world: World, report: Report) -> float:
     """Returns the service's CPU seconds for 100,000 records, the costlier format's."""
     contenders = []
-    dsn = world.settings.database_url
+    dsn = world.stack.admin_url
     for format_ in FORMATS:
         url, headers = stream_url(world.api, format_), world.user(USER_100000)
         contenders += [
             Contender(format_, world.api.pid, partial(curl, url, headers)),
             Contender(_copied(format_), None, partial(psql, dsn, await _copies(world, format_))),
         ]
+    url = stream_url(world.api, Format.XLSX)
+    contenders.append(Contender(Format.XLSX, world.api.pid, partial(curl, url, world.user(USER_100000))))
     measured = await world.meter.interleave(f"stream of {RECORDS:,} records", contenders, world.size.rounds)
     for format_ in FORMATS:
         work = f"live stream of {RECORDS:,} records as {format_}, by psql COPY of the same rows"
         report.limit(work, ratio(measured, format_, _copied(format_)), 1.2)
+    by_csv = ratio(measured, Format.XLSX, Format.CSV)
+    report.limit(f"live stream of {RECORDS:,} records as xlsx, by the same as csv", by_csv, XLSX_BY_CSV)
     report.tables.append(
         Table(
             f"Live stream, {RECORDS:,} records",
-            "psql copies the rows as the service has PostgreSQL render them, neither counted, framed nor hashed, nor"
-            " (CSV) with the profile's cells.",
+            "psql copies the rows as PostgreSQL renders them for the service. It doesn't count, frame or hash them, and"
+            " (CSV) doesn't add the profile's cells.",
             ("contender", "time", "by Carryout's CSV", "rows/s", "first byte", "CPU", "PostgreSQL's CPU", "memory"),
             [cells(name, each, measured["csv"], RECORDS) for name, each in measured.items()],
         )
@@ -58,7 +64,7 @@ def _copied(format_: str) -> str:
 
 async def load_documents(world: World) -> Sequence[Dataset]:
     """The datasets, as the service loads them."""
-    connection = await asyncpg.connect(world.settings.database_url)
+    connection = await asyncpg.connect(world.stack.admin_url)
     try:
         return await load_datasets(
             connection,
@@ -102,7 +108,7 @@ async def measure_first_byte(world: World, report: Report) -> None:
     report.tables.append(
         Table(
             "First byte",
-            "By curl's clock, from the connection made; the bare route is `bench/peers/select_one.py`.",
+            "Measured by curl, from the established connection; the bare route is `bench/peers/select_one.py`.",
             ("document", "first byte", "all"),
             [
                 (name, each.first_seconds.text("ms", scale=1_000, digits=1), each.seconds.text("s", digits=3))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Peer(NamedTuple):
-    """`command` is followed by the port; `source` is the page that shows it done so, if it isn't ours."""
+    """The port follows `command`; `source` is the documentation page that the peer follows, if it has one."""
 
     name: str
     command: tuple[str, ...]

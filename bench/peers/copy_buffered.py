@@ -1,4 +1,4 @@
-"""psycopg gives a block for each row; here they are collected first, as somebody who had measured would do."""
+"""Collects the blocks, one per row, that psycopg yields, as an optimized implementation would."""
 
 from collections.abc import AsyncIterator
 

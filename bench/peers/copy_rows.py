@@ -1,4 +1,4 @@
-"""Every block that psycopg gives is sent on as it is."""
+"""Sends each block that psycopg yields as its own chunk."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""Django's own page on large CSV files: a pseudo-buffer, and a chunk for each row."""
+"""Follows Django's page on large CSV files: a pseudo-buffer, and a chunk for each row."""
 
 import csv
 from urllib.parse import unquote, urlsplit
@@ -51,7 +51,7 @@ class User(models.Model):
 
 
 class Echo:
-    """Gives a line back instead of storing it."""
+    """Returns each line instead of storing it."""
 
     def write(self, line: str) -> str:
         return line

@@ -1,4 +1,4 @@
-"""What any such service needs at least: one route that asks the database for 1."""
+"""The minimum of any such service: one route that selects 1 from the database."""
 
 from psycopg_pool import AsyncConnectionPool
 from starlette.applications import Starlette

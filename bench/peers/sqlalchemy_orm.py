@@ -1,4 +1,4 @@
-"""Objects, all at once, into a StringIO: what most tutorials and most services do."""
+"""Loads all objects at once and writes them into a StringIO, as most tutorials and services do."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""A server-side cursor, rows as tuples, csv.writer, a thousand rows a chunk."""
+"""Uses a server-side cursor, rows as tuples, csv.writer, and a thousand rows per chunk."""
 
 import csv
 import io

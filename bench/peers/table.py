@@ -1,4 +1,4 @@
-"""What every peer exports: the operators' full list."""
+"""The export of every peer: the operators' full list."""
 
 import os
 
