@@ -102,18 +102,18 @@ async def rotate_serving_role(week: Week) -> str:
     """The oracle keeps the first role: one of its own is rotated."""
     first, second = (f"service_{secrets.token_hex(4)}" for _ in range(2))
     await week.roll(**await _prepare_role(week, first))
-    names = {"carryout_service": first, "carryout_service_2": second}
+    names, given = {"carryout_service": first, "carryout_service_2": second}, dict[str, str]()
 
     async def create(code: list[str]) -> None:
         await _execute(week, fill_in(code[0], names))
-        week.environ |= await _give_password(week, second)
+        given.update(await _give_password(week, second))
 
     async def migrate(code: list[str]) -> None:
-        migrated = await week.carryout(*code[0].split()[1:])
+        migrated = await week.carryout(*code[0].split()[1:], **given)
         week.require(migrated.status == 0, f"migrate for the new role: {migrated.err}")
 
     async def restart(_code: list[str]) -> None:
-        await week.roll()
+        await week.roll(**given)
 
     async def drop(code: list[str]) -> None:
         await _execute(week, fill_in(code[0], names))
@@ -123,8 +123,8 @@ async def rotate_serving_role(week: Week) -> str:
 
 async def _prepare_role(week: Week, role: str) -> dict[str, str]:
     await _execute(week, f"CREATE ROLE {role} LOGIN")
-    week.environ |= (given := await _give_password(week, role))
-    migrated = await week.carryout("migrate")
+    given = await _give_password(week, role)
+    migrated = await week.carryout("migrate", **given)
     week.require(migrated.status == 0, f"migrate for a role: {migrated.err}")
     return given
 
