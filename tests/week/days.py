@@ -190,9 +190,8 @@ async def lost_file(week: Week) -> str:
 
 async def wrong_clock(week: Week) -> str:
     """Row 13: the hosts of an API process and of both workers are ten minutes behind."""
-    (library,) = Path("/usr/lib").glob(f"*/faketime/{LIBFAKETIME}")
     late = [member for name, member in week.fleet.members.items() if name != "api-2"]
-    faked = {"LD_PRELOAD": str(library), "FAKETIME": f"-{BEHIND_SECONDS}", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    faked = {"LD_PRELOAD": find_libfaketime(), "FAKETIME": f"-{BEHIND_SECONDS}", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
     for member in late:
         await week.restart(member, **faked)
     api, right = (week.fleet.members[name].url for name in APIS)
@@ -213,6 +212,11 @@ async def wrong_clock(week: Week) -> str:
     week.require(await week.has_logged('"event": "clock_differs"'), "a wrong clock: nothing in the log")
     words = f"a fresh token got {refused} with the cause clock, {skew:.0f} s measured; workers made an export"
     return f"{words}; its link {got}; afterwards the token got {healed}"
+
+
+def find_libfaketime() -> str:
+    """Where Debian keeps it; empty if it doesn't."""
+    return next((str(path) for path in Path("/usr/lib").glob(f"*/faketime/{LIBFAKETIME}")), "")
 
 
 async def user_asks(week: Week) -> str:
