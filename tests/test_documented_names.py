@@ -12,6 +12,7 @@ import yaml
 
 from service.access.api_keys import Scope
 from service.access.flags import Flag
+from service.backends import failures
 from service.bookkeeping.audit import AuditAction
 from service.cli.commands import cli
 from service.settings import CLIENT_CREDENTIALS, FILE_SUFFIX, PREFIX, Settings
@@ -131,6 +132,18 @@ def test_audit_events_scopes_and_flags(page: Path) -> None:
 def test_identifiers(page: Path) -> None:
     named = {code for code in in_line(page) if IDENTIFIER.fullmatch(code) and not ROLE.fullmatch(code)}
     assert named - WORDS - METRICS - FOREIGN == set()
+
+
+def test_causes_of_outages() -> None:
+    """Each begins or ends the words of one."""
+    kinds, _ = failures._redis_and_s3()
+    told = {words for _, words in (*failures.POSTGRESQL, *kinds)} | {*failures.S3_CODES.values(), failures.NO_BUCKET}
+    text = (ROOT / "docs" / "operations.md").read_text().partition("## Outages in the log")[2]
+    rows = text.partition("| cause | then |\n|---|---|\n")[2].partition("\n\n")[0].splitlines()
+    named = {code.strip("… ") for row in rows for code in IN_LINE.findall(row.split("|")[1])}
+    causes = {code for code in named if not re.fullmatch(r"[0-9A-Z]{5}", code)} - {"All connections are in use"}
+    assert len(causes) > len(rows)
+    assert {code for code in causes if not any(code in words for words in told)} == set()
 
 
 def test_log_events() -> None:
