@@ -40,6 +40,7 @@ from service.backends.queue import JobQueue, open_queue
 from service.backends.smtp import Mailer
 from service.backends.storage import ObjectStorage, open_storage
 from service.bookkeeping.audit import AuditLog
+from service.bookkeeping.events import EventRepository
 from service.bookkeeping.exports import ExportRepository, find_mark
 from service.bookkeeping.mails import NotificationRepository
 from service.documents.datasets import Dataset, list_exposed_columns, load_datasets, load_user_lists
@@ -94,6 +95,7 @@ class Resources:
     mailer: Mailer
     exports: ExportRepository
     notifications: NotificationRepository
+    events: EventRepository
     audit: AuditLog
     mark: str
     metrics: Metrics
@@ -167,6 +169,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             mailer=mailer,
             exports=ExportRepository(lease_seconds=settings.lease_seconds),
             notifications=NotificationRepository(mailer.domain),
+            events=EventRepository(),
             audit=AuditLog(),
             mark=mark,
             metrics=metrics,

@@ -26,6 +26,8 @@ POOLED = "pgbouncer=true"
 KEY_PREFIX = re.compile(r"(?:(?!\.{1,2}(?:/|$))[\w!.*'()-]+(?:/|$)){0,20}", re.ASCII)
 AUTHORITY = re.compile(r"\w+://([^/?#]*)")
 BASE64 = "base64:"
+WEBHOOK_SECRET = "whsec_"  # noqa: S105 (a prefix)
+WEBHOOK_SECRET_BYTES = range(24, 65)
 # For the commands of the client; they may be set where a service's settings are.
 CLIENT_CREDENTIALS = frozenset({"token", "api_key"})
 SQL_DIR = Path(__file__).resolve().parent.parent / "sql"
@@ -306,6 +308,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         CommaSeparated,
         Meta(description="Other sites whose pages may call the API, as `https://app.example.org`; empty: none"),
     ] = ()
+    webhook_url: Annotated[
+        str,
+        Meta(description="Where events about exports are posted, as Standard Webhooks; without a proxy. Empty: none"),
+    ] = ""
+    webhook_secrets: Annotated[
+        CommaSeparated, Meta(description="Secrets as `whsec_…` that sign the events, each of them by all secrets")
+    ] = ()
+    webhook_allow_private: Annotated[
+        bool, Meta(description="Also post to private addresses, and by plain HTTP, as inside a cluster")
+    ] = False
     otlp_endpoint: Annotated[
         str,
         Meta(
@@ -353,6 +365,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         origins = tuple(_parse_origin(text, "CORS_ORIGINS") for text in self.cors_origins)
         msgspec.structs.force_setattr(self, "cors_origins", origins)
         _require_sign_in(self)
+        _require_webhook(self)
         if any(" #" in glob for glob in self.forbidden_columns):
             raise ConfigurationError(_named("FORBIDDEN_COLUMNS", "has a comment, which would be part of a name"))
         if self.small_export_records > self.max_export_records:
@@ -389,6 +402,13 @@ def decode_secret(text: str) -> bytes:
         return text.encode()
     digits = text.removeprefix(BASE64).rstrip("=").replace("-", "+").replace("_", "/")
     return base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
+
+
+def decode_webhook_secret(text: str) -> bytes:
+    """The bytes of a secret as Standard Webhooks 1.0 writes it. Raises ValueError."""
+    if not text.startswith(WEBHOOK_SECRET):
+        raise ValueError(text)
+    return base64.b64decode(text.removeprefix(WEBHOOK_SECRET), validate=True)
 
 
 def split_list(text: str) -> CommaSeparated:
@@ -580,6 +600,27 @@ def _require_provider(settings: Settings) -> None:
     issuer = _parse_origin(settings.oidc_issuer, "OIDC_ISSUER", whole=False)
     others = (_parse_origin(text, "OIDC_ORIGINS") for text in settings.oidc_origins)
     msgspec.structs.force_setattr(settings, "oidc_origins", (issuer, *others))
+
+
+def _require_webhook(settings: Settings) -> None:
+    if not settings.webhook_url:
+        return
+    schemes = {"http", "https"} if settings.webhook_allow_private else {"https"}
+    _require_url(settings.webhook_url, "WEBHOOK_URL", schemes)
+    if not settings.webhook_secrets:
+        raise ConfigurationError(_named("WEBHOOK_SECRETS", "is needed with CARRYOUT_WEBHOOK_URL"))
+    for position, secret in enumerate(settings.webhook_secrets, start=1):
+        _require_webhook_secret(secret, position)
+
+
+def _require_webhook_secret(secret: str, position: int) -> None:
+    try:
+        if len(decode_webhook_secret(secret)) in WEBHOOK_SECRET_BYTES:
+            return
+    except ValueError:
+        pass
+    fault = f"needs {WEBHOOK_SECRET} and 24 to 64 random bytes in base64 for each secret, but entry {position} differs"
+    raise ConfigurationError(_named("WEBHOOK_SECRETS", fault))
 
 
 def _require_claims(settings: Settings) -> None:

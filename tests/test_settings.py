@@ -72,6 +72,37 @@ def test_a_missing_one_is_named(name: str, text: str | None) -> None:
         from_env(given if text is None else given | {name: text})
 
 
+WRONG_WEBHOOK_SECRET = (
+    "CARRYOUT_WEBHOOK_SECRETS needs whsec_ and 24 to 64 random bytes in base64 for each secret, but entry 2 differs"
+)
+WEBHOOK = {"CARRYOUT_WEBHOOK_URL": "https://app.example.org/hook", "CARRYOUT_WEBHOOK_SECRETS": f"whsec_{'A' * 32}"}
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ({"CARRYOUT_WEBHOOK_URL": "http://app.example.org"}, "CARRYOUT_WEBHOOK_URL must begin with https://"),
+        ({"CARRYOUT_WEBHOOK_SECRETS": ""}, "CARRYOUT_WEBHOOK_SECRETS is needed with CARRYOUT_WEBHOOK_URL"),
+        *(
+            (
+                {"CARRYOUT_WEBHOOK_SECRETS": f"whsec_{'A' * 32},{secret}"},
+                WRONG_WEBHOOK_SECRET,
+            )
+            for secret in ("A" * 32, f"whsec_{'A' * 28}", f"whsec_{'?' * 32}", f"whsec_{'A' * 88}")
+        ),
+    ],
+)
+def test_wrong_settings_of_the_webhook(given: dict[str, str], fault: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        from_env(REQUIRED | WEBHOOK | given)
+    assert str(caught.value) == fault
+
+
+def test_a_receiver_inside_the_network_may_do_without_tls() -> None:
+    inside = {"CARRYOUT_WEBHOOK_URL": "http://app:8080/hook", "CARRYOUT_WEBHOOK_ALLOW_PRIVATE": "true"}
+    assert from_env(REQUIRED | WEBHOOK | inside).webhook_allow_private
+
+
 def test_all_missing_ones_are_named_at_once() -> None:
     with pytest.raises(ConfigurationError) as caught:
         from_env({"CARRYOUT_S3_BUCKET": "exports", "CARRYOUT_PUBLIC_URL": "https://exports.example.com"})
