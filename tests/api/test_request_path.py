@@ -19,8 +19,8 @@ from service.api.exports import create_export
 from tests.api.conftest import Create
 from tests.support.factories import Connection, create_user_with
 
-MAX_STOPS = 27
-MAX_STEPS_BACK_UP = 7
+MAX_STOPS = 22
+MAX_STEPS_BACK_UP = 5
 PYPROJECT = Path(__file__).parent.parent.parent / "pyproject.toml"
 LOWEST = "the lowest layer"
 
