@@ -5,6 +5,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,7 +108,7 @@ class Resources:
         """A connection of the bookkeeping pool. Raises UnavailableError on a timeout."""
         return acquire(self.database, timeout_seconds=self.settings.acquire_timeout_seconds)
 
-    @property
+    @cached_property
     def autocommit(self) -> Autocommit:
         """Runs each statement in a transaction of its own, on the bookkeeping pool."""
         timeout_seconds = self.settings.acquire_timeout_seconds

@@ -1,7 +1,6 @@
 """The table of exports: what an export is, and every change of its state. A change and its audit event are one call."""
 
 import datetime as dt
-import re
 import uuid
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
@@ -18,18 +17,12 @@ from service.bookkeeping.mails import Kind
 from service.errors import ExportNotFoundError, ExportSupersededError
 from service.export_spec import ExportSpec
 from service.formats import Format
+from service.object_keys import KEYS, OBJECT_KEY
 from service.telemetry.tracing import trace_id_of
 from service.user_ids import UserId
 
 MAX_ATTEMPTS = 3
 SYSTEM_COLUMNS = (SYSTEM.type, None, None, None, None)
-KEYS = "exports/"
-# The mark names the installation; earlier releases wrote none.
-OBJECT_KEY = re.compile(
-    r"exports/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/([0-9]{1,9})(?:-([0-9a-f]{12}))?\.(?:"
-    + "|".join(Format)
-    + ")"
-)
 
 
 class ExportStatus(StrEnum):
@@ -192,11 +185,6 @@ class FileFacts(msgspec.Struct, frozen=True):
     sha256: bytes
     changes_from: dt.datetime | None = None
     schema_digest: bytes | None = None
-
-
-def object_key(job_id: uuid.UUID, attempt: int, format_: Format, mark: str) -> str:
-    """The key of an attempt's object: free of personal data and unique."""
-    return f"{KEYS}{job_id}/{attempt}-{mark}.{format_}"
 
 
 async def find_mark(connection: Connection) -> str:

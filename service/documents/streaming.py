@@ -151,10 +151,11 @@ async def open_document(  # noqa: PLR0913 (each is one independent fact of the r
     while another exclusive document of the user is open anywhere; DocumentError if the data can't be read. With
     `ranges_seconds`, the ExportTooLargeError holds ranges that fit, if they are found in that time.
     """
-    async with AsyncExitStack() as snapshot:
-        connection, changes_from = await snapshot.enter_async_context(
+    async with AsyncExitStack() as held:
+        snapshot = await held.enter_async_context(
             open_dated_snapshot(pool, acquire_timeout_seconds, overlap_seconds=overlap_seconds)
         )
+        connection = snapshot.connection
         if exclusive and not await connection.fetchval(QUERIES["try_stream_lock"], str(spec.user_id)):
             raise ExportInProgressError("A stream of your data is already running")
         selected = select_datasets(datasets, spec)
@@ -166,21 +167,21 @@ async def open_document(  # noqa: PLR0913 (each is one independent fact of the r
         )
         # A package reads the rows more than once, and otherwise each time.
         row_text = None if spec.format.is_package else create_encoder(spec.format, options).row_text
-        survey = await take_survey(connection, selected, spec, row_text, max_records=max_records)
+        survey = await take_survey(snapshot, selected, spec, row_text, max_records=max_records)
         await require_whole_tables(connection)
         _check_profile(survey.counts[0])
         if sum(survey.counts) > max_records:
             raise await _too_large(connection, selected, spec, max_records=max_records, seconds=ranges_seconds)
         if survey.lines is not None and not exclusive:
-            await snapshot.aclose()
+            await held.aclose()
         yield Document(
             connection,
             selected,
             survey,
             spec=spec,
             options=options,
-            changes_from=changes_from,
-            end_snapshot=snapshot.aclose,
+            changes_from=snapshot.changes_from,
+            end_snapshot=held.aclose,
         )
 
 

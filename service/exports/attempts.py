@@ -96,14 +96,14 @@ async def make(
 
 
 async def _store(resources: Resources, export: Export, document: Document) -> FileFacts:
+    key, media_type = files.new_key(resources, export), export.format.media_type
     if export.format.is_package:
         made = package_chunks(document)
     else:
         made = document.chunks(create_encoder(export.format, document.options))
     with resources.tracer.span("s3 upload", "client") as span:
-        key = files.new_key(resources, export)
         async with aclosing(made) as chunks:
-            stored = await resources.storage.upload(key, chunks, content_type=export.format.media_type)
+            stored = await resources.storage.upload(key, chunks, content_type=media_type)
         span.set({"carryout.bytes": stored.size_bytes})
     return FileFacts(
         stored.url,

@@ -9,9 +9,10 @@ import msgspec
 import pytest
 
 from service.bookkeeping.audit import SYSTEM
-from service.bookkeeping.exports import MAX_ATTEMPTS, Export, ExportRepository, FileFacts, object_key
+from service.bookkeeping.exports import MAX_ATTEMPTS, Export, ExportRepository, FileFacts
 from service.errors import ExportSupersededError
 from service.formats import Format
+from service.object_keys import object_key
 from tests.support.exports import insert_export
 from tests.support.factories import Connection
 

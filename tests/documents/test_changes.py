@@ -51,8 +51,9 @@ async def writers(database_url: str) -> AsyncIterator[list[Connection]]:
 async def take(pool: Pool, user_id: UUID, since: dt.datetime | None = None) -> tuple[set[int], dt.datetime]:
     """The ids in a snapshot, of rows dated `since` then, and the time from which others may be dated."""
     query = "SELECT id FROM public.activity WHERE user_id = $1 AND ($2::timestamptz IS NULL OR occurred_at >= $2)"
-    async with open_dated_snapshot(pool, 10, overlap_seconds=0, margin_seconds=0) as (connection, changes_from):
-        return {row["id"] for row in await connection.fetch(query, user_id, since)}, changes_from
+    async with open_dated_snapshot(pool, 10, overlap_seconds=0, margin_seconds=0) as snapshot:
+        rows = await snapshot.connection.fetch(query, user_id, since)
+        return {row["id"] for row in rows}, snapshot.changes_from
 
 
 class History:
@@ -128,17 +129,17 @@ async def test_prepared_transactions_are_waited_for(preparing_url: str) -> None:
         await writer.execute("PREPARE TRANSACTION 'held'")
         starts = []
         for _ in range(2):
-            async with open_dated_snapshot(reader, 10, overlap_seconds=0.5, margin_seconds=0) as (connection, start):
-                assert await connection.fetchval("SELECT count(*) FROM public.rows") == 0
-                starts.append(start)
+            async with open_dated_snapshot(reader, 10, overlap_seconds=0.5, margin_seconds=0) as snapshot:
+                assert await snapshot.connection.fetchval("SELECT count(*) FROM public.rows") == 0
+                starts.append(snapshot.changes_from)
         await writer.execute("COMMIT PREPARED 'held'")
         assert await writer.fetchval("SELECT bool_and(at >= ALL ($1::timestamptz[])) FROM public.rows", starts)
-        async with open_dated_snapshot(reader, 10, overlap_seconds=0.5, margin_seconds=0) as (_, start):
-            assert start > starts[-1] + dt.timedelta(seconds=0.1)
+        async with open_dated_snapshot(reader, 10, overlap_seconds=0.5, margin_seconds=0) as snapshot:
+            assert snapshot.changes_from > starts[-1] + dt.timedelta(seconds=0.1)
 
 
 async def test_role_that_sees_no_others_goes_back_by_the_overlap(database: Connection, resources: Resources) -> None:
     await database.execute("SELECT")  # a session of another role
     before = dt.datetime.now(dt.UTC)
-    async with open_dated_snapshot(resources.source, 10, overlap_seconds=3_600) as (_, changes_from):
-        assert before - dt.timedelta(hours=1, minutes=1) < changes_from < before - dt.timedelta(minutes=59)
+    async with open_dated_snapshot(resources.source, 10, overlap_seconds=3_600) as snapshot:
+        assert before - dt.timedelta(hours=1, minutes=1) < snapshot.changes_from < before - dt.timedelta(minutes=59)
