@@ -21,9 +21,9 @@ class Job(NamedTuple):
 
 
 async def find_last(api: Api, selection: Selection) -> str | None:
-    """The newest export of the same sections whose file works, and that isn't cut off at an end."""
+    """The newest export of the same sections whose file works."""
     for export in await api.list_exports():
-        if export.download_url and export.filter.end is None and export.filter.sections == selection.sections:
+        if export.download_url and export.filter.sections == selection.sections:
             return export.job_id
     return None
 

@@ -43,7 +43,7 @@ export function showItem(item, view) {
   download.setAttribute("aria-label", `Download ${name(view)}`);
   if (word === "ready") download.href = view.download_url;
   const newer = find(item, ".newer");
-  newer.hidden = word !== "ready" || Boolean(view.filter?.to); // a copy that ends earlier lacks what followed
+  newer.hidden = word !== "ready";
   newer.setAttribute("aria-label", `What is new since then, ${name(view)}`);
   const remove = find(item, ".remove");
   remove.hidden = !running && word !== "ready";
