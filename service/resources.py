@@ -138,6 +138,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         settings.mail_from,
         ehlo_name=settings.smtp_ehlo_name,
         token_file=settings.smtp_oauth_token_file,
+        ca_file=settings.ca_file,
     )
     async with connect(settings.database_url) as connection:
         await check_schema(connection, user_id_type=settings.user_id_type, owner=settings.schema_owner)
@@ -238,7 +239,7 @@ async def _open_tracer(settings: Settings) -> AsyncIterator[Tracer]:
         from service.telemetry.otel import open_otel_tracer  # noqa: PLC0415 (an optional extra)
     except ModuleNotFoundError:
         raise ConfigurationError("CARRYOUT_OTLP_ENDPOINT needs OpenTelemetry: pip install carryout[otel]") from None
-    async with open_otel_tracer(settings.otlp_endpoint) as tracer:
+    async with open_otel_tracer(settings.otlp_endpoint, settings.ca_file) as tracer:
         yield tracer
 
 

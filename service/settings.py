@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import idna
 import msgspec
@@ -22,6 +22,8 @@ PREFIX = "CARRYOUT_"
 DATABASES = ("database_url", "source_database_url", "migration_database_url")
 # A parameter of a database's URL: a pooler gives each transaction another session.
 POOLED = "pgbouncer=true"
+VERIFYING = re.compile(r"[?&]sslmode=verify-")
+AUTHORITIES = re.compile(r"[?&](?:sslrootcert|ssl_ca_certs|ssl_ca_data)=")
 # The characters that S3 calls safe in keys, without the segments . and ..
 KEY_PREFIX = re.compile(r"(?:(?!\.{1,2}(?:/|$))[\w!.*'()-]+(?:/|$)){0,20}", re.ASCII)
 AUTHORITY = re.compile(r"\w+://([^/?#]*)")
@@ -134,6 +136,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     mail_from: Annotated[str, Meta(description="Sender of the mails")]
     public_url: Annotated[str, Meta(description="This service as users reach it; links are built from it alone")]
+
+    ca_file: Annotated[
+        str,
+        Meta(
+            description="PEM file of further certificate authorities for S3, Redis, the mail server, keys and traces, "
+            "beside the machine's; and for a PostgreSQL with `sslmode=verify-full` whose URL has no `sslrootcert`"
+        ),
+    ] = ""
 
     link_secrets: Annotated[
         CommaSeparated,
@@ -352,6 +362,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             if self.pooler == "transaction":
                 msgspec.structs.force_setattr(self, name, with_parameter(getattr(self, name), POOLED))
         _require_redis(self.redis_url)
+        _trust_authorities(self)
         for name in ("s3_endpoint_url", "s3_public_url", "otlp_endpoint", "oidc_issuer"):
             if url := getattr(self, name):
                 _require_url(url, name.upper(), {"http", "https"})
@@ -483,6 +494,20 @@ def _default(settings: Settings, name: str, value: object) -> None:
 def with_parameter(url: str, parameter: str) -> str:
     parts = urlsplit(url)
     return parts._replace(query="&".join(filter(None, [parts.query, parameter]))).geturl()
+
+
+def _trust_authorities(settings: Settings) -> None:
+    """By the parameters of those URLs whose clients take a file by them."""
+    if not settings.ca_file:
+        return
+    file = quote(settings.ca_file, safe="")
+    for name in DATABASES:
+        url = getattr(settings, name)
+        if VERIFYING.search(url) and not AUTHORITIES.search(url):
+            msgspec.structs.force_setattr(settings, name, with_parameter(url, f"sslrootcert={file}"))
+    if settings.redis_url.startswith("rediss") and not AUTHORITIES.search(settings.redis_url):
+        url = with_parameter(settings.redis_url, f"ssl_ca_certs={file}")
+        msgspec.structs.force_setattr(settings, "redis_url", url)
 
 
 def _require_database(url: str, name: str) -> None:

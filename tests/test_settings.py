@@ -8,7 +8,7 @@ import pytest
 
 from service.backends.smtp import Mailer
 from service.errors import ConfigurationError
-from service.settings import PREFIX, SQL_DIR, Settings, from_env
+from service.settings import DATABASES, PREFIX, SQL_DIR, Settings, from_env
 from worker.main import work
 
 README = Path(__file__).parent.parent / "README.md"
@@ -397,3 +397,34 @@ if __name__ == "__main__":
 
 def test_a_traceback_shows_no_secrets() -> None:
     assert repr(from_env(REQUIRED)) == "Settings(…)"
+
+
+class TestAuthorities:
+    FILE = "/etc/private authorities.pem"
+
+    @pytest.mark.parametrize(
+        ("url", "added"),
+        [
+            ("postgresql://h/d?sslmode=verify-full", True),
+            ("postgresql://h1,h2/d?x=y&sslmode=verify-ca", True),
+            ("postgresql://h/d?sslmode=verify-full&sslrootcert=system", False),
+            ("postgresql://h/d?sslmode=require", False),
+            ("postgresql://h/d", False),
+        ],
+    )
+    def test_a_database_is_given_them_where_it_is_verified(self, url: str, *, added: bool) -> None:
+        settings = from_env(REQUIRED | {"CARRYOUT_DATABASE_URL": url, "CARRYOUT_CA_FILE": self.FILE})
+        wanted = f"{url}&sslrootcert=%2Fetc%2Fprivate%20authorities.pem" if added else url
+        assert {getattr(settings, name) for name in DATABASES} == {wanted}
+
+    @pytest.mark.parametrize(
+        ("url", "wanted"),
+        [
+            ("rediss://h/0", "rediss://h/0?ssl_ca_certs=%2Fetc%2Fprivate%20authorities.pem"),
+            ("rediss+sentinel://h/s?a=b", "rediss+sentinel://h/s?a=b&ssl_ca_certs=%2Fetc%2Fprivate%20authorities.pem"),
+            ("rediss://h/0?ssl_ca_certs=x", "rediss://h/0?ssl_ca_certs=x"),
+            ("redis://h/0", "redis://h/0"),
+        ],
+    )
+    def test_redis_is_given_them_with_tls(self, url: str, wanted: str) -> None:
+        assert from_env(REQUIRED | {"CARRYOUT_REDIS_URL": url, "CARRYOUT_CA_FILE": self.FILE}).redis_url == wanted

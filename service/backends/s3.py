@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import cache
+from functools import cache, partial
 from http import HTTPStatus
 from typing import Any
 
@@ -78,7 +78,7 @@ def _create_client(settings: Settings, endpoint_url: str) -> Any:
         max_pool_connections=MAX_CONNECTIONS,
         request_checksum_calculation=settings.s3_checksums,
         response_checksum_validation=settings.s3_checksums,
-        http_session_cls=S3Session,
+        http_session_cls=partial(S3Session, ca_file=settings.ca_file),
     )
     return _session().create_client(
         "s3",
