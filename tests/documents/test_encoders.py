@@ -464,7 +464,7 @@ STRICT = r"""
 
 @pytest.mark.parametrize("encoder", [NdjsonEncoder, JsonEncoder])
 async def test_json_is_strict(pool: Pool, database: Connection, tmp_path: Path, encoder: type[Encoder]) -> None:
-    """Of a column of the type json only what the application wrote there: PostgreSQL keeps that text."""
+    """But for a column of the type json: PostgreSQL keeps the text that the application wrote there."""
     await database.execute("CREATE TYPE public.pair AS (one float8, two numeric)")
 
     document = await export_values(pool, database, tmp_path, STRICT, encoder())
