@@ -211,7 +211,7 @@ async def test_odd_encodings(public: httpx.AsyncClient) -> None:
 async def test_signatures_have_one_spelling(public: httpx.AsyncClient) -> None:
     """The last character of base64url holds bits that no byte has: another one there would be another token."""
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-    vectors = {}
+    vectors: dict[str, tuple[str, str]] = {}
     for name in ("RS256", "ES256", "EdDSA"):
         token = jwt.encode(claims(), KEYS[name], name)
         position = alphabet.index(token[-1])
@@ -388,7 +388,7 @@ async def test_authentication_codes(secret: httpx.AsyncClient) -> None:
 
 
 async def test_claims(secret: httpx.AsyncClient) -> None:
-    """Of a token that the right key signed."""
+    """The right key signed these tokens."""
     now = time.time()
     given: dict[str, tuple[object, str]] = {
         "exp is a text": (claims(exp="4102444800"), "claim"),
