@@ -413,15 +413,27 @@ async def iterate(connection: Connection, query: str, *arguments: object) -> Asy
 
 
 @asynccontextmanager
-async def using_safe_search_path(connection: Connection) -> AsyncIterator[None]:
-    """For queries of our own on a connection that has its role's search path: reads in a transaction that is undone."""
-    transaction = connection.transaction(readonly=True)
-    await transaction.start()
-    try:
-        await connection.execute(f"SET LOCAL search_path = {SAFE_SEARCH_PATH}")
-        yield
-    finally:
-        await transaction.rollback()  # within another one, too, the setting must end here
+async def using_settings(connection: Connection, settings: str) -> AsyncIterator[None]:
+    """For reads with the settings that the statements `settings` make. They end here, also within a transaction.
+
+    Each way takes one round trip if a transaction is open.
+    """
+    async with within_transaction(connection):
+        await connection.execute(f"SAVEPOINT carryout_settings;\n{settings}")
+        try:
+            yield
+        finally:
+            await connection.execute("ROLLBACK TO SAVEPOINT carryout_settings; RELEASE SAVEPOINT carryout_settings")
+
+
+def within_transaction(connection: Connection) -> AbstractAsyncContextManager[object]:
+    """The open transaction, or one for reads."""
+    return nullcontext() if connection.is_in_transaction() else connection.transaction(readonly=True)
+
+
+def using_safe_search_path(connection: Connection) -> AbstractAsyncContextManager[None]:
+    """For queries of our own on a connection that has its role's search path."""
+    return using_settings(connection, f"SET LOCAL search_path = {SAFE_SEARCH_PATH}")
 
 
 def snapshot(connection: Connection) -> Transaction:
