@@ -337,8 +337,8 @@ async def _leave_session(_connection: Connection) -> None:
 
 @asynccontextmanager
 async def acquire(pool: Pool, *, timeout_seconds: float, server: str = "postgresql") -> AsyncIterator[Connection]:
-    """A connection of `pool`. Raises OutageError, of `server`, if none is free in time, PostgreSQL goes away, or it
-    has become a replica.
+    """A connection of `pool`. Raises OutageError, of `server`, if none is free in time, PostgreSQL goes away, it has
+    become a replica, or our own role has lost its rights.
 
     Raises SubjectNotFoundError for a character that the database's encoding lacks: of all texts only a user's id may
     have one in a query, and then there is no such user.
@@ -363,8 +363,8 @@ async def acquire(pool: Pool, *, timeout_seconds: float, server: str = "postgres
         raise OutageError(AWAY, server=server) from error
     except asyncpg.UntranslatableCharacterError as error:
         raise SubjectNotFoundError(NO_SUCH_USER) from error
-    except asyncpg.ReadOnlySQLTransactionError as error:
-        if server == "source":  # a dataset that writes
+    except REFUSALS as error:
+        if server == "source":  # a dataset that writes, or reads what its role may not
             raise
         connection.terminate()  # the next one may lead to the primary
         raise OutageError(AWAY, server=server) from error

@@ -3,7 +3,8 @@
 from typing import Final
 
 from tests.chaos.promises import PROMISES, Aftermath, Promise
-from tests.faults.oracle import all_exports
+
+FILES = "SELECT file_url FROM carryout.export_jobs WHERE status = 'completed' AND file_deleted_at IS NULL"
 
 
 async def none_failed_by_our_own_trouble(aftermath: Aftermath) -> None:
@@ -16,18 +17,20 @@ async def none_failed_by_our_own_trouble(aftermath: Aftermath) -> None:
     assert not own, f"failed: {own}"
 
 
-async def nothing_differs(aftermath: Aftermath) -> None:
-    """No object without a row, no row without its object; in a bucket that is this installation's alone."""
+async def storage_and_rows_agree(aftermath: Aftermath) -> None:
+    """No object without a row, no row without its object: in all buckets, whose objects are plain files here."""
     world = aftermath.world
-    rows = {export.id for export in await all_exports(world)}
-    keys = [key async for page in world.resources.storage.list_keys("exports/") for key in page]
-    strangers = [key for key in keys if not any(str(job_id) in key for job_id in rows)]
-    assert not strangers, f"objects without a row: {strangers[:5]} of {len(strangers)}"
+    folder = world.stack.data_dir / "objects"
+    objects = {f"s3://{path.relative_to(folder)}" for path in folder.rglob("*") if path.is_file()}
     async with world.database() as connection:
-        missing = await connection.fetchval(
-            "SELECT count(*) FROM carryout.export_jobs WHERE file_missing_at IS NOT NULL AND file_deleted_at IS NULL"
-        )
-    assert not missing, f"rows without their object: {missing}"
+        rows = {row["file_url"] for row in await connection.fetch(FILES)}
+    assert objects, "nothing is stored at all"
+    assert objects <= rows, f"objects without a row: {_some(objects - rows)}"
+    assert rows <= objects, f"rows without their object: {_some(rows - objects)}"
 
 
-WEEK_PROMISES: Final[tuple[Promise, ...]] = (*PROMISES, none_failed_by_our_own_trouble, nothing_differs)
+def _some(urls: set[str]) -> str:
+    return f"{sorted(urls)[:5]} of {len(urls)}"
+
+
+WEEK_PROMISES: Final[tuple[Promise, ...]] = (*PROMISES, none_failed_by_our_own_trouble, storage_and_rows_agree)
