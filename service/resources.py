@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +14,7 @@ import structlog
 from service.access.flags import Flags, open_flags
 from service.access.links import LinkSigner
 from service.access.tokens import JwtVerifier, accepts_any_purpose, open_jwt_verifier
+from service.backends.attachments import AttachmentStore, open_attachment_stores
 from service.backends.database import (
     HOLD_EVERYTHING,
     Autocommit,
@@ -90,6 +91,7 @@ class Resources:
     user_lists: dict[str, Dataset]
     flags: Flags
     storage: ObjectStorage
+    file_stores: dict[str, AttachmentStore]
     queue: JobQueue
     verifier: JwtVerifier
     links: LinkSigner
@@ -147,6 +149,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         mark = await find_mark(connection)
     source = await _read_source(settings)
     _check_encodings(settings, encoding, source.encoding)
+    _check_stores(settings, source.datasets)
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
@@ -165,6 +168,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             streams=await enter(_open_source_pool(settings, "streams", size=settings.stream_pool_size)),
             lists=await enter(_open_source_pool(settings, "lists", size=settings.list_pool_size)),
             storage=await enter(open_storage(settings)),
+            file_stores=await enter(open_attachment_stores(settings)),
             queue=await enter(open_queue(settings.redis_url)),
             verifier=await enter(open_jwt_verifier(settings)),
             links=LinkSigner(settings.link_secrets),
@@ -228,6 +232,17 @@ def _check_encodings(settings: Settings, own: str, sources: str) -> None:
             f"The encoding {own} can't hold the ids of a database in {sources}: make another with ENCODING 'UTF8' "
             "(CARRYOUT_DATABASE_URL, CARRYOUT_SOURCE_DATABASE_URL)"
         )
+
+
+def _check_stores(settings: Settings, datasets: Sequence[Dataset]) -> None:
+    known = {store.name for store in settings.file_stores}
+    for dataset in datasets:
+        for file in dataset.facts.files:
+            if file.store not in known:
+                raise ConfigurationError(
+                    f"Dataset {dataset.name}.sql: its line `-- file:` names the store {file.store}, which "
+                    "CARRYOUT_FILE_STORES lacks"
+                )
 
 
 @asynccontextmanager

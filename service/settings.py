@@ -17,6 +17,7 @@ from yarl import URL
 
 from guard.files import read_trusted
 from service.errors import ConfigurationError
+from service.file_stores import FileStore, option_names, parse_stores, with_options
 
 PREFIX = "CARRYOUT_"
 DATABASES = ("database_url", "source_database_url", "migration_database_url")
@@ -30,6 +31,7 @@ AUTHORITY = re.compile(r"\w+://([^/?#]*)")
 BASE64 = "base64:"
 WEBHOOK_SECRET = "whsec_"  # noqa: S105 (a prefix)
 WEBHOOK_SECRET_BYTES = range(24, 65)
+STORES = "file_stores"
 # For the commands of the client; they may be set where a service's settings are.
 CLIENT_CREDENTIALS = frozenset({"token", "api_key"})
 SQL_DIR = Path(__file__).resolve().parent.parent / "sql"
@@ -122,6 +124,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="botocore's integrity checksums; `when_supported` for AWS itself"),
     ] = "when_required"
 
+    file_stores: Annotated[
+        tuple[FileStore, ...],
+        Meta(
+            description="Stores of attachments, as `uploads=s3://bucket/prefix`; a prefix may hold `{user_id}`. "
+            "Each may have `FILE_STORE_UPLOADS_ENDPOINT_URL`, `…_ACCESS_KEY_ID` and `…_SECRET_ACCESS_KEY`; "
+            "default: those of S3"
+        ),
+    ] = ()
+
     smtp_url: Annotated[
         str,
         Meta(description="`smtp://user:password@host:587` (STARTTLS required unless `?starttls=never`) or `smtps://`"),
@@ -209,6 +220,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         PositiveInt, Meta(description="Exports with this many records or more are queued")
     ] = 1_000
     max_export_records: Annotated[PositiveInt, Meta(description="Maximum number of records of an export")] = 100_000
+    max_export_bytes: Annotated[
+        int,
+        Meta(ge=1, le=80_000_000_000, description="Maximum size of all attachments of an export, in bytes"),
+    ] = 10_000_000_000
     ranges_seconds: Annotated[
         float,
         Meta(gt=0, le=60, description="How long a refusal of too many records may look for date ranges that fit"),
@@ -370,6 +385,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _require_url(self.public_url, "PUBLIC_URL", {"http", "https"})
         _default(self, "smtp_ehlo_name", _ehlo_name(urlsplit(self.public_url).hostname or ""))
         _require_prefix(self)
+        _require_stores(self)
         _require_secrets(self)
         _require_claims(self)
         _require_networks(self.trusted_proxies)
@@ -391,16 +407,24 @@ def from_env(environ: Mapping[str, str]) -> Settings:
     given = {name.removeprefix(PREFIX).lower(): text for name, text in environ.items() if name.startswith(PREFIX)}
     fields = {field.name: field for field in msgspec.structs.fields(Settings)}
     own = {name: text.strip() for name, text in given.items() if not _is_service_link(name, text)}
-    known = {*fields, *CLIENT_CREDENTIALS, *(name + FILE_SUFFIX for name in fields)}
+    stores = tuple(parse_stores(split_list(_text_of(STORES, own))))
+    settable = [*fields, *(name for store in stores for name in option_names(store))]
+    known = {*settable, *CLIENT_CREDENTIALS, *(name + FILE_SUFFIX for name in settable)}
     if unknown := sorted(own.keys() - known):
         raise ConfigurationError(_named(unknown[0], "is not a setting"))
-    _refuse_both(own, fields)
-    texts = {name: text for name in fields if (text := own.get(name) or _read_file(name, own))}
+    _refuse_both(own, settable)
+    texts = {name: text for name in settable if (text := _text_of(name, own))}
     _require_all(texts.keys())
     for name, text in texts.items():
         _require_plain(name, text)
-    values = {name: _convert(name, text, fields[name].type) for name, text in texts.items()}
-    return Settings(**values)  # type: ignore[arg-type]
+    values = {
+        name: _convert(name, texts[name], fields[name].type) for name in fields if name in texts.keys() - {STORES}
+    }
+    return Settings(**values, file_stores=tuple(with_options(store, texts) for store in stores))  # type: ignore[arg-type]
+
+
+def _text_of(name: str, given: Mapping[str, str]) -> str:
+    return given.get(name) or _read_file(name, given)
 
 
 def _is_service_link(name: str, text: str) -> bool:
@@ -568,6 +592,20 @@ def _require_prefix(settings: Settings) -> None:
         )
     if prefix and not prefix.endswith("/"):
         msgspec.structs.force_setattr(settings, "s3_prefix", f"{prefix}/")
+
+
+def _require_stores(settings: Settings) -> None:
+    """No attachment may be an export of another user."""
+    exports = f"{settings.s3_prefix}exports/"
+    for store in settings.file_stores:
+        name = f"FILE_STORE_{store.name.upper()}_ENDPOINT_URL"
+        if store.endpoint_url:
+            _require_url(store.endpoint_url, name, {"http", "https"})
+        same = store.bucket == settings.s3_bucket and store.endpoint_url in {"", settings.s3_endpoint_url}
+        if same and (exports.startswith(store.common_prefix) or store.common_prefix.startswith(exports)):
+            raise ConfigurationError(
+                _named("FILE_STORES", f"needs a prefix for the store {store.name} that holds no exports")
+            )
 
 
 def _require_networks(networks: CommaSeparated) -> None:

@@ -168,6 +168,7 @@ async def _load_dataset(
                 await check_unique_order(connection, plan, has_order_by=_has_order_by(sql))
         time = _find_time(columns, facts)
         _check_about(columns, facts)
+        _check_files(columns, facts)
     return Dataset(path.stem, sql, columns, tables(plan), time, facts)
 
 
@@ -293,3 +294,12 @@ def _find_time(columns: Sequence[Column], facts: Facts) -> Column | None:
 def _check_about(columns: Sequence[Column], facts: Facts) -> None:
     for unknown in sorted(set(facts.columns) - {column.name for column in columns}):
         raise ConfigurationError(f"`-- about {unknown}:` names none of its columns")
+
+
+def _check_files(columns: Sequence[Column], facts: Facts) -> None:
+    names = {column.name for column in columns}
+    for file in facts.files:
+        for unknown in {file.key, file.name or file.key} - names:
+            raise ConfigurationError(
+                f"`-- file: {file.key} from {file.store}` needs a column {unknown}, which it lacks"
+            )

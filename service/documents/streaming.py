@@ -11,6 +11,7 @@ from service.documents.chunks import Chunks
 from service.documents.datasets import Dataset
 from service.documents.encoders import create_encoder
 from service.documents.encoding import Encoder, EncoderOptions, RowText
+from service.documents.file_counts import FileCounts
 from service.documents.ranges import suggest_ranges
 from service.documents.selection import Selected, describe_filter, select_datasets
 from service.documents.snapshots import (
@@ -64,6 +65,7 @@ class Document(Chunks):
         self.end_snapshot: Final = end_snapshot  # chunks that aren't made by then can't be; a second call does nothing
         self.selected = selected
         self.counts = survey.counts
+        self.files: Final = FileCounts()  # of a package
         self._lines = survey.lines
 
     def chunks(self, encoder: Encoder) -> AsyncGenerator[bytes, None]:

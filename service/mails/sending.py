@@ -127,6 +127,8 @@ def _facts(resources: Resources, notification: Notification, export: Export) -> 
         "records": export.record_count,
         "size_bytes": export.size_bytes,
         "sha256": export.sha256.hex(),
+        "files_included": export.files_included or 0,
+        "files_missing": export.files_missing or 0,
     }
 
 

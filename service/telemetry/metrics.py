@@ -10,6 +10,7 @@ from typing import Final, Literal, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
+from service.backends.attachments import Fault
 from service.backends.database import QUERIES, Pool, acquire
 from service.errors import TokenFault, UnavailableError
 from service.formats import Format
@@ -72,6 +73,12 @@ class Metrics:
             "Duration of completed exports, from the request to the stored file; a worker makes queued exports",
             ["format", "queued"],
             buckets=EXPORT_BUCKETS,
+            registry=registry,
+        )
+        self.attachments: Final = Counter(
+            "carryout_attachments",
+            "Attachments of packages that were made: included, or the reason why they are missing",
+            ["outcome"],
             registry=registry,
         )
         self.mails: Final = Counter(
@@ -182,6 +189,8 @@ class Metrics:
             self.token_refusals.labels(fault)
         for outcome, format_ in EXPORT_OUTCOMES:
             self.exports.labels(outcome, format_)
+        for outcome in ("included", *Fault):
+            self.attachments.labels(outcome)
         for outcome in MAIL_OUTCOMES:
             self.mails.labels(outcome)
         for outcome in EVENT_OUTCOMES:
