@@ -30,7 +30,11 @@ EXIT_CODES = "\b\nExit codes:\n" + "\n".join(f"  {code:<3}  {meaning}" for code,
 @click.option("--section", "sections", multiple=True, metavar="NAME", help="Only this section; may be repeated.")
 @click.option("--from", "start", metavar="TIME", help="Only from this date (2025-01-31) or RFC 3339 time on.")
 @click.option("--to", "end", metavar="TIME", help="Only before this date or time.")
-@click.option("--since-last", is_flag=True, help="Only what is new since the last export whose link still works.")
+@click.option(
+    "--since-last",
+    is_flag=True,
+    help="Only what is new since the last export whose link still works, or since its --to.",
+)
 @click.option("--live", is_flag=True, help="Stream straight from the database: no job, no link, can't be resumed.")
 @click.option("--job", type=click.UUID, help="Wait for this export and download it; resumes FILE.part.")
 @click.option("--no-wait", is_flag=True, help="Don't wait for an export that was already in progress.")

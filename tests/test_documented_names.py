@@ -48,8 +48,8 @@ FOREIGN = {
 }
 # Its tables are an example.
 EXAMPLES = ROOT / "docs" / "operators.md"
-# It stands for any; and a Service of Kubernetes called so would make the last.
-ANY_SETTING = {"CARRYOUT_NAME", "CARRYOUT_NAME_FILE", "CARRYOUT_API_PORT"}
+# It stands for any; a Service of Kubernetes called so would make the next; the last is of a store called so.
+ANY_SETTING = {"CARRYOUT_NAME", "CARRYOUT_NAME_FILE", "CARRYOUT_API_PORT", "CARRYOUT_FILE_STORE_UPLOADS_ENDPOINT_URL"}
 
 SETTINGS = {
     (PREFIX + name + suffix).upper()
@@ -138,6 +138,7 @@ def test_causes_of_outages() -> None:
     """Each begins or ends the words of one."""
     kinds, _ = failures._redis_and_s3()
     told = {words for _, words in (*failures.POSTGRESQL, *kinds)} | {*failures.S3_CODES.values(), failures.NO_BUCKET}
+    told |= {*failures.CERTIFICATES.values(), failures.UNVERIFIED}
     text = (ROOT / "docs" / "operations.md").read_text().partition("## Outages in the log")[2]
     rows = text.partition("| cause | then |\n|---|---|\n")[2].partition("\n\n")[0].splitlines()
     named = {code.strip("… ") for row in rows for code in IN_LINE.findall(row.split("|")[1])}
@@ -147,7 +148,7 @@ def test_causes_of_outages() -> None:
 
 
 def test_log_events() -> None:
-    """Of the table of outages: what begins and what ends them."""
+    """The table of outages names events that begin and that end them."""
     text = (ROOT / "docs" / "operations.md").read_text()
     _, _, table = text.partition("| event | meaning | ends with |\n")
     rows = [row.split("|") for row in table.partition("\n\n")[0].splitlines()]

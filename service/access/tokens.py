@@ -240,7 +240,7 @@ def _open_keys(settings: Settings) -> AbstractAsyncContextManager[KeySource]:
     url = urlsplit(settings.jwt_jwks_url)
     if url.scheme not in {"http", "https"} or not url.hostname:
         raise ConfigurationError("CARRYOUT_JWT_JWKS_URL must begin with http:// or https:// and name a host")
-    return open_jwks(settings.jwt_jwks_url, _require_algorithms(settings, ASYMMETRIC))
+    return open_jwks(settings.jwt_jwks_url, _require_algorithms(settings, ASYMMETRIC), ca_file=settings.ca_file)
 
 
 def _load_secrets(settings: Settings) -> list[VerificationKey]:

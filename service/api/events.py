@@ -15,7 +15,7 @@ from starlette.responses import Response
 from service import errors
 from service.api.callers import require_access, resources_of, user_actor
 from service.api.examples import NOT_FOUND, SERVERS_FAIL, TOKEN_REFUSED, UNKNOWN_PARAMETER
-from service.api.exports import FAILED_EXPORT, ExportView, view_export
+from service.api.exports import FAILED_EXPORT, ExportView, progress_of, view_export
 from service.api.http.requests import job_id_of, query_params
 from service.api.http.responses import ChunkedStream
 from service.api.operations import Answer, Operation
@@ -136,13 +136,14 @@ async def _find_change(
     with suppress(UnavailableError):
         async with resources.connection() as connection:
             export = await resources.exports.get_owned(connection, job_id, user_id)
-            if shown is None or (export.status, export.records_done) != (shown.status, shown.progress.records_done):
+            if shown is None or (export.status, progress_of(export)) != (shown.status, shown.progress):
                 return await view_export(resources, connection, export)
     return None
 
 
 def _progress(view: ExportView) -> bytes:
-    id_ = f"{view.status}-{view.progress.records_done}"
+    done = view.progress.bytes_done or ""
+    id_ = f"{view.status}-{view.progress.records_done}" + (f"-{done}" if done else "")
     return b"id: %b\nevent: progress\ndata: %b\n\n" % (id_.encode(), msgspec.json.encode(view))
 
 

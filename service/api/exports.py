@@ -105,10 +105,19 @@ class PendingExport(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """The number of records that an export has written."""
+    """The number of records that an export has written; the bytes are those of attachments, if there are any."""
 
     records_done: int
     records_total: int
+    bytes_done: int | UnsetType = UNSET
+    bytes_total: int | UnsetType = UNSET
+
+
+class Files(msgspec.Struct, frozen=True):
+    """The attachments of a package. Its `index.html` says why some are missing."""
+
+    included: int
+    missing: int
 
 
 class ExportView(msgspec.Struct, frozen=True):
@@ -136,6 +145,7 @@ class ExportView(msgspec.Struct, frozen=True):
     filter: Annotated[
         selections.Filter | UnsetType, Meta(description="Only if the export was asked for a part of the data.")
     ] = UNSET
+    files: Annotated[Files | UnsetType, Meta(description="Only of a package that has, or lacks, attachments.")] = UNSET
 
 
 class ExportPage(msgspec.Struct, frozen=True):
@@ -248,7 +258,6 @@ async def _estimate(resources: Resources, export: Export) -> dt.datetime:
 
 async def view_export(resources: Resources, connection: Connection, export: Export) -> ExportView:
     estimate = await resources.exports.estimate_completion(connection, export) if export.running else None
-    total = export.record_count or export.estimated_records
     return ExportView(
         job_id=export.id,
         status=export.status,
@@ -260,12 +269,26 @@ async def view_export(resources: Resources, connection: Connection, export: Expo
         size_bytes=export.size_bytes,
         sha256=export.sha256.hex() if export.sha256 else None,
         error_message=_message(resources, export),
-        progress=Progress(export.records_done, total),
+        progress=progress_of(export),
         estimated_completion=estimate,
         download_url=files.download_url(resources, export) or UNSET,
         schema_sha256=export.schema_digest.hex() if export.schema_digest else None,
         filter=selections.view_filter(export.spec),
+        files=_files(export),
     )
+
+
+def progress_of(export: Export) -> Progress:
+    total = export.record_count or export.estimated_records
+    if export.bytes_total is None:
+        return Progress(export.records_done, total)
+    return Progress(export.records_done, total, export.bytes_done, export.bytes_total)
+
+
+def _files(export: Export) -> Files | UnsetType:
+    if export.files_included is None or export.files_missing is None:
+        return UNSET
+    return Files(export.files_included, export.files_missing)
 
 
 def _message(resources: Resources, export: Export) -> str | None:

@@ -105,6 +105,7 @@ async def site(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> AsyncI
     url = f"http://127.0.0.1:{port}"
     limits = {"CARRYOUT_EXPORTS_PER_HOUR": "3", "CARRYOUT_MAX_EXPORT_RECORDS": "3000"}
     async with open_world(stack, folder, CARRYOUT_PUBLIC_URL=url, **limits) as world:
+        world.healing_seconds = PATIENCE_SECONDS
         await start_api(world, port)
         yield Site(world, url)
 

@@ -8,9 +8,10 @@ import pytest
 
 from devstack.stack import Stack
 from service.backends.storage import open_storage
-from service.bookkeeping.exports import Export, object_key
+from service.bookkeeping.exports import Export
 from service.exports import files
 from service.formats import Format
+from service.object_keys import object_key
 from service.resources import Resources
 from service.settings import Settings
 from tests.conftest import PUBLIC_URL

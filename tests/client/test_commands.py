@@ -280,6 +280,19 @@ class TestExitCodes:
         assert "new" in [row["kind"] for row in document["activity"]]
         assert document["filter"]["since"]
 
+    async def test_since_last_that_had_an_end(
+        self, invoke: Invoke, file: Path, database: Connection, token: Token
+    ) -> None:
+        user_id = await create_user(database)
+        insert = "INSERT INTO public.activity (user_id, kind, occurred_at) VALUES ($1, $2, $2::text::timestamptz)"
+        await database.executemany(insert, [(user_id, "2024-05-05"), (user_id, "2025-05-05")])
+        for given, kinds in ([["--to", "2025-01-01"], ["2024-05-05"]], [["--since-last"], ["2025-05-05"]]):
+            made = await invoke("export", *given, "--format", "json", "--force", CARRYOUT_TOKEN=token(user_id))
+            assert made.exit_code == ExitCode.OK
+            document = json.loads(file.read_text())
+            assert [row["kind"] for row in document["activity"]] == kinds
+        assert document["filter"]["from"] == "2025-01-01"
+
     async def test_options_that_exclude_each_other(self, invoke: Invoke) -> None:
         for options in (["--since-last", "--from", "2025-01-01"], ["--job", str(UUID(int=1)), "--to", "2025-01-01"]):
             refused = await invoke("export", *options, CARRYOUT_TOKEN="t")

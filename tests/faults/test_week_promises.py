@@ -57,7 +57,7 @@ async def test_it_looks_at_failures(alone: World) -> None:
 
 
 def _aftermath(world: World) -> Aftermath:
-    """Of a world alone: these promises ask nothing else."""
+    """These promises look at the world alone."""
     return Aftermath(world, *cast("tuple[Any, Any, Any, Any]", (None,) * 4), {})
 
 

@@ -80,7 +80,7 @@ async def run(folder: Path, days: list[str]) -> list[str]:
 
 
 def needed() -> dict[str, bool]:
-    """What of this machine a day may lack."""
+    """Each thing that a day needs, and whether this machine has it."""
     return {
         "root, to mount a small disk": os.geteuid() == 0,
         f"PostgreSQL at {DEBIAN_POSTGRES}": Path(DEBIAN_POSTGRES).is_dir(),

@@ -28,7 +28,7 @@ REFUSALS_WANTED = 20
 BEHIND_SECONDS = 600
 LIBFAKETIME = "libfaketimeMT.so.1"
 FARTHEST_ESTIMATE = 10.0  # times the seconds that it took, or as many seconds
-# What is done, to which server; the server in metrics that answers nobody meanwhile; seconds.
+# A fault, its target, the server that metrics count as unreachable meanwhile, and seconds.
 OUTAGES: Final = (
     ("postgres restarted at once", "postgres", "postgresql", 2.0),
     ("postgres connections exhausted", "postgres", None, 3.0),
@@ -65,7 +65,7 @@ async def log_disk_full(week: Week) -> str:
 
 
 async def rolling_deploy(week: Week) -> str:
-    """Rows 8 and 11: nobody notices, each process says its version, and none could lift the trail's guard."""
+    """Rows 8 and 11: no user notices, each process says its version, and none could lift the trail's guard."""
     async with week.under_load():
         await week.roll()
     answer = week.without_failure("a rolling deploy")

@@ -19,7 +19,7 @@ async def none_failed_by_our_own_trouble(aftermath: Aftermath) -> None:
 
 
 async def storage_and_rows_agree(aftermath: Aftermath) -> None:
-    """No object without a row, no row without its object; workers may need a moment to delete what nobody owns."""
+    """No object without a row, no row without its object; workers may need a moment to delete orphans."""
     objects, rows = set[str](), set[str]()
 
     async def agree() -> bool:
