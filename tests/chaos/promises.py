@@ -4,9 +4,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final
 
 import aiohttp
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from service.access.flags import Flag, FlagRepository
 from service.bookkeeping.exports import ExportStatus
@@ -22,6 +24,7 @@ from tests.faults.oracle import (
     only_owned_objects,
 )
 from tests.faults.world import World
+from tests.support.receiver import SECRET, Receiver
 from tests.support.smtp import AcceptedMail, SmtpServer
 
 GROWTH_MEGABYTES = 150  # an upload's parts in flight, which the allocator keeps
@@ -43,21 +46,23 @@ class Aftermath:
     fleet: Fleet
     ledger: Ledger
     smtp: SmtpServer
+    receiver: Receiver
     http: aiohttp.ClientSession
     megabytes: dict[str, int]
 
 
 async def wait_for_rest(world: World) -> None:
-    """Until every export and every mail has ended. A mail's pauses are hours long: none is waited for here."""
+    """Until every export, mail and event has ended. Their pauses are hours long: none is waited for here."""
 
     async def hurried() -> bool:
         async with world.database() as connection:
-            await connection.execute(
-                "UPDATE carryout.export_notifications SET next_attempt_at = now() WHERE state = 'pending'"
-            )
+            for outbox in ("export_notifications", "export_events"):
+                await connection.execute(
+                    f"UPDATE carryout.{outbox} SET next_attempt_at = now() WHERE state = 'pending'"
+                )
         return await at_rest(world)
 
-    await world.until(hurried, "every export and mail to end")
+    await world.until(hurried, "every export, mail and event to end")
 
 
 async def every_accepted_export_ended(aftermath: Aftermath) -> None:
@@ -101,6 +106,31 @@ async def at_most_one_mail(aftermath: Aftermath) -> None:
         assert states[key] in {"sent", "ambiguous"}, f"{key} was accepted, and is recorded as {states[key]}"
     unsent = [key for key, state in states.items() if state == "sent" and key not in accepted]
     assert not unsent, f"recorded as sent, and never accepted: {unsent}"
+
+
+async def every_event_is_accepted(aftermath: Aftermath) -> None:
+    """Changes at one moment may be told in either order; but that a file exists is told before the rest."""
+    async with aftermath.world.database() as connection:
+        changes = await connection.fetch(
+            "SELECT job_id::text, action FROM carryout.export_audit WHERE action = ANY($1)",
+            [f"export:{kind}" for kind in ("completed", "failed", "downloaded", "expired", "deleted")],
+        )
+        written = await connection.fetch("SELECT job_id::text, kind, webhook_id, state FROM carryout.export_events")
+    told = Counter((row["job_id"], f"export:{row['kind']}") for row in written)
+    assert told == Counter((row["job_id"], row["action"]) for row in changes), "changes and events differ"
+    accepted = dict.fromkeys(
+        request.headers["webhook-id"]
+        for request in aftermath.receiver.requests
+        if request.status == HTTPStatus.NO_CONTENT
+    )
+    lost = [(row["webhook_id"], row["state"]) for row in written if row["webhook_id"] not in accepted]
+    assert not lost, f"never accepted: {lost}"
+    for request in aftermath.receiver.requests:
+        Webhook(SECRET).verify(request.body, request.headers)
+    completed = {row["job_id"]: row["webhook_id"] for row in written if row["kind"] == "completed"}
+    job_ids = {row["webhook_id"]: row["job_id"] for row in written}
+    first = {job_id: webhook_id for webhook_id in reversed(accepted) if (job_id := job_ids[webhook_id]) in completed}
+    assert first == completed, "another event came before the completion"
 
 
 def _jobs_of(mail: AcceptedMail) -> set[str]:
@@ -192,6 +222,7 @@ PROMISES: Final[tuple[Promise, ...]] = (
     nobody_saw_what_they_should_not,
     answers_are_documented,
     at_most_one_mail,
+    every_event_is_accepted,
     storage_holds_only_their_files,
     files_match_their_records,
     audit_is_whole,
@@ -210,6 +241,6 @@ async def broken_promises(aftermath: Aftermath, promises: Sequence[Promise] = PR
     for promise in promises:
         try:
             await promise(aftermath)
-        except (AssertionError, ServiceError) as error:
+        except (AssertionError, ServiceError, WebhookVerificationError) as error:
             broken.append(f"{promise.__name__.replace('_', ' ')}: {error}")
     return broken
