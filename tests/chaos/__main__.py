@@ -69,11 +69,8 @@ async def run(options: Options) -> list[str]:
         _open_unsteady_receiver(options.seed) as receiver,
         _open_wires(world, smtp, receiver) as (wires, through),
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http,
-        open_fleet(
-            options.folder / "run", dict(os.environ) | world.environ | through | _events_to(receiver), http
-        ) as fleet,
+        open_fleet(options.folder / "run", dict(os.environ) | world.environ | through, http) as fleet,
     ):
-        receiver.answer = lambda _: chance.choice(ANSWERS)
         world.healing_seconds = HEALING_SECONDS
         aftermath = Aftermath(world, fleet, Ledger(), smtp, receiver, http, await fleet.resident_megabytes())
         over = asyncio.Event()
