@@ -19,7 +19,7 @@ export POSTGRES_BIN ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test quick coverage browser proxies compat chaos week load check words bench bench-quick profile mutate lock swagger-ui clean
+.PHONY: help demo run test quick coverage browser proxies compat chaos week load format check words bench bench-quick profile mutate lock swagger-ui clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,10 @@ week: $(STAMP) ## a bad week on Debian's PostgreSQL 15 and nginx: outages, rotat
 
 load: $(STAMP) ## many and slow clients, resets, a million users; with the figures
 	@$(BIN)/python -m pytest tests/load
+
+format: $(STAMP) ## format the code, and mend what the linter can
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format .
 
 check: $(STAMP) ## lint, format, types, import rules, spelling, words, the migrations' locks
 	@$(BIN)/ruff check .
