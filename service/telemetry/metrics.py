@@ -24,7 +24,7 @@ REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 
 # Each counter is exported as 0 from the start: `increase()` misses the first event of a counter that begins with 1.
 EXPORT_OUTCOMES = tuple(itertools.product(("completed", "failed", "cancelled", "retried"), Format))
 MAIL_OUTCOMES = ("sent", "pending", "failed", "ambiguous", "skipped")
-WorkerLoop = Literal["queue", "repair", "expiry", "erasure", "sweep", "mails"]
+WorkerLoop = Literal["queue", "repair", "expiry", "erasure", "sweep", "mails", "retention"]
 EXPORT_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 900, 3_600)
 
 
