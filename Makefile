@@ -64,7 +64,7 @@ compat: $(PROVIDER_STAMP) ## other people's servers: poolers, standbys, S3s, Pos
 chaos: $(STAMP) ## random faults under load, then the oracle [SEED=n] [MINUTES=5] [USERS=300]
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES) --users $(USERS)
 
-week: $(STAMP) ## a bad week on Debian's PostgreSQL 15 and nginx: outages, rotations, a restore (needs postgresql-15, nginx)
+week: $(STAMP) ## a bad week on Debian's PostgreSQL 15 and nginx: outages, rotations, a restore (needs root, postgresql-15, nginx, faketime)
 	@POSTGRES_BIN=$(or $(POSTGRES_BIN),/usr/lib/postgresql/15/bin) $(BIN)/python -m tests.week
 
 load: $(STAMP) ## many and slow clients, resets, a million users; with the figures

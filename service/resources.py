@@ -262,7 +262,12 @@ async def _require_servers(resources: Resources) -> None:
     try:
         await _check_with_retries(resources.queue.check)
     except UnavailableError as error:
-        raise ConfigurationError(f"Redis {describe_cause(error)} (CARRYOUT_REDIS_URL)") from error
+        cause = describe_cause(error)
+        # One that doesn't speak TLS waits for the end of a command.
+        hint = (
+            " (does it speak TLS?)" if cause == NO_ANSWER and resources.settings.redis_url.startswith("rediss") else ""
+        )
+        raise ConfigurationError(f"Redis {cause}{hint} (CARRYOUT_REDIS_URL)") from error
     try:
         await _check_with_retries(resources.storage.check)
     except UnavailableError as error:

@@ -12,6 +12,7 @@ import yaml
 
 from service.access.api_keys import Scope
 from service.access.flags import Flag
+from service.backends import failures
 from service.bookkeeping.audit import AuditAction
 from service.cli.commands import cli
 from service.settings import CLIENT_CREDENTIALS, FILE_SUFFIX, PREFIX, Settings
@@ -47,8 +48,8 @@ FOREIGN = {
 }
 # Its tables are an example.
 EXAMPLES = ROOT / "docs" / "operators.md"
-# It stands for any; and a Service of Kubernetes called so would make the last.
-ANY_SETTING = {"CARRYOUT_NAME", "CARRYOUT_NAME_FILE", "CARRYOUT_API_PORT"}
+# It stands for any; a Service of Kubernetes called so would make the next; the last is of a store called so.
+ANY_SETTING = {"CARRYOUT_NAME", "CARRYOUT_NAME_FILE", "CARRYOUT_API_PORT", "CARRYOUT_FILE_STORE_UPLOADS_ENDPOINT_URL"}
 
 SETTINGS = {
     (PREFIX + name + suffix).upper()
@@ -133,8 +134,21 @@ def test_identifiers(page: Path) -> None:
     assert named - WORDS - METRICS - FOREIGN == set()
 
 
+def test_causes_of_outages() -> None:
+    """Each begins or ends the words of one."""
+    kinds, _ = failures._redis_and_s3()
+    told = {words for _, words in (*failures.POSTGRESQL, *kinds)} | {*failures.S3_CODES.values(), failures.NO_BUCKET}
+    told |= {*failures.CERTIFICATES.values(), failures.UNVERIFIED}
+    text = (ROOT / "docs" / "operations.md").read_text().partition("## Outages in the log")[2]
+    rows = text.partition("| cause | then |\n|---|---|\n")[2].partition("\n\n")[0].splitlines()
+    named = {code.strip("… ") for row in rows for code in IN_LINE.findall(row.split("|")[1])}
+    causes = {code for code in named if not re.fullmatch(r"[0-9A-Z]{5}", code)} - {"All connections are in use"}
+    assert len(causes) > len(rows)
+    assert {code for code in causes if not any(code in words for words in told)} == set()
+
+
 def test_log_events() -> None:
-    """Of the table of outages: what begins and what ends them."""
+    """The table of outages names events that begin and that end them."""
     text = (ROOT / "docs" / "operations.md").read_text()
     _, _, table = text.partition("| event | meaning | ends with |\n")
     rows = [row.split("|") for row in table.partition("\n\n")[0].splitlines()]

@@ -529,7 +529,9 @@ async def _naming_bad_dsn(name: str) -> AsyncIterator[None]:
     try:
         yield
     except (*CONNECTION_LOST, asyncpg.PostgresError, ValueError) as error:
-        raise ConfigurationError(f"PostgreSQL {describe_postgresql(error)} ({name})") from error
+        words = describe_postgresql(error)
+        code = error.sqlstate if isinstance(error, asyncpg.PostgresError) and words != BEHIND_POOLER else None
+        raise ConfigurationError(f"PostgreSQL {words} ({name}{f'; {code}' if code else ''})") from error
 
 
 async def migrate(

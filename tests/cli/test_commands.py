@@ -88,9 +88,16 @@ class TestRefusedStarts:
     @pytest.mark.parametrize(
         ("name", "pattern", "text", "named"),
         [
-            ("CARRYOUT_DATABASE_URL", "/[^/]*$", "/absent", "PostgreSQL has no such database (CARRYOUT_DATABASE_URL)"),
-            ("CARRYOUT_DATABASE_URL", ":[^:@]*@", ":hunter2@", "PostgreSQL refused the password"),
-            ("CARRYOUT_SOURCE_DATABASE_URL", ":[^:@]*@", ":hunter2@", "password (CARRYOUT_SOURCE_DATABASE_URL)"),
+            (
+                *("CARRYOUT_DATABASE_URL", "/[^/]*$", "/absent"),
+                "PostgreSQL has no such database (CARRYOUT_DATABASE_URL; 3D000)",
+            ),
+            (
+                *("CARRYOUT_DATABASE_URL", ":[^:@]*@", ":hunter2@"),
+                "PostgreSQL refused the password (CARRYOUT_DATABASE_URL; 28P01)",
+            ),
+            ("CARRYOUT_SOURCE_DATABASE_URL", ":[^:@]*@", ":hunter2@", "password (CARRYOUT_SOURCE_DATABASE_URL; 28P01)"),
+            ("CARRYOUT_REDIS_URL", "^redis:", "rediss:", "Redis didn't answer in time (does it speak TLS?)"),
             ("CARRYOUT_REDIS_URL", ":[^:@]*@", ":hunter2@", "Redis refused the password (CARRYOUT_REDIS_URL)"),
         ],
     )

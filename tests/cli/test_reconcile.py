@@ -76,7 +76,7 @@ async def test_dry_run_changes_nothing(run: Run, resources: Resources, database:
         ("missing file", str(lost.id)),
         ("unknown object", unknown.split("/")[1]),
     }
-    assert "nothing was changed: --apply mends it" in ended.err
+    assert "nothing was changed: --apply does what it can" in ended.err
     assert await database.fetch("SELECT * FROM carryout.export_jobs ORDER BY id") == before
     assert await list_actions(database) == events
 

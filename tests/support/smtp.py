@@ -142,7 +142,7 @@ async def open_smtp_server(
 
 
 def _password_in(line: str) -> str:
-    """Of `AUTH PLAIN …` (RFC 4616)."""
+    """The password that `AUTH PLAIN …` presents (RFC 4616)."""
     return base64.b64decode(line.rpartition(" ")[2]).rpartition(b"\0")[2].decode()
 
 

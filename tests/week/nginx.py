@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import shutil
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -12,6 +11,7 @@ from devstack.ports import ask, keep_port
 from service.settings import SQL_DIR
 
 SHIPPED = SQL_DIR.parent / "deploy" / "nginx" / "carryout.conf"
+NGINX = Path("/usr/sbin/nginx")
 AROUND = """
 daemon off;
 pid {folder}/nginx.pid;
@@ -38,9 +38,8 @@ class Nginx:
 
     async def start(self) -> None:
         self._write(self._ports)
-        binary = shutil.which("nginx") or "/usr/sbin/nginx"
         self._process = await asyncio.create_subprocess_exec(
-            *(binary, "-c", self.folder / "nginx.conf", "-p", self.folder, "-e", self.folder / "nginx.error.log")
+            *(NGINX, "-c", self.folder / "nginx.conf", "-p", self.folder, "-e", self.folder / "nginx.error.log")
         )
         async with asyncio.timeout(30):
             while not (await ask(self._port, b"GET /livez HTTP/1.0\r\n\r\n")).startswith(b"HTTP/"):

@@ -3,6 +3,7 @@
 from typing import Final
 
 from tests.chaos.promises import PROMISES, Aftermath, Promise
+from tests.faults.world import World
 
 FILES = "SELECT file_url FROM carryout.export_jobs WHERE status = 'completed' AND file_deleted_at IS NULL"
 
@@ -18,15 +19,31 @@ async def none_failed_by_our_own_trouble(aftermath: Aftermath) -> None:
 
 
 async def storage_and_rows_agree(aftermath: Aftermath) -> None:
-    """No object without a row, no row without its object: in all buckets, whose objects are plain files here."""
-    world = aftermath.world
-    folder = world.stack.data_dir / "objects"
-    objects = {f"s3://{path.relative_to(folder)}" for path in folder.rglob("*") if path.is_file()}
-    async with world.database() as connection:
-        rows = {row["file_url"] for row in await connection.fetch(FILES)}
+    """No object without a row, no row without its object; workers may need a moment to delete orphans."""
+    objects, rows = set[str](), set[str]()
+
+    async def agree() -> bool:
+        nonlocal objects, rows
+        objects, rows = _find_objects(aftermath.world), await _find_files(aftermath.world)
+        return objects == rows
+
+    try:
+        await aftermath.world.until(agree, "storage and rows to agree")
+    except AssertionError:
+        told = f"objects without a row: {_some(objects - rows)}; rows without their object: {_some(rows - objects)}"
+        raise AssertionError(told) from None
     assert objects, "nothing is stored at all"
-    assert objects <= rows, f"objects without a row: {_some(objects - rows)}"
-    assert rows <= objects, f"rows without their object: {_some(rows - objects)}"
+
+
+def _find_objects(world: World) -> set[str]:
+    """The URLs of those in all buckets, by no S3: here they are plain files."""
+    folder = world.stack.data_dir / "objects"
+    return {f"s3://{path.relative_to(folder)}" for path in folder.rglob("*") if path.is_file()}
+
+
+async def _find_files(world: World) -> set[str]:
+    async with world.database() as connection:
+        return {row["file_url"] for row in await connection.fetch(FILES)}
 
 
 def _some(urls: set[str]) -> str:
