@@ -58,7 +58,7 @@ browser: $(PROVIDER_STAMP) ## the page in a real browser (needs chromium, chromi
 proxies: $(STAMP) ## documents cut behind a real nginx (needs nginx)
 	@$(BIN)/python -m pytest tests/proxies
 
-compat: $(PROVIDER_STAMP) ## other people's servers: poolers, standbys, S3s, Postfix (needs root, pgbouncer, postfix, prometheus)
+compat: $(PROVIDER_STAMP) ## other people's servers: poolers, standbys, S3s, Postfix (needs root, pgbouncer, postfix, prometheus, unzip, 7zip, libarchive-tools, a JDK)
 	@$(BIN)/python -m pytest tests/compat tests/fleet --surroundings $(SURROUNDINGS) -n 2
 
 chaos: $(STAMP) ## random faults under load, then the oracle [SEED=n] [MINUTES=5] [USERS=300]
