@@ -17,7 +17,7 @@ def _pixel(x: int, y: int, hue: int) -> bytes:
     hill = 120 + abs((x + hue) % 160 - 80) // 2
     if y > hill:
         return bytes((20 + hue // 6, 60 + (y - hill) // 2, 50))
-    return bytes((min(255, 90 + y), (hue + y // 2) % 200, min(255, 200 - y // 3)))
+    return bytes((min(255, 90 + y), (hue + y) // 2, min(255, 200 - y // 3)))
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:

@@ -3,7 +3,7 @@
 import json
 import os
 import zipfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,7 +37,7 @@ SHOTS = os.environ.get("SHOTS")
 
 
 @pytest.fixture
-async def folder(pool: Pool, database: Connection, tmp_path: Path) -> AsyncIterator[Path]:
+async def folder(pool: Pool, database: Connection, tmp_path: Path) -> Path:
     await database.execute(
         "CREATE TABLE public.photos (n int PRIMARY KEY, user_id uuid NOT NULL, key text, name text,"
         " taken_at timestamptz DEFAULT '2026-03-01Z')"
@@ -69,7 +69,7 @@ async def folder(pool: Pool, database: Connection, tmp_path: Path) -> AsyncItera
     path.write_bytes(content)
     with zipfile.ZipFile(path) as archive:
         archive.extractall(tmp_path / "package")
-    yield tmp_path / "package"
+    return tmp_path / "package"
 
 
 @pytest.fixture
