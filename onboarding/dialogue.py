@@ -89,7 +89,7 @@ def propose(question: Question) -> str:
         return "o"
     if question.kind in {Kind.COLUMN, Kind.ALIKE_COLUMNS, Kind.COLUMNS}:
         return "e" if "unknown kind" in question.why or WOULD_EXPORT in question.why else "d"
-    return "t" if question.table and ("other people" in question.why or "secret" in question.why) else "l"
+    return "t" if question.table and ("other people" in question.why or "holds secrets" in question.why) else "l"
 
 
 class Step(msgspec.Struct, frozen=True):
