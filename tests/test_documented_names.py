@@ -43,7 +43,7 @@ IDENTIFIER = re.compile(r"[a-z]+(?:_[a-z]+)+")
 # Those of PostgreSQL, redis-py, nginx, providers and Prometheus' own client.
 FOREIGN = {
     *("max_connections", "superuser_reserved_connections", "max_standby_streaming_delay", "pg_read_all_stats"),
-    *("pg_advisory_lock", "to_char", "sentinel_username", "error_log", "preferred_username"),
+    *("pg_advisory_lock", "to_char", "sentinel_username", "error_log", "preferred_username", "sync_detailed"),
     "process_resident_memory_bytes",
 }
 # Its tables are an example.
