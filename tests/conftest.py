@@ -18,6 +18,7 @@ from service.access.tokens import create_token
 from service.api.app import create_app
 from service.backends.database import Pool, open_pool
 from service.documents.datasets import Dataset, load_datasets
+from service.exports import requests
 from service.resources import Resources, open_resources
 from service.settings import SQL_DIR, Settings, from_env
 from service.user_ids import UserId
@@ -54,6 +55,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(leaks)
     config.pluginmanager.register(quick)
     structlog.configure(processors=[structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)])
+
+
+@pytest.fixture(autouse=True)
+def _patient_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine, counting may take longer than a user waits who prefers a queued export."""
+    monkeypatch.setattr(requests, "ASYNC_COUNT_SECONDS", PATIENCE_SECONDS)
 
 
 @pytest.fixture(scope="session")
