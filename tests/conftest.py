@@ -22,7 +22,7 @@ from service.resources import Resources, open_resources
 from service.settings import SQL_DIR, Settings, from_env
 from service.user_ids import UserId
 from tests.api.serving import Served, serve
-from tests.sql.databases import database_environ, migrate_as_owner, with_database
+from tests.sql.databases import create_database, database_environ, migrate_as_owner, with_database
 from tests.sql.databases import open_database as open_empty_database
 from tests.support import heap, leaks, quick
 from tests.support.documents import POOL_NAME
@@ -92,13 +92,13 @@ async def open_database(postgres: Stack, server_url: str) -> AsyncIterator[OpenD
     """
     server = await asyncpg.connect(server_url)
     template = f"template_{uuid4().hex}"
-    await server.execute(f"CREATE DATABASE {template}")
+    await create_database(server, template)
     await _fill_template(postgres, with_database(server_url, template))
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[str]:
         name = f"test_{uuid4().hex}"
-        await server.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        await create_database(server, name, f"TEMPLATE {template}")
         yield with_database(server_url, name)
         await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
