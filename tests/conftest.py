@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import asyncpg
 import httpx
+import hypothesis
 import msgspec
 import pytest
 import structlog
@@ -38,6 +39,10 @@ NOWHERE = {
     "CARRYOUT_S3_ENDPOINT_URL": "http://127.0.0.1:1",
     "CARRYOUT_SMTP_URL": "smtp://127.0.0.1:1",
 }
+
+# A busy machine makes any example late, and its generation slow.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 
 OpenDatabase = Callable[[], AbstractAsyncContextManager[str]]
 Token = Callable[[UserId], str]
