@@ -40,6 +40,8 @@ async def export(  # noqa: PLR0913 (the command's options)
             made = await wait_for(api, job, format_, console)
             await download_export(api, made, output, console)
         console.say(f"{target.path}: {made.record_count} records, {output.size_bytes} bytes, checked")
+        if made.files.missing:
+            console.say(f"{made.files.missing} attachments could not be included; index.html in the package says why")
 
 
 async def _since_last(api: Api, selection: Selection, console: Console) -> Selection:

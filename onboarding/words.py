@@ -13,10 +13,12 @@ USERS_TABLES = (
 EMAILS = (
     "primary_email", "email", "email_address", "emailaddress", "e_mail", "mail", "user_email", "useremail",
 )  # fmt: skip
+OF_ADDRESSES = {"email", "emails", "mail", "mails", "identity", "identities"}
 NAMES = (
     "name", "full_name", "fullname", "display_name", "real_name", "username", "user_name", "login",
     "nickname", "handle", "screen_name",
 )  # fmt: skip
+USERS_NAMES = {"user_name", "username", "user_login", "login_name"}
 HANDLES = (
     "username", "user_name", "login", "handle", "screen_name", "nickname", "display_name",
 )  # fmt: skip
@@ -124,7 +126,7 @@ PLAIN_TEXT = {
     "number", "locality", "latitude", "longitude", "visibility", "role", "sport", "frequency", "interval",
     "plan", "markdown", "html", "nationality", "salutation", "1", "2", "provider", "timeline", "extension",
     "mimetype", "mime", "charset", "encoding", "priority", "severity", "domain", "host",
-    "scope", "mode", "layout", "district", "building", "floor", "recurrence", "subtitle", "colors",
+    "scope", "mode", "layout", "district", "building", "floor", "recurrence", "subtitle", "colors", "uri",
 }  # fmt: skip
 
 # The words of RUNS that make the user the row's owner.
@@ -145,10 +147,22 @@ STAFF_TABLES = {
     "infraction", "infractions", "reviewable", "reviewables", "incident", "incidents", "blacklist", "blocklist",
     "denylist", "spam", "appeal", "appeals", "dispute", "disputes",
 }  # fmt: skip
-# Words of links that open something for anyone who has them.
-HOOK_WORDS = {
-    "webhook", "webhooks", "hook", "hooks",
+# Words of tables that hold acts of the staff: the thing that they act on isn't the user's.
+STAFF_ACTS = {
+    "redaction", "redactions", "redacted", "takedown", "takedowns", "quarantine", "quarantined", "blazer",
 }  # fmt: skip
+# Such acts before the thing: `blocked_rooms` are the staff's, `blocked_users` a user's own.
+ACTS_ON_THINGS = {
+    "blocked", "banned", "disabled", "locked", "suspended", "removed", "hidden",
+}  # fmt: skip
+# Words of tables with addresses that the application calls.
+CALLED_TABLES = {
+    "command", "commands", "endpoint", "endpoints", "callback", "callbacks", "integration", "integrations",
+    "pusher", "pushers",
+}  # fmt: skip
+# Words of columns beside an address that the application calls.
+CALLED_WITH = {"token", "secret", "method"}
+# Words of links that open something for anyone who has them.
 BEARER_WORDS = {
     "webhook", "hook", "invite", "invitation", "hosted", "private", "feed", "magic", "signed", "presigned", "callback",
     "unsubscribe", "share", "shared", "sharing", "join", "meeting", "checkout", "payment", "portal", "session", "ical",
@@ -167,6 +181,8 @@ BYSTANDERS = {
     "handler", "creator", "support", "staff", "admin", "processor", "resolver", "closer", "uploader", "inviter",
 }  # fmt: skip
 LABELS = ("name", "title", "label", "display_name", "slug", "code", "key")
+# Words for a person whom others reported to the staff.
+REPORTED = {"reported", "warned", "banned", "offender", "suspended", "flagged"}
 # Words for the user that staff write about.
 TARGETS = {"target", "reported", "warned", "banned", "subject", "offender", "suspended", "flagged"}
 # Further words for a person in a column's name, whose rows need not be that person's.

@@ -31,4 +31,13 @@ BEGIN
 END
 $$;
 ALTER TABLE IF EXISTS carryout.installation OWNER TO carryout_owner;
+ALTER TABLE IF EXISTS carryout.webhook OWNER TO carryout_owner;
+ALTER TABLE IF EXISTS carryout.export_events OWNER TO carryout_owner;
+DO $$
+BEGIN
+  IF to_regproc('carryout.emit_event') IS NOT NULL THEN
+    ALTER FUNCTION carryout.emit_event OWNER TO carryout_owner;
+  END IF;
+END
+$$;
 COMMIT;

@@ -10,14 +10,13 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 
-from service.api.callers import resources_of, user_actor
+from service.api.callers import get_owned, resources_of
 from service.api.http.requests import parse_uuid
 from service.bookkeeping.exports import Export, ExportStatus
 from service.documents.datasets import Column, Dataset
 from service.documents.selection import instant_text, section_name
 from service.errors import ExportNotFoundError, InvalidValueError
 from service.export_spec import ExportSpec
-from service.exports import owner_checks
 from service.formats import Format
 from service.user_ids import UserId
 
@@ -57,6 +56,12 @@ Guard = Annotated[
         "machines, leaves it as it is."
     ),
 ]
+
+BigNumbers = Annotated[
+    Literal["number", "text"],
+    Meta(description="`text` writes integers beyond ±2^53 as strings in JSON and NDJSON."),
+]
+BIG_FORMATS = (Format.JSON, Format.NDJSON)
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -142,7 +147,7 @@ async def _find_earlier(request: Request, user_id: UserId, text: str) -> Export:
     if job_id is None:
         raise InvalidValueError(f"{WANTED_EXPORT}, which is a UUID")
     try:
-        earlier = await owner_checks.get_owned(resources_of(request), job_id, user_id, user_actor(request, user_id))
+        earlier = await get_owned(request, user_id, job_id)
     except ExportNotFoundError:
         raise InvalidValueError(f"{WANTED_EXPORT}; there is none with this id") from None
     if earlier.status is not ExportStatus.COMPLETED:

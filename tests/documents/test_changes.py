@@ -58,9 +58,9 @@ async def take(
 ) -> tuple[set[int], dt.datetime]:
     """The ids that a document has of rows dated `since` then, and the time from which others may be dated."""
     _, activity = select_datasets(datasets, ExportSpec(user_id, Format.JSON, ("activity",), start=since))
-    async with open_dated_snapshot(pool, 10, overlap_seconds=0, margin_seconds=0) as (connection, changes_from):
-        found = [await connection.fetch(query.dataset.sql, *query.arguments) for query in activity.queries]
-    return {row["id"] for rows in found for row in rows}, changes_from
+    async with open_dated_snapshot(pool, 10, overlap_seconds=0, margin_seconds=0) as snapshot:
+        found = [await snapshot.connection.fetch(query.dataset.sql, *query.arguments) for query in activity.queries]
+    return {row["id"] for rows in found for row in rows}, snapshot.changes_from
 
 
 class History:
@@ -138,17 +138,17 @@ async def test_prepared_transactions_are_waited_for(preparing_url: str) -> None:
         await writer.execute("PREPARE TRANSACTION 'held'")
         starts = []
         for _ in range(2):
-            async with open_dated_snapshot(reader, 10, overlap_seconds=0.5, margin_seconds=0) as (connection, start):
-                assert await connection.fetchval("SELECT count(*) FROM public.rows") == 0
-                starts.append(start)
+            async with open_dated_snapshot(reader, 10, overlap_seconds=0.5, margin_seconds=0) as snapshot:
+                assert await snapshot.connection.fetchval("SELECT count(*) FROM public.rows") == 0
+                starts.append(snapshot.changes_from)
         await writer.execute("COMMIT PREPARED 'held'")
         assert await writer.fetchval("SELECT bool_and(at >= ALL ($1::timestamptz[])) FROM public.rows", starts)
-        async with open_dated_snapshot(reader, 10, overlap_seconds=0.5, margin_seconds=0) as (_, start):
-            assert start > starts[-1] + dt.timedelta(seconds=0.1)
+        async with open_dated_snapshot(reader, 10, overlap_seconds=0.5, margin_seconds=0) as snapshot:
+            assert snapshot.changes_from > starts[-1] + dt.timedelta(seconds=0.1)
 
 
 async def test_role_that_sees_no_others_goes_back_by_the_overlap(database: Connection, resources: Resources) -> None:
     await database.execute("SELECT")  # a session of another role
     before = dt.datetime.now(dt.UTC)
-    async with open_dated_snapshot(resources.source, 10, overlap_seconds=3_600) as (_, changes_from):
-        assert before - dt.timedelta(hours=1, minutes=1) < changes_from < before - dt.timedelta(minutes=59)
+    async with open_dated_snapshot(resources.source, 10, overlap_seconds=3_600) as snapshot:
+        assert before - dt.timedelta(hours=1, minutes=1) < snapshot.changes_from < before - dt.timedelta(minutes=59)

@@ -480,7 +480,7 @@ async def test_files_that_were_there_and_do_not_load_are_refused(application: Ap
 @of("shop")
 async def test_asks_when_two_tables_could_be_the_users(application: Application) -> None:
     await application.connection.execute(
-        "CREATE TABLE users (id integer PRIMARY KEY, email text NOT NULL);"
+        "CREATE TABLE users (id integer PRIMARY KEY, email text NOT NULL, password text);"
         "ALTER TABLE shop_return ADD agent integer REFERENCES users"
     )
     await application.connection.execute(

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 import zipfile
 from collections.abc import AsyncGenerator, Iterable, Sequence
@@ -108,6 +109,23 @@ def count_records(content: bytes, format_: str) -> int:
         case Format.ZIP:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 return count_records(archive.read("data/export.ndjson"), Format.NDJSON)
+
+
+def read_strictly(content: bytes) -> Any:
+    """JSON that every reader reads alike (RFC 7493): UTF-8 without lone surrogates, names once, finite numbers."""
+    value = json.loads(content.decode(), object_pairs_hook=_members, parse_constant=_refuse)
+    msgspec.json.decode(content)  # it knows no lone surrogates and no byte order mark
+    return value
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    assert len(members) == len(pairs), f"A name comes twice: {pairs}"
+    return members
+
+
+def _refuse(name: str) -> None:
+    raise AssertionError(f"{name} is not JSON")
 
 
 def read_xlsx(content: bytes) -> dict[str, list[list[Any]]]:

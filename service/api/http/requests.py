@@ -18,6 +18,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 INCOMPLETE_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 NOT_JSON = "The body is not valid JSON"
+ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # after an even number of backslashes
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 MAX_QUOTED = 64
 
@@ -150,7 +151,7 @@ def _check_syntax(body: bytes) -> None:
         raise InvalidRequestError(f"The body has a duplicate key: {name}") from None
     except (ValueError, RecursionError):
         raise InvalidRequestError(NOT_JSON) from None
-    if b"\\u0000" in body:
+    if ESCAPED_NUL.search(body):
         raise InvalidValueError("The body contains a NUL character")
 
 
