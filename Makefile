@@ -13,6 +13,7 @@ STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench-installed
 PROVIDER := tests/browser/provider
 PROVIDER_STAMP := $(PROVIDER)/node_modules/.installed
+COMPAT_STAMP := $(VENV)/.compat-installed
 # Another PostgreSQL than the wheel's, for every target that starts one.
 export POSTGRES_BIN ?=
 # Containers often set it; then each process of each run compiles all modules and tests again, for seconds.
@@ -58,7 +59,11 @@ browser: $(PROVIDER_STAMP) ## the page in a real browser (needs chromium, chromi
 proxies: $(STAMP) ## documents cut behind a real nginx (needs nginx)
 	@$(BIN)/python -m pytest tests/proxies
 
-compat: $(PROVIDER_STAMP) ## other people's servers: poolers, standbys, S3s, Postfix (needs root and Debian's packages: CONTRIBUTING.md)
+$(COMPAT_STAMP): $(PROVIDER_STAMP) requirements/compat.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/compat.lock
+	@touch $@
+
+compat: $(COMPAT_STAMP) ## other people's servers: poolers, standbys, S3s, Postfix (needs root and Debian's packages: CONTRIBUTING.md)
 	@$(BIN)/python -m pytest tests/compat tests/fleet --surroundings $(SURROUNDINGS) -n 2
 
 chaos: $(STAMP) ## random faults under load, then the oracle [SEED=n] [MINUTES=5] [USERS=300]
@@ -107,6 +112,7 @@ lock: ## resolve the dependencies again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --all-extras --group dev pyproject.toml -o requirements/dev.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group bench -c requirements/dev.lock -o requirements/bench.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group browser -c requirements/dev.lock -o requirements/browser.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group compat -c requirements/dev.lock -o requirements/compat.lock
 
 swagger-ui: ## fetch what shows the API at /docs again (needs npm, GNU tar) [SWAGGER_UI=5.35.0]
 	@npm pack --silent --pack-destination "$${TMPDIR:-/tmp}" swagger-ui-dist@$(SWAGGER_UI)
