@@ -19,7 +19,7 @@ export POSTGRES_BIN ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test quick coverage browser proxies compat chaos week load check words bench bench-quick profile mutate lock swagger-ui clean
+.PHONY: help demo run test quick coverage browser proxies compat chaos week load format check words bench bench-quick profile mutate lock swagger-ui clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,17 +58,21 @@ browser: $(PROVIDER_STAMP) ## the page in a real browser (needs chromium, chromi
 proxies: $(STAMP) ## documents cut behind a real nginx (needs nginx)
 	@$(BIN)/python -m pytest tests/proxies
 
-compat: $(PROVIDER_STAMP) ## other people's servers: poolers, standbys, S3s, Postfix (needs root, pgbouncer, postfix, prometheus)
+compat: $(PROVIDER_STAMP) ## other people's servers: poolers, standbys, S3s, Postfix (needs root and Debian's packages: CONTRIBUTING.md)
 	@$(BIN)/python -m pytest tests/compat tests/fleet --surroundings $(SURROUNDINGS) -n 2
 
 chaos: $(STAMP) ## random faults under load, then the oracle [SEED=n] [MINUTES=5] [USERS=300]
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES) --users $(USERS)
 
-week: $(STAMP) ## a bad week on Debian's PostgreSQL 15 and nginx: outages, rotations, a restore (needs postgresql-15, nginx)
+week: $(STAMP) ## a bad week on Debian's PostgreSQL 15 and nginx: outages, rotations, a restore (needs root, postgresql-15, nginx, faketime)
 	@POSTGRES_BIN=$(or $(POSTGRES_BIN),/usr/lib/postgresql/15/bin) $(BIN)/python -m tests.week
 
 load: $(STAMP) ## many and slow clients, resets, a million users; with the figures
 	@$(BIN)/python -m pytest tests/load
+
+format: $(STAMP) ## format the code, and mend what the linter can
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format .
 
 check: $(STAMP) ## lint, format, types, import rules, spelling, words, the migrations' locks
 	@$(BIN)/ruff check .

@@ -8,7 +8,7 @@ import pytest
 
 from service.backends.smtp import Mailer
 from service.errors import ConfigurationError
-from service.settings import PREFIX, SQL_DIR, Settings, from_env
+from service.settings import DATABASES, PREFIX, SQL_DIR, Settings, from_env
 from worker.main import work
 
 README = Path(__file__).parent.parent / "README.md"
@@ -70,6 +70,37 @@ def test_a_missing_one_is_named(name: str, text: str | None) -> None:
     given = {key: value for key, value in REQUIRED.items() if key != name}
     with pytest.raises(ConfigurationError, match=f"^{name} is not set$"):
         from_env(given if text is None else given | {name: text})
+
+
+WRONG_WEBHOOK_SECRET = (
+    "CARRYOUT_WEBHOOK_SECRETS needs whsec_ and 24 to 64 random bytes in base64 for each secret, but entry 2 differs"
+)
+WEBHOOK = {"CARRYOUT_WEBHOOK_URL": "https://app.example.org/hook", "CARRYOUT_WEBHOOK_SECRETS": f"whsec_{'A' * 32}"}
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ({"CARRYOUT_WEBHOOK_URL": "http://app.example.org"}, "CARRYOUT_WEBHOOK_URL must begin with https://"),
+        ({"CARRYOUT_WEBHOOK_SECRETS": ""}, "CARRYOUT_WEBHOOK_SECRETS is needed with CARRYOUT_WEBHOOK_URL"),
+        *(
+            (
+                {"CARRYOUT_WEBHOOK_SECRETS": f"whsec_{'A' * 32},{secret}"},
+                WRONG_WEBHOOK_SECRET,
+            )
+            for secret in ("A" * 32, f"whsec_{'A' * 28}", f"whsec_{'?' * 32}", f"whsec_{'A' * 88}")
+        ),
+    ],
+)
+def test_wrong_settings_of_the_webhook(given: dict[str, str], fault: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        from_env(REQUIRED | WEBHOOK | given)
+    assert str(caught.value) == fault
+
+
+def test_a_receiver_inside_the_network_may_do_without_tls() -> None:
+    inside = {"CARRYOUT_WEBHOOK_URL": "http://app:8080/hook", "CARRYOUT_WEBHOOK_ALLOW_PRIVATE": "true"}
+    assert from_env(REQUIRED | WEBHOOK | inside).webhook_allow_private
 
 
 def test_all_missing_ones_are_named_at_once() -> None:
@@ -139,11 +170,59 @@ def test_all_missing_ones_are_named_at_once() -> None:
         ("CARRYOUT_OIDC_CLIENT_ID", "page"),
         ("CARRYOUT_SIGN_IN_URL", "javascript:alert(1)"),
         ("CARRYOUT_SIGN_IN_URL", "/login"),
+        ("CARRYOUT_FILE_STORES", "uploads"),
+        ("CARRYOUT_FILE_STORES", "s3://uploads/photos"),
+        ("CARRYOUT_FILE_STORES", "Uploads=s3://uploads"),
+        ("CARRYOUT_FILE_STORES", "uploads=https://uploads.example.org"),
+        ("CARRYOUT_FILE_STORES", "uploads=s3://uploads/../exports"),
+        ("CARRYOUT_FILE_STORES", "uploads=s3://uploads//photos"),
+        ("CARRYOUT_FILE_STORES", "uploads=s3://uploads/{user}"),
+        ("CARRYOUT_FILE_STORES", "uploads=s3://uploads/{user_id}/{user_id}"),
+        ("CARRYOUT_FILE_STORES", "uploads=s3://a,uploads=s3://b"),
+        ("CARRYOUT_FILE_STORES", "uploads=s3://exports"),
+        ("CARRYOUT_FILE_STORES", "uploads=s3://exports/exports"),
+        ("CARRYOUT_FILE_STORES", "uploads=s3://exports/{user_id}"),
+        ("CARRYOUT_FILE_STORE_UPLOADS_ENDPOINT_URL", "https://s3.example.org"),
+        ("CARRYOUT_MAX_EXPORT_BYTES", "0"),
     ],
 )
 def test_a_wrong_one_is_named(name: str, text: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"\b{name}\b"):
         from_env(REQUIRED | {name: text})
+
+
+def test_stores_have_options_of_their_own(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("hidden\n")
+    given = {
+        "CARRYOUT_FILE_STORES": "uploads=s3://shop.uploads/photos, avatars=s3://exports/avatars/{user_id}/",
+        "CARRYOUT_FILE_STORE_UPLOADS_ENDPOINT_URL": "https://s3.example.org",
+        "CARRYOUT_FILE_STORE_UPLOADS_ACCESS_KEY_ID": "key",
+        "CARRYOUT_FILE_STORE_UPLOADS_SECRET_ACCESS_KEY_FILE": str(secret),
+    }
+    uploads, avatars = from_env(REQUIRED | given).file_stores
+    assert (uploads.bucket, uploads.prefix, uploads.endpoint_url) == (
+        "shop.uploads",
+        "photos/",
+        "https://s3.example.org",
+    )
+    assert (uploads.access_key_id, uploads.secret_access_key) == ("key", "hidden")
+    assert (avatars.bucket, avatars.prefix, avatars.access_key_id) == ("exports", "avatars/{user_id}/", "")
+    assert "hidden" not in repr(uploads)
+
+
+@pytest.mark.parametrize("option", ["ACCESS_KEY_ID", "SECRET_ACCESS_KEY"])
+def test_a_store_has_both_halves_of_a_key(option: str) -> None:
+    given = {"CARRYOUT_FILE_STORES": "uploads=s3://uploads", f"CARRYOUT_FILE_STORE_UPLOADS_{option}": "hunter2"}
+    with pytest.raises(ConfigurationError, match=r"^CARRYOUT_FILE_STORE_UPLOADS_SECRET_ACCESS_KEY and .* go together$"):
+        from_env(REQUIRED | given)
+
+
+@pytest.mark.parametrize("url", ["ftp://s3", "s3.example.org", "https://s3?x=1"])
+def test_the_endpoint_of_a_store_is_named(url: str) -> None:
+    given = {"CARRYOUT_FILE_STORES": "uploads=s3://uploads", "CARRYOUT_FILE_STORE_UPLOADS_ENDPOINT_URL": url}
+    with pytest.raises(ConfigurationError, match=r"^CARRYOUT_FILE_STORE_UPLOADS_ENDPOINT_URL "):
+        from_env(REQUIRED | given)
 
 
 @pytest.mark.parametrize(("jobs", "pool"), [("9", ""), ("", "3")])
@@ -366,3 +445,34 @@ if __name__ == "__main__":
 
 def test_a_traceback_shows_no_secrets() -> None:
     assert repr(from_env(REQUIRED)) == "Settings(…)"
+
+
+class TestAuthorities:
+    FILE = "/etc/private authorities.pem"
+
+    @pytest.mark.parametrize(
+        ("url", "added"),
+        [
+            ("postgresql://h/d?sslmode=verify-full", True),
+            ("postgresql://h1,h2/d?x=y&sslmode=verify-ca", True),
+            ("postgresql://h/d?sslmode=verify-full&sslrootcert=system", False),
+            ("postgresql://h/d?sslmode=require", False),
+            ("postgresql://h/d", False),
+        ],
+    )
+    def test_a_database_is_given_them_where_it_is_verified(self, url: str, *, added: bool) -> None:
+        settings = from_env(REQUIRED | {"CARRYOUT_DATABASE_URL": url, "CARRYOUT_CA_FILE": self.FILE})
+        wanted = f"{url}&sslrootcert=%2Fetc%2Fprivate%20authorities.pem" if added else url
+        assert {getattr(settings, name) for name in DATABASES} == {wanted}
+
+    @pytest.mark.parametrize(
+        ("url", "wanted"),
+        [
+            ("rediss://h/0", "rediss://h/0?ssl_ca_certs=%2Fetc%2Fprivate%20authorities.pem"),
+            ("rediss+sentinel://h/s?a=b", "rediss+sentinel://h/s?a=b&ssl_ca_certs=%2Fetc%2Fprivate%20authorities.pem"),
+            ("rediss://h/0?ssl_ca_certs=x", "rediss://h/0?ssl_ca_certs=x"),
+            ("redis://h/0", "redis://h/0"),
+        ],
+    )
+    def test_redis_is_given_them_with_tls(self, url: str, wanted: str) -> None:
+        assert from_env(REQUIRED | {"CARRYOUT_REDIS_URL": url, "CARRYOUT_CA_FILE": self.FILE}).redis_url == wanted

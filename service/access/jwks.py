@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.algorithms import OKPAlgorithm, get_default_algorithms
 
+from service.backends.authorities import create_tls_context
+from service.backends.failures import describe_unreachable
 from service.errors import UnavailableError
 
 PublicKey: TypeAlias = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey | Ed448PublicKey
@@ -54,9 +56,10 @@ class _KeySet(msgspec.Struct):
 
 
 @asynccontextmanager
-async def open_jwks(url: str, algorithms: tuple[str, ...]) -> AsyncIterator["Jwks"]:
+async def open_jwks(url: str, algorithms: tuple[str, ...], *, ca_file: str) -> AsyncIterator["Jwks"]:
     """The keys behind `url`, first fetched in the background: the provider needn't be up when we start."""
     session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=create_tls_context(ca_file)),
         timeout=aiohttp.ClientTimeout(total=FETCH_TIMEOUT_SECONDS),
         headers={"Accept": "application/json", "Accept-Encoding": "identity"},
         auto_decompress=False,  # the limit on the body must hold for what we keep, not for what we receive
@@ -75,7 +78,7 @@ class Jwks:
         self._url = url
         self._algorithms = algorithms
         self._keys: tuple[VerificationKey, ...] = ()
-        self._up_to_date = False
+        self._failure: Exception | None = None
         self._refetch_allowed_at = 0.0
         self._fetching = asyncio.create_task(self._fetch())
         self._refreshing = asyncio.create_task(self._refresh_forever())
@@ -95,8 +98,8 @@ class Jwks:
         Raises UnavailableError while the provider, who may have published another key, can't be asked.
         """
         await self._refetch()
-        if not self._up_to_date:
-            raise UnavailableError("The identity provider's keys can't be fetched")
+        if self._failure:
+            raise UnavailableError("The identity provider's keys can't be fetched") from self._failure
         return self.find(key_id, algorithm)
 
     async def aclose(self) -> None:
@@ -128,13 +131,12 @@ class Jwks:
         try:
             self._keys = parse_key_set(await self._download(), self._algorithms)
         except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
-            status = error.status if isinstance(error, aiohttp.ClientResponseError) else None
-            logger.warning("jwks_fetch_failed", error_type=type(error).__name__, status=status)
-            self._up_to_date = False
+            logger.warning("jwks_fetch_failed", error_type=type(error).__name__, cause=describe_failed_fetch(error))
+            self._failure = error
             return False
         if not self._keys:
             logger.warning("jwks_has_no_usable_key", algorithms=self._algorithms)
-        self._up_to_date = True
+        self._failure = None
         return True
 
     async def _download(self) -> bytearray:
@@ -147,6 +149,15 @@ class Jwks:
                 if len(body) > MAX_BODY_BYTES:
                     raise aiohttp.ClientPayloadError(f"answered more than {MAX_BODY_BYTES} bytes")
         return body
+
+
+def describe_failed_fetch(error: BaseException | None) -> str:
+    """The words after the provider's name in a sentence."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"answered {error.status}"
+    if isinstance(error, (aiohttp.ClientConnectionError, OSError)):
+        return describe_unreachable(error)
+    return "answered something that is not a key set"
 
 
 def parse_key_set(body: bytes | bytearray, algorithms: tuple[str, ...]) -> tuple[VerificationKey, ...]:

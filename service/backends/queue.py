@@ -19,7 +19,7 @@ import redis.exceptions
 from arq.constants import in_progress_key_prefix
 from redis._parsers import _AsyncHiredisParser
 from redis.asyncio.connection import parse_url
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 
 from service.errors import ConfigurationError, OutageError
 
@@ -187,11 +187,27 @@ def _open_sentinels(url: str) -> arq.connections.ArqRedis:
         options.pop(unused, None)
     own = {name: options.pop(f"sentinel_{name}") for name in ACCOUNT if f"sentinel_{name}" in options}
     shared = {name: value for name, value in {**options, **PATIENCE}.items() if name.startswith(("ssl_", "socket_"))}
-    sentinel: Any = Sentinel([_sentinel(host) for host in hosts.split(",")], sentinel_kwargs=own | shared | tls)  # type: ignore[no-untyped-call]
+    servers = [_sentinel(host) for host in hosts.split(",")]
+    sentinel: Any = _Sentinels(servers, sentinel_kwargs=own | shared | tls)  # type: ignore[no-untyped-call]
     client: arq.connections.ArqRedis = sentinel.master_for(
         service, redis_class=arq.connections.ArqRedis, **options | tls | dict(PATIENCE)
     )
     return client
+
+
+class _Sentinels(Sentinel):
+    async def discover_master(self, service_name: str) -> tuple[str, int]:
+        """Raises MasterNotFoundError: from the first one's failure, which the library drops, if none can be asked."""
+        try:
+            found: tuple[str, int] = await super().discover_master(service_name)
+        except MasterNotFoundError as error:
+            raise error from await self._find_failure()
+        return found
+
+    async def _find_failure(self) -> BaseException | None:
+        answers = await asyncio.gather(*(sentinel.ping() for sentinel in self.sentinels), return_exceptions=True)
+        failures = [answer for answer in answers if isinstance(answer, BaseException)]
+        return failures[0] if len(failures) == len(answers) else None
 
 
 def _sentinel(host: str) -> tuple[str, int]:

@@ -2,11 +2,14 @@
 reads error documents and lists of any size.
 """
 
+import ssl
 from typing import Any
 
 import aiohttp
 from aiobotocore.httpsession import AIOHTTPSession
 from botocore.exceptions import HTTPClientError
+
+from service.backends.authorities import add_authorities
 
 MAX_ANSWER_BYTES = 4 * 2**20  # a page of 1,000 keys of the longest kind, each byte escaped
 # By botocore's rule, an answer from 300 on is an error document, also where an object was asked for.
@@ -15,6 +18,18 @@ REGION = "x-amz-bucket-region"
 
 
 class S3Session(AIOHTTPSession):  # type: ignore[misc] # untyped
+    def __init__(self, *arguments: Any, ca_file: str, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._ca_file = ca_file
+
+    def _get_ssl_context(self) -> ssl.SSLContext:
+        """The parent adds AWS_CA_BUNDLE, or else botocore's own list, which lacks what the machine trusts."""
+        context: ssl.SSLContext = super()._get_ssl_context()
+        if self._verify is True:
+            context.load_default_certs()
+        add_authorities(context, self._ca_file)
+        return context
+
     async def send(self, request: Any) -> Any:
         is_document = not request.stream_output
         request.stream_output = True  # otherwise the parent reads the whole answer

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import re
 import socket
-import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from email.message import EmailMessage
@@ -17,6 +16,7 @@ import msgspec
 
 from guard.files import read_trusted
 from guard.text import printable
+from service.backends.authorities import create_tls_context
 from service.backends.failures import NO_ANSWER, NO_TLS, describe_unreachable
 from service.backends.mail_addresses import parse_mail_from, with_ascii_domain
 from service.backends.smtp_replies import Delivery, Outcome, Step, judge
@@ -54,7 +54,9 @@ class MailServer(msgspec.Struct, frozen=True):
 
 
 class Mailer:
-    def __init__(self, smtp_url: str, mail_from: str, *, ehlo_name: str, token_file: str = "") -> None:
+    def __init__(
+        self, smtp_url: str, mail_from: str, *, ehlo_name: str, token_file: str = "", ca_file: str = ""
+    ) -> None:
         """Connects to nothing. Raises ConfigurationError if a setting is wrong.
 
         The file holds an OAuth access token. It is read for each mail, because tokens last an hour or so.
@@ -71,7 +73,7 @@ class Mailer:
                     "CARRYOUT_SMTP_OAUTH_TOKEN_FILE needs a user and no password in CARRYOUT_SMTP_URL: smtp://user@host"
                 )
             read_token(self._token_file)
-        self._tls_context = ssl.create_default_context()
+        self._tls_context = create_tls_context(ca_file)
 
     @property
     def domain(self) -> str:
@@ -205,7 +207,8 @@ class _Conversation:
         return self.judge(response.code, response.message)
 
     def judge(self, code: int, text: str) -> Delivery:
-        return judge(self._step, code, text, recipient=self._recipient)
+        login_unused = self._server.username is None and self._client.supports_extension("auth")
+        return judge(self._step, code, text, recipient=self._recipient, login_unused=login_unused)
 
     def broken(self, error: Exception) -> Delivery:
         if type(error) is aiosmtplib.SMTPException:  # the library's own words for what a server doesn't offer

@@ -100,6 +100,8 @@ MAILS_WORDS: Final = re.compile(
     r"|\bspam\b|\bunsolicited\b|\bvirus\b|\bmalware\b|\bphish",
     re.IGNORECASE,
 )
+# Postfix's submission service says no more than that to clients without a login, and of their recipients.
+DENIED: Final = re.compile(r"\baccess denied\b", re.IGNORECASE)
 # A server that makes every new client wait also says things about the client (RFC 6647).
 GREYLISTED: Final = re.compile(r"gr[ea]y\s?-?list", re.IGNORECASE)
 
@@ -108,8 +110,11 @@ QUERY: Final = re.compile(r"(?<=\S)\?\S+|\b(?:signature|expires)=\S*")
 OPAQUE: Final = re.compile(r"(?=[\w-]*\d)[A-Za-z0-9_-]{20,}")
 
 
-def judge(step: Step, code: int, text: str, *, recipient: str) -> Delivery:
-    """The outcome for the mail after the reply `code` with `text` in this step."""
+def judge(step: Step, code: int, text: str, *, recipient: str, login_unused: bool = False) -> Delivery:
+    """The outcome for the mail after the reply `code` with `text` in this step.
+
+    `login_unused`: the server offers a login, and CARRYOUT_SMTP_URL has no user.
+    """
     found = ENHANCED_CODE.search(text)
     enhanced = found[1] if found else ""
     kind = code // 100
@@ -120,6 +125,8 @@ def judge(step: Step, code: int, text: str, *, recipient: str) -> Delivery:
     if kind not in {4, 5}:
         return Delivery(Outcome.AMBIGUOUS if step is Step.MESSAGE else Outcome.RETRY, cause)
     fault = find_fault(step, code, enhanced, words)
+    if login_unused and (step, enhanced) == (Step.RCPT, "5.7.1") and DENIED.search(words):
+        fault = Fault.OURS
     if fault is Fault.OURS or step in BEFORE_RECIPIENT:
         cause = f"{cause}: {words[:MAX_WORDS]}".rstrip(": ")
     if fault is Fault.OURS:

@@ -11,9 +11,10 @@ import click
 import jwt
 
 from guard.terminal import echo
+from service.access.jwks import describe_failed_fetch
 from service.access.tokens import Access, create_token, open_jwt_verifier
 from service.cli.options import env_file_option, load_settings
-from service.errors import ServiceError, TokenFault, TokenRefusedError, TokenTooLargeError
+from service.errors import ServiceError, TokenFault, TokenRefusedError, TokenTooLargeError, UnavailableError
 from service.settings import Settings
 
 STDIN: Final = "-"
@@ -81,6 +82,10 @@ def check(text: str, env_file: Path | None) -> None:
         access = asyncio.run(_verify(settings, given))
     except (TokenRefusedError, TokenTooLargeError) as error:
         raise ServiceError(_explain(settings, given, error.fault)) from None
+    except UnavailableError as error:
+        raise ServiceError(
+            f"unknown: the identity provider {describe_failed_fetch(error.__cause__)} (CARRYOUT_JWT_JWKS_URL)"
+        ) from None
     echo(f"accepted: user {access.user_id}, for {access.seconds_left:.0f} more seconds")
 
 

@@ -49,9 +49,11 @@ class OtelTracer(Tracer):
 
 
 @asynccontextmanager
-async def open_otel_tracer(endpoint: str) -> AsyncIterator[OtelTracer]:
+async def open_otel_tracer(endpoint: str, ca_file: str = "") -> AsyncIterator[OtelTracer]:
     """A tracer whose thread sends spans to the collector at `endpoint`, and drops them while the collector is down."""
-    exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_SECONDS)
+    exporter = OTLPSpanExporter(
+        f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_SECONDS, certificate_file=ca_file or None
+    )
     provider = TracerProvider(resource=Resource.create({"service.name": "carryout"}), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(exporter))
     try:

@@ -3,6 +3,7 @@ import gzip
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -18,7 +19,9 @@ from structlog.testing import capture_logs
 from service.access import jwks
 from service.access.jwks import fitting_algorithms, parse_key_set
 from service.access.tokens import JwtVerifier, open_jwt_verifier
-from service.errors import AuthenticationError, UnavailableError
+from service.backends.failures import OTHER_NAME, UNTRUSTED
+from service.errors import AuthenticationError, ConfigurationError, UnavailableError
+from tests.support.certificates import Authority, create_authority, server_context
 from tests.support.tokens import EC_KEY, RSA_KEY, USER, claims, encode, make_settings
 
 ALGORITHMS = ("RS256", "PS256", "ES256", "ES384", "EdDSA")
@@ -61,12 +64,19 @@ class IdentityProvider:
 
 @pytest_asyncio.fixture
 async def provider() -> AsyncIterator[IdentityProvider]:
+    async with open_provider() as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def open_provider(certificate: Path | None = None) -> AsyncIterator[IdentityProvider]:
     provider = IdentityProvider()
     runner = web.ServerRunner(web.Server(provider.serve), shutdown_timeout=0)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    tls = server_context(certificate) if certificate else None
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
     host, port = runner.addresses[0][:2]
-    provider.url = f"http://{host}:{port}/keys"
+    provider.url = f"https://localhost:{port}/keys" if certificate else f"http://{host}:{port}/keys"
     yield provider
     provider.answering.set()
     await runner.cleanup()
@@ -295,7 +305,7 @@ class TestOutage:
             async with opened(provider) as verifier:
                 with pytest.raises(UnavailableError):
                     await verifier.verify(make_token())
-        failure = {"error_type": "ClientResponseError", "status": 404}
+        failure = {"error_type": "ClientResponseError", "cause": "answered 404"}
         assert events[0] == {"event": "jwks_fetch_failed", "log_level": "warning", **failure}
 
     async def test_the_log_tells_that_no_key_fits(self, provider: IdentityProvider) -> None:
@@ -401,6 +411,59 @@ class TestChoiceOfKey:
                 else:
                     with pytest.raises(AuthenticationError):
                         await verifier.verify(token)
+
+
+class TestCertificates:
+    """A provider whose authority is private."""
+
+    @pytest.fixture
+    def authority(self, tmp_path: Path) -> Authority:
+        return create_authority(tmp_path / "authority.pem")
+
+    async def test_a_known_authority_is_trusted(self, authority: Authority, tmp_path: Path) -> None:
+        async with open_provider(authority.issue(tmp_path / "good.pem")) as provider:
+            settings = make_settings(JWT_JWKS_URL=provider.url, CA_FILE=str(authority.file))
+            async with open_jwt_verifier(settings) as verifier:
+                assert (await verifier.verify(make_token())).user_id == USER
+
+    @pytest.mark.parametrize(
+        ("host", "days_left", "known", "cause"),
+        [
+            ("localhost", 1, False, UNTRUSTED),
+            ("id.example", 1, True, OTHER_NAME),
+            ("localhost", -1, True, "can't be reached: its certificate has expired"),
+        ],
+    )
+    async def test_the_log_names_a_fault(  # noqa: PLR0913 (parameters)
+        self, authority: Authority, tmp_path: Path, host: str, days_left: int, cause: str, *, known: bool
+    ) -> None:
+        certificate = authority.issue(tmp_path / "wrong.pem", host, days_left=days_left)
+        async with open_provider(certificate) as provider:
+            settings = make_settings(JWT_JWKS_URL=provider.url, CA_FILE=str(authority.file) if known else "")
+            with capture_logs() as events:
+                async with open_jwt_verifier(settings) as verifier:
+                    with pytest.raises(UnavailableError):
+                        await verifier.verify(make_token())
+        assert events[0]["cause"] == cause
+
+    @pytest.mark.parametrize(
+        ("content", "fault"),
+        [
+            (None, "names a file that can't be read: No such file or directory"),
+            ("", "must name a file with certificates in PEM form"),
+            (
+                "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+                "must name a file with certificates in PEM form",
+            ),
+        ],
+    )
+    async def test_a_wrong_file_is_refused(self, tmp_path: Path, content: str | None, fault: str) -> None:
+        file = tmp_path / "authorities.pem"
+        if content is not None:
+            file.write_text(content)
+        with pytest.raises(ConfigurationError, match=f"^CARRYOUT_CA_FILE {fault}$"):
+            async with open_jwt_verifier(make_settings(JWT_JWKS_URL="https://id.invalid/keys", CA_FILE=str(file))):
+                pass
 
 
 class TestProxies:

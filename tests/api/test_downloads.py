@@ -138,6 +138,15 @@ class TestRedirect:
         redirect = await api.get(f"{file.path}/download", headers=bearer(token(file.user_id)))
         assert parse_qs(urlsplit(redirect.headers["location"]).query)["X-Amz-Expires"] == ["10"]
 
+    @pytest.mark.parametrize("ahead", [-600.0, 600.0])
+    async def test_a_wrong_clock_signs_none(
+        self, api: httpx.AsyncClient, file: File, resources: Resources, ahead: float
+    ) -> None:
+        """By the storage's clock a URL of ten minutes ago has ended."""
+        resources.clock.ahead_seconds = ahead
+        sent = await api.get(file.link)
+        assert (sent.status_code, sha256(sent.content)) == (200, file.sha256)
+
     async def test_owner_needs_no_link(self, api: httpx.AsyncClient, file: File, token: Token) -> None:
         redirect = await api.get(f"{file.path}/download", headers=bearer(token(file.user_id)))
         async with httpx.AsyncClient(trust_env=False) as plain:

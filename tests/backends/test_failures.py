@@ -12,7 +12,7 @@ import pytest
 
 from devstack.stack import Stack
 from service.backends.database import connect
-from service.backends.failures import describe_cause
+from service.backends.failures import OTHER_NAME, UNTRUSTED, describe_cause, describe_unreachable
 from service.backends.queue import open_queue
 from service.backends.storage import open_storage
 from service.errors import ConfigurationError, OutageError
@@ -27,7 +27,6 @@ NOTHING_LISTENS: Final = "can't be reached: nothing listens there"
 UNKNOWN: Final = "can't be reached: its host is unknown"
 MISSING: Final = "can't be reached: a file or socket that its URL names is missing"
 CLOSED: Final = "can't be reached: it closed the connection (do both sides speak TLS?)"
-UNTRUSTED: Final = "can't be reached: its certificate can't be verified"
 
 
 async def ask_postgresql(host: str, query: str = "") -> str:
@@ -92,6 +91,18 @@ async def test_a_server_without_tls(stack: Stack) -> None:
         assert await ask_s3(stack, host, scheme="https") == CLOSED
 
 
+async def test_a_server_of_another_protocol(stack: Stack) -> None:
+    async with open_server(hang_up) as host:
+        assert await ask_redis(host) == CLOSED
+        assert await ask_s3(stack, host) == CLOSED
+
+
+async def test_a_database_of_redis_that_it_does_not_have(stack: Stack) -> None:
+    assert stack.redis
+    async with open_queue(stack.redis.url.removesuffix("/0") + "/99") as queue:
+        assert await find_words(queue.check()) == "has no database of the number that its URL gives"
+
+
 async def test_a_server_with_an_untrusted_certificate(stack: Stack, tls: ssl.SSLContext) -> None:
     async with open_server(hang_up, tls) as host:
         assert await ask_redis(host, scheme="rediss") == UNTRUSTED
@@ -106,7 +117,7 @@ async def test_a_redis_with_the_certificate_of_another(tls: ssl.SSLContext, tmp_
     other = write_certificate(tmp_path / "other.pem", "other.example")
     tls.load_cert_chain(other)
     async with open_server(hang_up, tls) as host:
-        assert await ask_redis(host, f"?ssl_ca_certs={other}", scheme="rediss") == UNTRUSTED
+        assert await ask_redis(host, f"?ssl_ca_certs={other}", scheme="rediss") == OTHER_NAME
 
 
 async def test_a_postgresql_with_an_untrusted_certificate(tls: ssl.SSLContext, tmp_path: Path) -> None:
@@ -120,6 +131,21 @@ async def test_a_postgresql_with_an_untrusted_certificate(tls: ssl.SSLContext, t
     other = write_certificate(tmp_path / "other.pem")
     async with open_server(start_tls) as host:
         assert await ask_postgresql(host, f"?sslmode=verify-full&sslrootcert={other}") == UNTRUSTED
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (9, "its certificate isn't valid yet (do the clocks agree?)"),
+        (10, "its certificate has expired"),
+        (64, "its certificate is for another name than its host's"),
+        (85, "its certificate can't be verified: Missing Authority Key Identifier"),
+    ],
+)
+def test_a_certificate_s_fault_is_named(code: int, words: str) -> None:
+    error = ssl.SSLCertVerificationError()
+    error.verify_code, error.verify_message = code, "Missing Authority Key Identifier"
+    assert describe_unreachable(error) == f"can't be reached: {words}"
 
 
 async def test_a_parameter_that_postgresql_does_not_know(database_url: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 import redis.asyncio
 
 from service.api.app import create_app
-from service.backends.failures import NO_PRIMARY, describe_cause
+from service.backends.failures import NO_PRIMARY, NO_SENTINEL, describe_cause
 from service.backends.queue import QUEUE_NAME, JobQueue, open_queue
 from service.errors import ConfigurationError, OutageError
 from service.resources import open_resources
@@ -21,7 +21,7 @@ from tests.api.serving import serve
 from tests.conftest import Token, patient_client
 from tests.support.factories import Connection, create_user_with
 from tests.support.processes import start
-from tests.support.redis_servers import PASSWORD, administering, can_fail_over, open_sentinel, open_server
+from tests.support.redis_servers import PASSWORD, SERVICE, administering, can_fail_over, open_sentinel, open_server
 from tests.support.waiting import until
 
 # The rights in docs/compatibility.md.
@@ -130,7 +130,7 @@ class TestSentinels:
         async with (
             open_server(tmp_path, "one") as one,
             open_server(tmp_path, "two", "--replicaof", f"127.0.0.1 {one.port}"),
-            open_sentinel(tmp_path, one) as sentinel,
+            open_sentinel(tmp_path, one.port) as sentinel,
             open_queue(f"redis+sentinel://:{PASSWORD}@127.0.0.1:1,127.0.0.1:{sentinel}/queue/0") as queue,
             administering(one) as server,
         ):
@@ -145,7 +145,7 @@ class TestSentinels:
         async with (
             open_server(tmp_path, "one") as one,
             open_server(tmp_path, "two", "--replicaof", f"127.0.0.1 {one.port}"),
-            open_sentinel(tmp_path, one) as sentinel,
+            open_sentinel(tmp_path, one.port) as sentinel,
             open_queue(url := f"redis+sentinel://:{PASSWORD}@127.0.0.1:{sentinel}/queue/0") as queue,
         ):
             await until(lambda: can_fail_over(sentinel, one))
@@ -160,8 +160,21 @@ class TestSentinels:
             async with open_queue(url):
                 pass
 
-    async def test_none_that_answers(self) -> None:
-        async with open_queue("redis+sentinel://127.0.0.1:1/queue") as queue:
-            with pytest.raises(OutageError) as caught:
-                await queue.check()
-        assert describe_cause(caught.value) == NO_PRIMARY
+    async def test_none_that_can_be_asked(self) -> None:
+        assert await _refuse("127.0.0.1:1") == f"{NO_SENTINEL} can't be reached: nothing listens there"
+
+    async def test_a_wrong_password_of_theirs(self, tmp_path: Path) -> None:
+        async with (
+            open_server(tmp_path, "one") as one,
+            open_sentinel(tmp_path, one.port, "--requirepass", "theirs") as sentinel,
+        ):
+            for query in ("", "?sentinel_password=wrong"):
+                assert await _refuse(f"127.0.0.1:{sentinel}", query) == f"{NO_SENTINEL} refused the password"
+
+
+async def _refuse(hosts: str, query: str = "") -> str:
+    """The words for a URL by which no primary is found."""
+    async with open_queue(f"redis+sentinel://{hosts}/{SERVICE}{query}") as queue:
+        with pytest.raises(OutageError) as caught:
+            await queue.check()
+    return describe_cause(caught.value)

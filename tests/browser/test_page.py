@@ -612,23 +612,31 @@ class TestParts:
         assert tab.text(f"{FIRST} .part") == "From 2025 on"
 
     async def test_all_ranges_beyond_the_rate(self, site: Site, tab: Tab) -> None:
-        """The site allows three copies an hour; two of them were made nearly an hour ago."""
+        """The site allows three copies an hour, which were made half an hour ago; the page's waits are shortened."""
         user_id = await create_large(site)
+        await site.world.start_worker()
+        tab.sign_in(user_id)
+        tab.driver.execute_script(
+            "const wait = window.setTimeout; window.setTimeout = (act, ms) => wait(act, Math.min(ms, 500))"
+        )
+        tab.ask("json")
+        tab.until_count("#ranges-list li", 3)
         async with site.world.database() as connection:
             await connection.execute(
                 """INSERT INTO carryout.export_jobs
                 (user_id, format, queued, estimated_records, status, attempt, created_at, started_at, completed_at,
                  error_message)
                 SELECT $1, 'csv', true, 1, 'failed', 1, made.at, made.at, made.at, 'cancelled by user'
-                FROM generate_series(1, 2), (SELECT now() - interval '59 minutes 48 seconds' AS at) AS made""",
+                FROM generate_series(1, 3), (SELECT now() - interval '30 minutes' AS at) AS made""",
                 user_id,
             )
-        await site.world.start_worker()
-        tab.sign_in(user_id)
-        tab.ask("json")
-        tab.until_count("#ranges-list li", 3)
         tab.find("#ranges-all").click()
         tab.until_text("#ranges-list", "if this page stays open")
+        async with site.world.database() as connection:
+            await connection.execute(
+                "UPDATE carryout.export_jobs SET created_at = created_at - interval '1 hour' WHERE user_id = $1",
+                user_id,
+            )
         tab.until_count("#history .badge.completed", 3)
         tab.until_text("#ranges-list", "1,353 records, made")
         assert tab.text("#ranges-list").count(", made") == 3
@@ -657,6 +665,20 @@ class TestParts:
         tab.until_count("#history > li", 2)
         tab.until_text(f"{FIRST} .badge", "Ready")
         assert tab.text(f"{FIRST} .part").startswith("New since ")
+        assert tab.find(f"{FIRST} .newer").is_displayed()
+
+    async def test_newer_than_a_copy_that_had_an_end(self, site: Site, tab: Tab) -> None:
+        tab.sign_in(await create_large(site))
+        tab.until(lambda: tab.is_shown("#part"))
+        tab.find("#part summary").click()
+        tab.driver.execute_script("document.getElementById('last').value = '2025-06-17'")
+        tab.driver.execute_script("document.getElementById('start').value = '2025-06-17'")
+        tab.ask("json")
+        tab.until_text(f"{FIRST} .badge", "Ready")
+        tab.find(f"{FIRST} .newer").click()
+        tab.until_count("#history > li", 2)
+        tab.until_text(f"{FIRST} .part", "New since ")
+        tab.until_text(f"{FIRST} .facts", "Records\n9\n")  # the user and the eight rows of June 18
         assert tab.find(f"{FIRST} .newer").is_displayed()
 
     async def test_newer_than_a_copy_but_too_large(self, site: Site, tab: Tab) -> None:

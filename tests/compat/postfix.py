@@ -15,7 +15,8 @@ from typing import Final
 
 from devstack.ports import keep_port
 from devstack.process import ChildProcess
-from tests.support.certificates import write_certificate
+from tests.compat.dovecot import open_dovecot
+from tests.support.certificates import create_authority
 from tests.support.waiting import until
 
 POSTFIX: Final = "/usr/sbin/postfix"
@@ -66,6 +67,13 @@ WAYS: Final = MappingProxyType(
         "closed": "-o smtpd_client_restrictions=reject",
         "owning": "-o {{ smtpd_sender_restrictions = check_sender_access inline:{{ exports@example.com=REJECT }} }}",
         "reading": "-o cleanup_service_name=reading",
+        "expired": "-o smtpd_tls_security_level=may -o smtpd_tls_cert_file={folder}/expired.pem"
+        " -o smtpd_tls_key_file={folder}/expired.pem",
+        "other": "-o smtpd_tls_security_level=may -o smtpd_tls_cert_file={folder}/other.pem"
+        " -o smtpd_tls_key_file={folder}/other.pem",
+        "login": "-o smtpd_sasl_auth_enable=yes -o smtpd_sasl_type=dovecot -o smtpd_sasl_path=inet:127.0.0.1:{dovecot}"
+        " -o smtpd_tls_auth_only=yes -o smtpd_relay_restrictions=permit_sasl_authenticated,reject"
+        " -o smtpd_tls_security_level=may -o smtpd_sasl_authenticated_header=yes",
         "ancient": "-o smtpd_discard_ehlo_keywords=pipelining,enhancedstatuscodes,8bitmime,smtputf8,size,dsn",
     }
 )
@@ -93,8 +101,9 @@ class Postfix:
     ports: dict[str, int]
 
     @property
-    def certificate(self) -> Path:
-        return self.folder / "relay.pem"
+    def authority(self) -> Path:
+        """The authority of its certificates."""
+        return self.folder / "authority.pem"
 
     def url(self, way: str) -> str:
         return f"smtp://localhost:{self.ports[way]}?starttls=never"
@@ -121,23 +130,32 @@ class Postfix:
 
 @asynccontextmanager
 async def open_postfix() -> AsyncIterator[Postfix]:
-    """It needs to be root, and a folder that its own account can reach: pytest's aren't."""
+    """With a Dovecot that checks logins. They need to be root, and a folder that their own accounts can reach:
+    pytest's aren't.
+    """
     with tempfile.TemporaryDirectory(prefix="carryout-postfix-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        ports = {way: keep_port(folder / f"{way}.port") for way in (*WAYS, "policy")}
-        _configure(folder, ports)
-        greylist = await asyncio.start_server(_Greylist().serve, "127.0.0.1", ports["policy"])
-        await ChildProcess("check", folder).run([POSTFIX, "-c", str(folder / "conf"), "check"], ENVIRON)
-        child = ChildProcess("master", folder)  # by itself: `postfix start-fg` is a shell, which it would outlive
-        try:
-            await child.start(
-                [MASTER_PROCESS, "-c", str(folder / "conf")], ENVIRON, answers=lambda: _greets(ports["plain"])
-            )
-            yield Postfix(folder, ports)
-        finally:
-            await child.stop()
-            greylist.close()
+        (folder / "dovecot").mkdir()
+        async with open_dovecot(folder / "dovecot") as dovecot, _open(folder, dovecot) as postfix:
+            yield postfix
+
+
+@asynccontextmanager
+async def _open(folder: Path, dovecot: int) -> AsyncIterator[Postfix]:
+    ports = {way: keep_port(folder / f"{way}.port") for way in (*WAYS, "policy")} | {"dovecot": dovecot}
+    _configure(folder, ports)
+    greylist = await asyncio.start_server(_Greylist().serve, "127.0.0.1", ports["policy"])
+    await ChildProcess("check", folder).run([POSTFIX, "-c", str(folder / "conf"), "check"], ENVIRON)
+    child = ChildProcess("master", folder)  # by itself: `postfix start-fg` is a shell, which it would outlive
+    try:
+        await child.start(
+            [MASTER_PROCESS, "-c", str(folder / "conf")], ENVIRON, answers=lambda: _greets(ports["plain"])
+        )
+        yield Postfix(folder, ports)
+    finally:
+        await child.stop()
+        greylist.close()
 
 
 def _configure(folder: Path, ports: dict[str, int]) -> None:
@@ -147,10 +165,13 @@ def _configure(folder: Path, ports: dict[str, int]) -> None:
     for name in ("data", "mail"):
         (folder / name).chmod(0o700)
         os.chown(folder / name, account.pw_uid, account.pw_gid)
-    write_certificate(folder / "relay.pem")
+    authority = create_authority(folder / "authority.pem")
+    authority.issue(folder / "relay.pem")
+    authority.issue(folder / "other.pem", "relay.example.net")
+    authority.issue(folder / "expired.pem", days_left=-1)
     (folder / "mailboxes").write_text("".join(f"{address} {path}\n" for address, path in MAILBOXES.items()))
     services = [
-        f"127.0.0.1:{ports[way]} inet n - n - - smtpd {options.format(policy=ports['policy'])}"
+        f"127.0.0.1:{ports[way]} inet n - n - - smtpd {options.format(**ports, folder=folder)}"
         for way, options in WAYS.items()
     ]
     (folder / "conf" / "main.cf").write_text(MAIN.format(folder=folder, account=account))

@@ -2,17 +2,21 @@
 
 import uuid
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
 
 import msgspec
 import pytest
 
 from devstack.stack import Stack
+from service.backends.failures import OTHER_NAME, UNTRUSTED
 from service.backends.smtp import Mailer
 from service.backends.smtp_replies import Delivery, Outcome
 from service.mails.messages import compose
 from service.mails.sending import send_due_mails
 from service.resources import open_resources
 from service.settings import Settings
+from tests.compat.dovecot import PASSWORD, USER, create_login_token
 from tests.compat.postfix import Postfix
 from tests.faults.world import open_world
 from tests.mails.test_sending import create_ready, find, make_due
@@ -20,18 +24,21 @@ from tests.support.factories import Connection
 from tests.support.mails import ADA, MAIL_FROM, READY
 
 
-@pytest.fixture
-def trusted(postfix: Postfix, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(postfix.certificate))
+class Sender(NamedTuple):
+    """The settings beside CARRYOUT_SMTP_URL."""
+
+    ehlo_name: str = "exports.example.com"
+    ca_file: str = ""
+    token_file: str = ""
 
 
-async def send(url: str, recipient: str = ADA, *, ehlo_name: str = "exports.example.com") -> tuple[Delivery, str]:
+async def send(url: str, recipient: str = ADA, sender: Sender | None = None) -> tuple[Delivery, str]:
     """The delivery and the mail's Message-ID."""
 
     async def nothing() -> None:
         pass
 
-    mailer = Mailer(url, MAIL_FROM, ehlo_name=ehlo_name)
+    mailer = Mailer(url, MAIL_FROM, **(sender or Sender())._asdict())
     message_id = f"<{uuid.uuid4()}@example.com>"
     message = compose("ready", sender=mailer.sender, recipient=recipient, message_id=message_id, facts=READY)
     return await mailer.send(message, recipient, before_data=nothing), message_id
@@ -58,13 +65,105 @@ async def test_uncommon_addresses_are_delivered(postfix: Postfix, address: str, 
     assert mail["To"] == address.replace('"', "")  # as email shows it
 
 
-@pytest.mark.usefixtures("trusted")
 @pytest.mark.parametrize(("scheme", "way"), [("smtp", "encrypted"), ("smtps", "wrapped")])
 async def test_a_mail_is_delivered_by_tls(postfix: Postfix, scheme: str, way: str) -> None:
-    delivery, message_id = await send(f"{scheme}://localhost:{postfix.ports[way]}")
+    delivery, message_id = await send(f"{scheme}://localhost:{postfix.ports[way]}", sender=trusting(postfix))
 
     assert delivery == Delivery(Outcome.SENT)
     await postfix.delivered("ada", message_id)
+
+
+def trusting(postfix: Postfix, token_file: str = "") -> Sender:
+    return Sender(ca_file=str(postfix.authority), token_file=token_file)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "way", "words"),
+    [
+        ("smtp", "encrypted", UNTRUSTED),
+        ("smtps", "wrapped", UNTRUSTED),
+        ("smtp", "other", OTHER_NAME),
+        ("smtp", "expired", "can't be reached: its certificate has expired"),
+    ],
+)
+async def test_a_wrong_certificate_gets_no_mail(postfix: Postfix, scheme: str, way: str, words: str) -> None:
+    sender = None if words == UNTRUSTED else trusting(postfix)
+    delivery, _ = await send(f"{scheme}://user:password@localhost:{postfix.ports[way]}", sender=sender)
+
+    assert delivery == Delivery(Outcome.RETRY, f"the server {words}")
+
+
+class TestLogin:
+    async def test_by_password(self, postfix: Postfix) -> None:
+        delivery, message_id = await send(f"smtp://{LOGIN}@{host(postfix)}", sender=trusting(postfix))
+
+        assert delivery == Delivery(Outcome.SENT)
+        received = str((await postfix.delivered("ada", message_id))["Received"])
+        assert f"(Authenticated sender: {USER})" in received
+        assert " with ESMTPSA " in received
+
+    async def test_by_token(self, postfix: Postfix, tmp_path: Path) -> None:
+        (tmp_path / "token").write_text(create_login_token())
+        delivery, message_id = await send(
+            f"smtp://{quote(USER)}@{host(postfix)}", sender=trusting(postfix, str(tmp_path / "token"))
+        )
+
+        assert delivery == Delivery(Outcome.SENT)
+        assert f"(Authenticated sender: {USER})" in str((await postfix.delivered("ada", message_id))["Received"])
+
+    async def test_a_refused_token_is_an_operator_s_matter(self, postfix: Postfix, tmp_path: Path) -> None:
+        (tmp_path / "token").write_text(create_login_token(seconds=-60))
+        delivery, _ = await send(
+            f"smtp://{quote(USER)}@{host(postfix)}", sender=trusting(postfix, str(tmp_path / "token"))
+        )
+
+        assert delivery.outcome is Outcome.REFUSED
+        assert (delivery.cause or "").startswith("AUTH answered 535 5.7.8: Error: authentication failed: ")
+
+    async def test_a_wrong_password_is_mended_by_an_operator(
+        self, postfix: Postfix, settings: Settings, database: Connection
+    ) -> None:
+        """Until then the mail waits, and the alert's gauge tells of it."""
+        settings = msgspec.structs.replace(settings, ca_file=str(postfix.authority))
+        wrong = msgspec.structs.replace(settings, smtp_url=f"smtp://{quote(USER)}:wrong@{host(postfix)}")
+        async with open_resources(wrong) as resources:
+            wanted = await create_ready(resources, database)
+            await send_due_mails(resources, limit=10)
+            refused = await find(database, wanted)
+        assert (refused["state"], refused["refused"]) == ("pending", True)
+        assert refused["last_error"].startswith("AUTH answered 535 5.7.8: Error: authentication failed: ")
+        assert "wrong" not in refused["last_error"]
+
+        right = msgspec.structs.replace(settings, smtp_url=f"smtp://{LOGIN}@{host(postfix)}")
+        await make_due(database)
+        async with open_resources(right) as resources:
+            await send_due_mails(resources, limit=10)
+        assert (await find(database, wanted))["state"] == "sent"
+
+    async def test_no_password_without_tls(self, postfix: Postfix) -> None:
+        """This server offers no login before TLS."""
+        delivery, _ = await send(f"smtp://{LOGIN}@{host(postfix)}?starttls=never")
+
+        assert delivery.outcome is Outcome.RETRY
+        assert delivery.cause == (
+            "the server lacks what CARRYOUT_SMTP_URL asks for: The SMTP AUTH extension is not supported by this "
+            "server. "
+            "Try connecting via TLS (or STARTTLS)."
+        )
+
+    async def test_none_where_one_is_demanded(self, postfix: Postfix) -> None:
+        """As Postfix's submission service is set up: its reply names the recipient."""
+        delivery, _ = await send(f"smtp://{host(postfix)}", sender=trusting(postfix))
+
+        cause = "RCPT answered 554 5.7.1: [address]: Recipient address rejected: Access denied"
+        assert delivery == Delivery(Outcome.REFUSED, cause)
+
+
+LOGIN = f"{quote(USER)}:{quote(PASSWORD)}"
+
+
+def host(postfix: Postfix) -> str:
+    return f"localhost:{postfix.ports['login']}"
 
 
 @pytest.mark.parametrize(
@@ -86,7 +185,7 @@ async def test_refusals_of_us(postfix: Postfix, way: str, recipient: str, cause:
 
 @pytest.mark.parametrize("name", ["localhost", "worker-1"])
 async def test_a_refusal_of_our_name(postfix: Postfix, name: str) -> None:
-    delivery, _ = await send(postfix.url("strict"), ehlo_name=name)
+    delivery, _ = await send(postfix.url("strict"), sender=Sender(name))
 
     cause = f"RCPT answered 504 5.5.2: <{name}>: Helo command rejected: need fully-qualified hostname"
     assert delivery == Delivery(Outcome.REFUSED, cause)
@@ -133,7 +232,7 @@ async def test_a_worker_sends_an_exports_mail_by_tls(stack: Stack, postfix: Post
     environ = {
         "CARRYOUT_SMTP_URL": f"smtp://localhost:{postfix.ports['encrypted']}",
         "CARRYOUT_PUBLIC_URL": "https://exports.example.com",
-        "SSL_CERT_FILE": str(postfix.certificate),
+        "CARRYOUT_CA_FILE": str(postfix.authority),
     }
     async with open_world(stack, tmp_path, **environ) as world:
         user_id = await world.create_user(records=4)

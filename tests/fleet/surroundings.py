@@ -190,7 +190,7 @@ async def open_failing_sentinels(stack: Stack, open_database: OpenDatabase, fold
         open_plain(stack, open_database, folder) as plain,
         open_server(folder, "one") as one,
         open_server(folder, "two", "--replicaof", f"127.0.0.1 {one.port}") as two,
-        open_sentinel(folder, one) as sentinel,
+        open_sentinel(folder, one.port) as sentinel,
     ):
         failovers: list[int] = []
         url = f"redis+sentinel://:{PASSWORD}@127.0.0.1:{sentinel}/{SERVICE}/0"

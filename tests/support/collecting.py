@@ -2,12 +2,15 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1 import trace_pb2
+
+from tests.support.certificates import server_context
 
 
 class SentSpan:
@@ -50,16 +53,17 @@ def _value(value: AnyValue) -> Any:
 
 
 @asynccontextmanager
-async def open_collector() -> AsyncIterator[Collector]:
+async def open_collector(certificate: Path | None = None) -> AsyncIterator[Collector]:
     collector = Collector()
     app = web.Application()
     app.add_routes([web.post("/v1/traces", collector.take)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    tls = server_context(certificate) if certificate else None
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
     host, port = runner.addresses[0][:2]
-    collector.endpoint = f"http://{host}:{port}"
+    collector.endpoint = f"https://localhost:{port}" if certificate else f"http://{host}:{port}"
     try:
         yield collector
     finally:

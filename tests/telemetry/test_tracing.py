@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import closing
+from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
 
@@ -21,11 +22,13 @@ from service.mails.sending import send_due_mails
 from service.resources import Resources, open_resources
 from service.settings import Settings
 from service.telemetry import otel
+from service.telemetry.otel import open_otel_tracer
 from service.telemetry.tracing import trace_id_of
 from tests.api.conftest import ASYNC, CSV
 from tests.api.problems import bearer
 from tests.api.serving import serve
 from tests.conftest import OpenDatabase, Token, on_database, open_client, patient_client
+from tests.support.certificates import create_authority
 from tests.support.collecting import Collector, open_collector
 from tests.support.factories import CANARY, Connection, create_user, create_user_with
 from worker.running import run_export
@@ -212,6 +215,17 @@ async def export_at_once(settings: Settings, token: str, collector: socket.socke
     endpoint = f"http://127.0.0.1:{collector.getsockname()[1]}"
     async with open_client(msgspec.structs.replace(settings, otlp_endpoint=endpoint)) as api:
         return (await api.post("/api/export", json=CSV, headers=bearer(token))).status_code
+
+
+async def test_a_collector_of_a_private_authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # which come first
+        monkeypatch.delenv(name, raising=False)
+    authority = create_authority(tmp_path / "authority.pem")
+    async with open_collector(authority.issue(tmp_path / "collector.pem")) as collector:
+        async with open_otel_tracer(collector.endpoint, str(authority.file)) as tracer:
+            with tracer.entry("probe", "server", f"00-{JOB}-{CLIENT_SPAN}-01"):
+                pass
+        assert collector.get("probe", JOB)
 
 
 async def test_the_missing_package_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,11 @@ from structlog.testing import capture_logs
 from service.backends.queue import QUEUE_NAME, open_queue
 from service.backends.storage import ObjectStorage, OpenUpload
 from service.bookkeeping.audit import Actor
-from service.bookkeeping.exports import MAX_ATTEMPTS, Export, ExportStatus, object_key
+from service.bookkeeping.exports import MAX_ATTEMPTS, Export, ExportStatus
 from service.errors import ExportGoneError
 from service.exports import cancellation, files
 from service.formats import Format
+from service.object_keys import object_key
 from service.resources import Resources
 from tests.support.exports import start_export
 from tests.support.factories import Connection, create_user_with, list_actions

@@ -54,6 +54,7 @@ async def test_a_failure_is_tried_again_ever_later(resources: Resources, databas
     ("change", "cause"),
     [
         ("DROP TABLE public.content", 'relation "public.content" does not exist (42P01)'),
+        ("ALTER TABLE public.content RENAME title TO titles", 'column "title" does not exist (42703)'),  # with a hint
         ("REVOKE ALL ON public.content FROM carryout_reader", "permission denied for table content (42501)"),
     ],
 )

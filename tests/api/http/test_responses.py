@@ -18,14 +18,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from service.api.http.responses import (
-    BUFFERED_BYTES,
-    DEFAULT_PATIENCE,
-    ChunkedStream,
-    Patience,
-    StreamEnd,
-    attachment_headers,
-)
+from service.api.http.responses import ChunkedStream, StreamEnd, attachment_headers
+from service.api.http.slow_clients import BUFFERED_BYTES, DEFAULT_PATIENCE, Patience
 from service.errors import DocumentError
 from tests.api.serving import Served, create_edge, serve, until
 
