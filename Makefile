@@ -19,7 +19,7 @@ export POSTGRES_BIN ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test quick coverage browser proxies compat chaos week load check words bench bench-quick profile mutate lock swagger-ui clean
+.PHONY: help demo run test quick coverage browser proxies compat chaos week load format check words bench bench-quick profile mutate lock swagger-ui clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,10 @@ week: $(STAMP) ## a bad week on Debian's PostgreSQL 15 and nginx: outages, rotat
 load: $(STAMP) ## many and slow clients, resets, a million users; with the figures
 	@$(BIN)/python -m pytest tests/load
 
+format: $(STAMP) ## format the code, and mend what the linter can
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format .
+
 check: $(STAMP) ## lint, format, types, import rules, spelling, words, the migrations' locks
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -102,7 +106,7 @@ lock: ## resolve the dependencies again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml -o requirements/runtime.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --all-extras --group dev pyproject.toml -o requirements/dev.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group bench -c requirements/dev.lock -o requirements/bench.lock
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group browser -o requirements/browser.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group browser -c requirements/dev.lock -o requirements/browser.lock
 
 swagger-ui: ## fetch what shows the API at /docs again (needs npm, GNU tar) [SWAGGER_UI=5.35.0]
 	@npm pack --silent --pack-destination "$${TMPDIR:-/tmp}" swagger-ui-dist@$(SWAGGER_UI)

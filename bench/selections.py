@@ -51,3 +51,17 @@ async def _measure_ranges(world: World, report: Report) -> None:
         (measured,) = (await world.meter.interleave("ranges that fit", [contender], world.size.rounds)).values()
     work = f"refusal of {records:,} records, with the ranges that fit"
     report.limit(work, measured.seconds.median, RANGES_SECONDS, "s")
+    report.tables.append(
+        Table(
+            f"Refusal of {records:,} records",
+            "The rows are counted by day, and the days joined into ranges below the cap of 100,000.",
+            ("time", "CPU", "PostgreSQL's CPU"),
+            [
+                (
+                    measured.seconds.text("s", digits=3),
+                    f"{measured.cpu_seconds:.2f} s",
+                    f"{measured.postgres_seconds:.2f} s",
+                )
+            ],
+        )
+    )

@@ -20,11 +20,13 @@ from onboarding.words import (
     ID_WORDS,
     LINK_WORDS,
     MESSAGES,
+    NOT_IN_NUMBERS,
     OF_ADDRESSES,
     OTHERS,
     OTHERS_TABLES,
     PERSON_NAMES,
     PERSON_WORDS,
+    PLAIN_CODES,
     PLAIN_LINKS,
     PLAIN_TEXT,
     REACTED_TO,
@@ -34,12 +36,14 @@ from onboarding.words import (
     STAFF_TABLES,
     STAFF_WORDS,
     TIMES,
+    TYPE_WORDS,
     USERS_TABLES,
     WRITES,
     is_called_like_users,
     is_secret,
     singular,
     snake,
+    split_end,
     words,
 )
 from service.documents.datasets import INTEGERS
@@ -103,7 +107,8 @@ class Judge:
 
     def _tells(self, column: Column) -> bool:
         name, is_link = column.quoted, not LINK_WORDS.isdisjoint(words(column.name)[-1:])
-        is_silent = name in self.order or is_link or column.type_name in {*TIME_TYPES, "bool"}
+        is_option = column.type_name in {*TIME_TYPES, "bool"} or column.type_name.startswith("_")
+        is_silent = name in self.order or is_link or is_option
         return name in self._targets or not is_silent
 
     def _find_order(self) -> tuple[str, ...]:
@@ -176,19 +181,34 @@ class Judge:
         return snake(self._graph.catalog.tables[quoted].name) in USERS_TABLES
 
     def _name_reasons(self, column: Column) -> Iterator[tuple[Verdict, str]]:
-        parts = words(column.name)
-        if column.type_name in TEXT_TYPES and not LINK_WORDS.isdisjoint(parts[-1:]):
+        parts, type_name = split_end(column.name), _element_type(column)
+        if self._is_of_type(column, parts):
+            yield Verdict.EXPORT, "says what the id beside it points to"
+        if type_name in TEXT_TYPES and not LINK_WORDS.isdisjoint(parts[-1:]):
             yield from _link_text_reasons(parts, self._table)
         if parts and (parts[-1] in ID_WORDS or column.type_name == "uuid"):
             yield Verdict.UNDECIDED, "an id that no foreign key explains"
         if column.type_name in {"inet", "cidr", "macaddr", "macaddr8"} or not ADDRESS_WORDS.isdisjoint(parts):
             yield (Verdict.EXPORT, "") if self._is_subject else (Verdict.DENY, "may be another person's address")
-        if not STAFF_WORDS.isdisjoint(parts):
+        if not STAFF_WORDS.isdisjoint(parts) and not _is_plain_code(parts):
             yield Verdict.UNDECIDED, "may be written by staff, or work as a key"
-        if not OTHERS.isdisjoint(parts[:-1]):
+        others = OTHERS - NOT_IN_NUMBERS if column.type_name in PLAIN_TYPES else OTHERS
+        if not others.isdisjoint(parts[:-1]):
             yield Verdict.UNDECIDED, "may be about another person"
         if column.type_name in TEXT_TYPES and not EMAIL_WORDS.isdisjoint(parts[-1:]) and not self._is_of_addresses():
             yield Verdict.UNDECIDED, "an address that may be another person's"
+
+    def _is_of_type(self, column: Column, parts: Sequence[str]) -> bool:
+        """Whether it is the type of a polymorphic pair: `owner_type` beside `owner_id`."""
+        is_type = self._is_own_row and parts[-1] in TYPE_WORDS and (column.type_name in TEXT_TYPES or column.is_enum)
+        stem = tuple(parts[:-1])
+        return (
+            is_type
+            and bool(stem)
+            and any(
+                find_stem(one.name) == stem and words(one.name) != words(column.name) for one in self._table.columns
+            )
+        )
 
     def _is_of_addresses(self) -> bool:
         """Whether the table's addresses are the user's: their own row, or one about their accounts or addresses."""
@@ -197,7 +217,7 @@ class Judge:
         return is_of_user or not OF_ADDRESSES.isdisjoint(words(name)[-1:])
 
     def _type_reasons(self, column: Column) -> Iterator[tuple[Verdict, str]]:
-        name, plain = snake(column.name), column.type_name in PLAIN_TYPES or column.is_enum
+        name, plain = snake(column.name), _element_type(column) in PLAIN_TYPES or column.is_enum
         if column.type_name == "tsvector":
             yield Verdict.DENY, "a search index, made of other columns"
         if name in TIMES and column.type_name in TIME_TYPES:
@@ -206,15 +226,15 @@ class Judge:
             yield Verdict.UNDECIDED, "the row names several people, and its owner is unclear"
         if plain:
             yield Verdict.EXPORT, ""
-        if column.type_name in TEXT_TYPES:
+        if _element_type(column) in TEXT_TYPES:
             yield self._decide_text(column)
 
     def _decide_text(self, column: Column) -> tuple[Verdict, str]:
-        known = words(column.name)[-1:]
-        is_free = not FREE_TEXT.isdisjoint(known)
+        last = split_end(column.name)[-1]
+        is_free = last in FREE_TEXT
         if not (self._is_own_row or self._is_author or (self._is_below_own and not is_free)):
             return Verdict.UNDECIDED, "free text in a row that isn't the user's alone"
-        if known and known[0] in PLAIN_TEXT:
+        if not PLAIN_TEXT.isdisjoint({last, singular(last)}) or _is_plain_code(split_end(column.name)):
             return Verdict.EXPORT, ""
         return Verdict.UNDECIDED, "text of an unknown kind"
 
@@ -234,6 +254,17 @@ def _link_text_reasons(parts: Sequence[str], table: Table) -> Iterator[tuple[Ver
         yield Verdict.UNDECIDED, "a link that the application may call, by the columns beside it"
     if len(parts) > 1 and PLAIN_LINKS.isdisjoint(parts):
         yield Verdict.UNDECIDED, "a link, which may work as a key"
+
+
+def _element_type(column: Column) -> str:
+    """The type, of an array that of its elements."""
+    return column.type_name.removeprefix("_")
+
+
+def _is_plain_code(parts: Sequence[str]) -> bool:
+    """Whether it is a code or a key that opens nothing: `country_code`, `public_key`."""
+    *_, before, last = ("", *parts)
+    return (last == "code" and before in PLAIN_CODES) or (last == "key" and before == "public")
 
 
 def is_hook(table: Table) -> bool:
@@ -297,21 +328,22 @@ def _doubts(graph: Graph, path: Path, *, trust_names: bool) -> Iterator[str]:
 def _table_doubts(graph: Graph, path: Path, link: Link) -> Iterator[str]:
     """Doubts about the table where `link` of the path begins."""
     table = graph.catalog.tables[link.child]
+    named = "it" if link.child == path.table else table.quoted
     is_extension = link.columns in table.keys or table.quoted in graph.people
     if not is_extension and singular(words(table.name)[-1]) in OTHERS_TABLES:
-        yield f"{table.quoted} is about other people, by its name"
+        yield f"{named} is about other people, by its name"
     if find_table_denial(table) or is_secret(table.name):
-        yield f"{table.quoted} holds secrets, by its name"
+        yield f"{named} holds secrets, by its name"
     if link in path.links[: path.depth - 1] and any(map(_is_about_people, table.columns)):
         yield f"{table.quoted} may be about other people, by its columns"
     if not STAFF_TABLES.isdisjoint(words(table.name)):
-        yield f"the staff may write about users in {table.quoted}, by its name"
+        yield f"the staff may write about users in {named}, by its name"
     if is_staffs_act(table):
-        yield f"{table.quoted} may hold what the staff do to things of others, by its name"
+        yield f"{named} may hold what the staff do to things of others, by its name"
     if is_about_reports(graph, table):
-        yield f"the staff may write about users in {table.quoted}, by the table that it is about"
+        yield f"the staff may write about users in {named}, by the table that it is about"
     if is_note_on_thing(graph, table):
-        yield f"{table.quoted} may be the staff's notes, by its name"
+        yield f"{named} may be the staff's notes, by its name"
 
 
 def is_staffs_act(table: Table) -> bool:

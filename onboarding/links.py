@@ -202,7 +202,7 @@ class _Finder:
             (self._users.id_column.quoted,),
             Strength.WEAK,
             Kind.POLYMORPHIC,
-            f"{column.quoted} is a user's id only where {type_column.quoted} says so: write the value for users",
+            "an id beside a type is a user's only where the type says so: write the value for users",
             ((type_column.quoted, literal),),
         )
 

@@ -63,6 +63,8 @@ SERVICE_LINK_PORT = re.compile(r"(?:tcp|udp|sctp)://")
 
 CommaSeparated = tuple[str, ...]
 # Far above what makes sense, and within what PostgreSQL and the event loop can count.
+# What the functions of retention delete at the earliest: sql/migrations/0017_purge.sql.
+MIN_RETENTION_SECONDS = 30 * 86_400
 PositiveInt = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 
 
@@ -237,6 +239,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 86_400.0
     export_ttl_seconds: Annotated[PositiveInt, Meta(description="Lifetime of a file and its link")] = 604_800
+    retention_seconds: Annotated[
+        Annotated[int, Meta(ge=MIN_RETENTION_SECONDS, le=1_000_000_000)] | None,
+        Meta(
+            description="Age at which a worker deletes exports' rows and events of the audit trail, 30 days at least; "
+            "empty: never"
+        ),
+    ] = None
     exports_per_hour: Annotated[
         PositiveInt,
         Meta(description="Exports per user and hour, but for failed ones, and ones cancelled unbegun"),

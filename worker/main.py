@@ -28,6 +28,7 @@ from worker.erasure import end_erased_forever
 from worker.expiry import expire_forever
 from worker.probes import serve_probes
 from worker.repair import repair_forever, sweep_forever
+from worker.retention import purge_forever
 from worker.running import run_export
 
 RESTART_SECONDS = 1.0
@@ -99,6 +100,9 @@ class _Worker:
         }
         if self._resources.settings.webhook_url:
             loops.add(asyncio.create_task(self._restarting("events", self._send_events_forever)))
+        if retention_seconds := self._resources.settings.retention_seconds:
+            purging = self._restarting("retention", lambda: purge_forever(self._resources, retention_seconds))
+            loops.add(asyncio.create_task(purging))
         await logger.ainfo("worker_started", version=VERSION, jobs=self._resources.settings.worker_jobs)
         await stopping.wait()
         await logger.ainfo("worker_stopping", running=len(self._running))

@@ -14,6 +14,7 @@ from http import HTTPStatus
 import aiohttp
 import msgspec
 
+from service.backends.authorities import create_tls_context
 from service.backends.failures import describe_unreachable
 from service.settings import Settings, decode_webhook_secret
 
@@ -59,7 +60,7 @@ async def open_receiver(settings: Settings) -> AsyncIterator[Receiver]:
     """Connections go straight to the receiver: behind a proxy, its address couldn't be checked."""
     socket_factory = None if settings.webhook_allow_private else _open_public_socket
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(socket_factory=socket_factory),
+        connector=aiohttp.TCPConnector(ssl=create_tls_context(settings.ca_file), socket_factory=socket_factory),
         timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
         headers={"User-Agent": "Carryout", "Accept-Encoding": "identity"},
         auto_decompress=False,

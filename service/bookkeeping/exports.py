@@ -272,11 +272,11 @@ class ExportRepository:
     async def find(self, connection: Executor, job_id: uuid.UUID) -> Export | None:
         return _export_or_none(await connection.fetchrow(QUERIES["find_export"], job_id))
 
-    async def find_by_key(self, connection: Connection, user_id: UserId, key: str) -> Export | None:
+    async def find_by_key(self, connection: Executor, user_id: UserId, key: str) -> Export | None:
         """The export that the user has asked for with this idempotency key."""
         return _export_or_none(await connection.fetchrow(QUERIES["find_export_by_key"], user_id, key))
 
-    async def get_owned(self, connection: Connection, job_id: uuid.UUID, user_id: UserId) -> Export:
+    async def get_owned(self, connection: Executor, job_id: uuid.UUID, user_id: UserId) -> Export:
         """Raises ExportNotFoundError for another user's export as for an unknown id, also if both have had one id."""
         export = await self.find(connection, job_id)
         if export is None or export.user_id != user_id or export.disowned:
@@ -428,7 +428,7 @@ class ExportRepository:
         """Audit that `actor` wants the export's mail to be sent again."""
         await self._record(connection, actor, AuditAction.MAIL_RESENT, export)
 
-    async def deny(self, connection: Executor, job_id: uuid.UUID, actor: Actor) -> None:
+    async def record_denial(self, connection: Executor, job_id: uuid.UUID, actor: Actor) -> None:
         """Audit that `actor` may not have the export: at most once a minute for users, and once for wrong links.
 
         They are apart: wrong links, which need no account, must not hide another user. Unknown ids leave no event.

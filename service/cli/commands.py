@@ -35,10 +35,15 @@ COMMANDS: Final = MappingProxyType(
             "service.cli.processes",
             "Migrate the database's schema, and grant its use to the role of CARRYOUT_DATABASE_URL.",
         ),
+        "purge": (
+            "service.cli.retention",
+            "Delete the rows of exports, with their mails, and the events of the audit trail that are older.",
+        ),
         "reconcile": ("service.cli.reconcile", "Compare the storage with the exports, and mend what differs."),
         "serve": ("service.cli.processes", "Run the API."),
         "token": ("service.cli.tokens", "Create a token for a test, or say why one is refused."),
         "users": ("client.cli", "Download the list of users as CSV, with the API key in CARRYOUT_API_KEY."),
+        "verify": ("client.cli", "Check the files of a package (ZIP) against its manifest."),
         "worker": ("service.cli.processes", "Run a worker."),
     }
 )

@@ -26,7 +26,7 @@ REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 
 EXPORT_OUTCOMES = tuple(itertools.product(("completed", "failed", "cancelled", "retried"), Format))
 MAIL_OUTCOMES = ("sent", "pending", "failed", "ambiguous", "skipped")
 EVENT_OUTCOMES = ("sent", "pending", "failed")
-WorkerLoop = Literal["queue", "repair", "expiry", "erasure", "sweep", "mails", "events"]
+WorkerLoop = Literal["queue", "repair", "expiry", "erasure", "sweep", "mails", "events", "retention"]
 EXPORT_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 900, 3_600)
 
 

@@ -123,8 +123,8 @@ SELECT found FROM changes ORDER BY step, found LIMIT 1
 SELECT pg_catalog.current_database() = $2::name AND EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1::name)
 
 -- name: grant_serving_role
--- All that the code does, and nothing that changes the trail: the guard stays its owner's to lift, and an event's number
--- and time are the database's. Earlier releases granted INSERT on the whole table.
+-- All that the code does, and nothing that changes the trail but the functions of retention, which leave what is younger
+-- than 30 days: the guard stays its owner's to lift, and an event's number and time are the database's. Earlier releases granted INSERT on the whole table.
 DO $$
 DECLARE
   role text := pg_catalog.quote_ident(pg_catalog.current_setting('carryout.serving_role'));
@@ -136,7 +136,7 @@ BEGIN
   FOREACH rights IN ARRAY ARRAY[
     'USAGE ON SCHEMA carryout',
     'USAGE ON TYPE carryout.user_id',
-    'EXECUTE ON FUNCTION carryout.find_admission',
+    'EXECUTE ON FUNCTION carryout.find_admission, carryout.purge_exports, carryout.purge_events',
     'SELECT ON carryout.schema_migrations, carryout.installation',
     'SELECT, UPDATE ON carryout.turns, carryout.sweep_lease, carryout.webhook',
     'SELECT, INSERT, UPDATE ON carryout.export_jobs, carryout.export_notifications, carryout.export_events',

@@ -217,6 +217,11 @@ class TestLoading:
         assert " ".join(command.help.split()).startswith(summary)
         assert re.fullmatch(r"[^.]+\.", summary)
 
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_a_manual_names_the_command(self, name: str) -> None:
+        manuals = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+        assert any(re.search(rf"\bcarryout {name}\b", manual.read_text()) for manual in manuals)
+
     @pytest.mark.parametrize("arguments", [("--version",), ("export", "--help"), ("users", "--help")])
     async def test_commands_without_servers_import_no_drivers(self, arguments: tuple[str, ...]) -> None:
         finished = await run({"PYTHONPROFILEIMPORTTIME": "1"}, *arguments)

@@ -112,6 +112,17 @@ class TestExport:
         assert (start.folder / "data.csv").read_bytes().count(b"\r\n") == 1 + SMALL_EXPORT_RECORDS
         assert err.endswith(b" bytes, checked\n")
 
+    @pytest.mark.usefixtures("worker")
+    async def test_a_package_is_verified(self, start: Start, url: str, database: Connection, token: Token) -> None:
+        variables = {"CARRYOUT_TOKEN": token(await create_user_with(database, 30))}
+        export = await start("export", "--url", url, "--format", "zip", "-o", "data.zip", variables=variables)
+        _, err = await export.communicate()
+        assert export.returncode == 0, err
+        assert err.endswith(b" bytes, all as the manifest says\n")
+        verify = await start("verify", "data.zip", variables={})
+        _, err = await verify.communicate()
+        assert (verify.returncode, err.split(b":")[0]) == (0, b"data.zip")
+
     async def test_interrupted_it_says_how_to_go_on(
         self, start: Start, url: str, doors: Doors, database: Connection, token: Token
     ) -> None:

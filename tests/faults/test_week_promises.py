@@ -58,7 +58,7 @@ async def test_it_looks_at_failures(alone: World) -> None:
 
 def _aftermath(world: World) -> Aftermath:
     """These promises look at the world alone."""
-    return Aftermath(world, *cast("tuple[Any, Any, Any, Any]", (None,) * 4), {})
+    return Aftermath(world, *cast("tuple[Any, Any, Any, Any, Any]", (None,) * 5), {})
 
 
 async def _bytes() -> AsyncIterator[bytes]:

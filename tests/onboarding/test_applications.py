@@ -188,8 +188,8 @@ async def test_the_words_of_staff_are_not_their_own(application: Application) ->
         """,
     )
     assert doubts(outcome) == {
-        "user_warnings": "the staff may write about users in public.user_warnings, by its name",
-        "complaint_remarks": "the staff may write about users in public.complaint_remarks, by its name",
+        "user_warnings": "the staff may write about users in it, by its name",
+        "complaint_remarks": "the staff may write about users in it, by its name",
     }
     assert "WHERE target_user_id = $1::bigint" in application.live_lines("user_warnings.sql.undecided")
     assert "-- also linked by user_id to public.users" in application.read("user_warnings.sql.undecided")
@@ -218,10 +218,10 @@ async def test_what_the_staff_do_and_note_is_not_their_own(application: Applicat
     found = doubts(outcome)
     assert found.pop("issues") == "reported_user_id names the user, but the row may belong to another person"
     assert found == {
-        "blocked_rooms": "public.blocked_rooms may hold what the staff do to things of others, by its name",
-        "redactions": "public.redactions may hold what the staff do to things of others, by its name",
-        "room_notes": "public.room_notes may be the staff's notes, by its name",
-        "issue_replies": "the staff may write about users in public.issue_replies, by the table that it is about",
+        "blocked_rooms": "it may hold what the staff do to things of others, by its name",
+        "redactions": "it may hold what the staff do to things of others, by its name",
+        "room_notes": "it may be the staff's notes, by its name",
+        "issue_replies": "the staff may write about users in it, by the table that it is about",
     }
     assert "label" in columns(application, "blocked_accounts")
     assert "body" in columns(application, "notes")
@@ -317,7 +317,7 @@ async def test_people_that_a_user_keeps_are_not_exported(application: Applicatio
         application,
         f"{USERS} CREATE TABLE {table} (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, name text);",
     )
-    assert doubts(outcome) == {table: f"public.{table} is about other people, by its name"}
+    assert doubts(outcome) == {table: "it is about other people, by its name"}
 
 
 @committed("empty")
@@ -414,8 +414,8 @@ async def test_an_owner_of_several_kinds_is_asked_about(application: Application
         """,
     )
     assert doubts(outcome) == {
-        "badges": "owner_id is a user's id only where owner_kind says so: write the value for users",
-        "letters": "user_id is a user's id only where user_type says so: write the value for users",
+        "badges": "an id beside a type is a user's only where the type says so: write the value for users",
+        "letters": "an id beside a type is a user's only where the type says so: write the value for users",
     }
     assert "-- also linked by created_by to public.users" in application.read("badges.sql.undecided")
     (application.directory / "letters.sql.undecided").rename(application.directory / "letters.sql")
@@ -488,6 +488,53 @@ async def test_nullable_links_to_those_who_acted_leave_the_row_its_owners(applic
     assert "title, area" in columns(application, "plots")
     assert "    -- deny archived_by_id: another person" in application.read("plots.sql")
     assert outcome.drafts.questions == 0
+
+
+@committed("empty")
+async def test_names_that_tell_what_a_column_holds_need_no_question(application: Application) -> None:
+    await initialize(
+        application,
+        f"""
+        {USERS}
+        CREATE TABLE posts (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, displayname text,
+            iconurl text, callbackurl text, country_code text, entry_code text, public_key text, labels text[],
+            hints text[], owner_type text, owner_id bigint, recipient_age int, read_from timestamptz, sent_to text);
+        """,
+    )
+    exported = " ".join(application.live_lines("posts.sql")).split(" FROM ")[0].removeprefix("SELECT ").split(", ")
+    assert set(exported) == {
+        "id", "displayname", "iconurl", "country_code", "public_key", "labels", "owner_type", "read_from",
+    }  # fmt: skip
+    text = application.read("posts.sql")
+    assert "-- deny callbackurl: a link that may work as a key, by its name\n" in text
+    assert "-- entry_code,  -- undecided: may be written by staff, or work as a key\n" in text
+    assert "-- hints,  -- undecided: text of an unknown kind\n" in text
+    assert "-- recipient_age,  -- undecided: may be about another person\n" in text
+    assert "-- sent_to,  -- undecided: text of an unknown kind\n" in text
+
+
+@committed("empty")
+async def test_files_are_proposed_for_columns_that_name_objects_in_storage(application: Application) -> None:
+    await initialize(
+        application,
+        f"""
+        {USERS}
+        CREATE TABLE scans (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, storage_key text,
+            filename text, secret_file_key text, entry_key text);
+        CREATE TABLE uploads (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, path text, bytes int);
+        CREATE TABLE walks (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, path text, name text);
+        """,
+    )
+    proposed = {
+        name: [line for line in application.read(f"{name}.sql").splitlines() if " file: " in line]
+        for name in ("scans", "uploads", "walks")
+    }
+    assert proposed == {
+        "scans": ["-- -- file: storage_key from uploads as filename"],
+        "uploads": ["-- -- file: path from uploads"],
+        "walks": [],
+    }
+    assert await read(application, "scans") == []
 
 
 @committed("empty")

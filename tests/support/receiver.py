@@ -1,6 +1,7 @@
 """A receiver of webhooks on a socket of its own, whose answers a test chooses."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -43,16 +44,16 @@ class Receiver:
 
 
 @asynccontextmanager
-async def open_receiver() -> AsyncIterator[Receiver]:
+async def open_receiver(tls: ssl.SSLContext | None = None) -> AsyncIterator[Receiver]:
     receiver = Receiver()
     application = web.Application()
     application.router.add_post("/{path:.*}", receiver.handle)
     runner = web.AppRunner(application, shutdown_timeout=0)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
     (host, port), *_ = runner.addresses
-    receiver.url = f"http://{host}:{port}/hook"
+    receiver.url = f"https://localhost:{port}/hook" if tls else f"http://{host}:{port}/hook"
     try:
         yield receiver
     finally:

@@ -25,6 +25,7 @@ from service.settings import Settings
 from service.webhooks.sending import send_due_events
 from tests.conftest import PUBLIC_URL
 from tests.sql.databases import database_environ
+from tests.support.certificates import create_authority, server_context
 from tests.support.exports import insert_export
 from tests.support.factories import Connection, create_user
 from tests.support.processes import open_worker
@@ -299,6 +300,24 @@ class TestPrivateAddresses:
         (row,) = await rows(database)
         assert row["last_error"] == "The receiver has a private address, and CARRYOUT_WEBHOOK_ALLOW_PRIVATE is off"
         assert receiver.requests == []
+
+
+async def test_a_receiver_of_a_private_authority(
+    resources: Resources, database: Connection, settings: Settings, tmp_path: Path
+) -> None:
+    authority = create_authority(tmp_path / "ca.pem")
+    await resources.events.note_receiver(database, "https://localhost")
+    await complete(resources, database)
+    async with open_receiver(server_context(authority.issue(tmp_path / "receiver.pem"))) as receiver:
+        unknown = msgspec.structs.replace(settings, webhook_url=receiver.url)
+        async with open_poster(unknown) as poster:
+            await send_due_events(resources, poster, limit=10)
+        (row,) = await rows(database)
+        assert row["last_error"].startswith("The receiver can't be reached: its certificate is of an unknown authority")
+        await make_due(database)
+        async with open_poster(msgspec.structs.replace(unknown, ca_file=str(tmp_path / "ca.pem"))) as poster:
+            await send_due_events(resources, poster, limit=10)
+        assert kinds(receiver.requests) == ["export.completed"]
 
 
 @pytest.mark.parametrize(

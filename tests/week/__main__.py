@@ -28,6 +28,7 @@ from tests.chaos.promises import Aftermath, broken_promises, wait_for_rest
 from tests.chaos.users import create_users
 from tests.faults.world import open_world
 from tests.sql.databases import owner_url
+from tests.support.receiver import Receiver
 from tests.support.smtp import open_smtp_server
 from tests.week.days import find_libfaketime
 from tests.week.load import TOKEN_SECONDS, Load
@@ -66,7 +67,7 @@ async def run(folder: Path, days: list[str]) -> list[str]:
                 )
                 scene = Scene(stack, world.database_url, fleet, {}, smtp)
                 week = Week(world, fleet, nginx, load, scene, environ, find_postgres())
-                aftermath = Aftermath(world, fleet, ledger, smtp, http, await fleet.resident_megabytes())
+                aftermath = Aftermath(world, fleet, ledger, smtp, Receiver(), http, await fleet.resident_megabytes())
                 for name in days:
                     started = time.monotonic()
                     answer = await DAYS[name](week)

@@ -72,14 +72,19 @@ def repeated_param(request: Request, allowed: str) -> list[str]:
 
 def job_id_of(request: Request) -> uuid.UUID:
     """The export's id. Raises ExportNotFoundError if it isn't a UUID, as for an unknown id."""
-    text = request.path_params["job_id"]
-    try:
-        job_id = uuid.UUID(text)
-    except ValueError:
-        raise ExportNotFoundError from None
-    if str(job_id) != text.lower():
+    job_id = parse_uuid(request.path_params["job_id"])
+    if job_id is None:
         raise ExportNotFoundError
     return job_id
+
+
+def parse_uuid(text: str) -> uuid.UUID | None:
+    """None if it isn't a UUID with its hyphens; `uuid.UUID` also takes braces, and digits of other scripts."""
+    try:
+        parsed = uuid.UUID(text)
+    except ValueError:
+        return None
+    return parsed if str(parsed) == text.lower() else None
 
 
 def bearer_token(request: Request) -> str:

@@ -37,7 +37,7 @@ INFORMATION = (
 NO_STORES: Stores = MappingProxyType({})
 REASONS = {
     Fault.OUTSIDE: "its record names a place that isn't one of this account's files",
-    Fault.MISSING: "the service has it no more",
+    Fault.MISSING: "the service doesn't have it any more",
     Fault.CHANGED: "it was changed while this package was made",
     Fault.DENIED: "the service may not read it",
     Fault.UNREADABLE: "it could not be read to its end",
