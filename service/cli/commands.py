@@ -21,7 +21,10 @@ COMMANDS: Final = MappingProxyType(
         "check": ("service.cli.onboarding", "Find undecided tables and columns of the database at DSN."),
         "demo": ("service.cli.processes", "Export a sample user's data in every supported way, with real servers."),
         "dev": ("service.cli.processes", "Run everything on this machine: embedded servers, API and worker."),
-        "events": ("service.cli.events", "List the events posted to the application, and post them again."),
+        "events": (
+            "service.cli.events",
+            "List the events that are posted to CARRYOUT_WEBHOOK_URL, and post them again.",
+        ),
         "export": ("client.cli", "Download the data of a user, with the token in CARRYOUT_TOKEN."),
         "exports": ("service.cli.exports", "List, show and end the exports of all users."),
         "features": ("service.cli.operators", "List and switch the feature flags of the operators' endpoints."),
