@@ -20,7 +20,7 @@ export POSTGRES_BIN ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test quick coverage browser proxies compat chaos week load format check words bench bench-quick profile mutate lock swagger-ui clean
+.PHONY: help demo run test quick coverage browser proxies compat large chaos week load format check words bench bench-quick profile mutate lock swagger-ui clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ $(COMPAT_STAMP): $(PROVIDER_STAMP) requirements/compat.lock
 
 compat: $(COMPAT_STAMP) ## other people's servers: poolers, standbys, S3s, Postfix (needs root and Debian's packages: CONTRIBUTING.md)
 	@$(BIN)/python -m pytest tests/compat tests/fleet --surroundings $(SURROUNDINGS) -n 2
+
+large: $(COMPAT_STAMP) ## a package of more than 4 GiB, unpacked by other people's programs (minutes; 13 GiB of disk)
+	@$(BIN)/python -m pytest tests/compat -m large
 
 chaos: $(STAMP) ## random faults under load, then the oracle [SEED=n] [MINUTES=5] [USERS=300]
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES) --users $(USERS)

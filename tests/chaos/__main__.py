@@ -34,7 +34,7 @@ from tests.support.receiver import SECRET, Receiver, open_receiver
 from tests.support.smtp import SmtpServer, open_smtp_server
 
 HEALING_SECONDS = 120.0
-# Of the receiver of events, drawn for each of them; None drops the connection.
+# The receiver of events draws one for each of them; None drops the connection.
 ANSWERS = (204, 204, 204, 204, 500, 302, None)
 SETTINGS = {
     "CARRYOUT_LEASE_SECONDS": str(LEASE_SECONDS),
