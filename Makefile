@@ -13,13 +13,14 @@ STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench-installed
 PROVIDER := tests/browser/provider
 PROVIDER_STAMP := $(PROVIDER)/node_modules/.installed
+COMPAT_STAMP := $(VENV)/.compat-installed
 # Another PostgreSQL than the wheel's, for every target that starts one.
 export POSTGRES_BIN ?=
 # Containers often set it; then each process of each run compiles all modules and tests again, for seconds.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test quick coverage browser proxies compat chaos week load format check words bench bench-quick profile mutate lock swagger-ui clean
+.PHONY: help demo run test quick coverage browser proxies compat large chaos week load format check words bench bench-quick profile mutate lock swagger-ui clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,8 +59,15 @@ browser: $(PROVIDER_STAMP) ## the page in a real browser (needs chromium, chromi
 proxies: $(STAMP) ## documents cut behind a real nginx (needs nginx)
 	@$(BIN)/python -m pytest tests/proxies
 
-compat: $(PROVIDER_STAMP) ## other people's servers: poolers, standbys, S3s, Postfix (needs root and Debian's packages: CONTRIBUTING.md)
+$(COMPAT_STAMP): $(PROVIDER_STAMP) requirements/compat.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/compat.lock
+	@touch $@
+
+compat: $(COMPAT_STAMP) ## other people's servers: poolers, standbys, S3s, Postfix (needs root and Debian's packages: CONTRIBUTING.md)
 	@$(BIN)/python -m pytest tests/compat tests/fleet --surroundings $(SURROUNDINGS) -n 2
+
+large: $(COMPAT_STAMP) ## a package of more than 4 GiB, unpacked by other people's programs (minutes; 13 GiB of disk)
+	@$(BIN)/python -m pytest tests/compat -m large
 
 chaos: $(STAMP) ## random faults under load, then the oracle [SEED=n] [MINUTES=5] [USERS=300]
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES) --users $(USERS)
@@ -107,6 +115,7 @@ lock: ## resolve the dependencies again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --all-extras --group dev pyproject.toml -o requirements/dev.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group bench -c requirements/dev.lock -o requirements/bench.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group browser -c requirements/dev.lock -o requirements/browser.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group compat -c requirements/dev.lock -o requirements/compat.lock
 
 swagger-ui: ## fetch what shows the API at /docs again (needs npm, GNU tar) [SWAGGER_UI=5.35.0]
 	@npm pack --silent --pack-destination "$${TMPDIR:-/tmp}" swagger-ui-dist@$(SWAGGER_UI)

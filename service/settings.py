@@ -63,7 +63,7 @@ SERVICE_LINK_PORT = re.compile(r"(?:tcp|udp|sctp)://")
 
 CommaSeparated = tuple[str, ...]
 # Far above what makes sense, and within what PostgreSQL and the event loop can count.
-# What the functions of retention delete at the earliest: sql/migrations/0017_purge.sql.
+# The least age of the rows that the functions of retention delete: sql/migrations/0017_purge.sql.
 MIN_RETENTION_SECONDS = 30 * 86_400
 PositiveInt = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 

@@ -77,7 +77,17 @@ class AttachmentStore:
         return self._store.may_hold(key, user_id)
 
     async def look(self, key: str) -> Version:
-        """The object's size and version. HEAD is refused without a reason; then the refusal of a GET gives it."""
+        """The object's size and version."""
+        for _ in range(TRIES - 1):
+            try:
+                return await self._look(key)
+            except AttachmentError as error:
+                if error.fault is not Fault.UNREADABLE:
+                    raise
+        return await self._look(key)
+
+    async def _look(self, key: str) -> Version:
+        """HEAD is refused without a reason; then the refusal of a GET gives it."""
         async with self._judging(), answer_within(LOOK_TIMEOUT_SECONDS), _naming_refusals():
             try:
                 answer = await self._client.head_object(Bucket=self._store.bucket, Key=key)

@@ -14,13 +14,18 @@ def create_tls_context(ca_file: str) -> ssl.SSLContext:
     return context
 
 
-def add_authorities(context: ssl.SSLContext, ca_file: str) -> None:
-    """Trust those of the file, too. Raises ConfigurationError."""
+def require_authorities(file: str, name: str) -> None:
+    """Raises ConfigurationError, with the setting's `name`, for a file that a library would fail at later."""
+    add_authorities(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), file, name)
+
+
+def add_authorities(context: ssl.SSLContext, ca_file: str, name: str = "CARRYOUT_CA_FILE") -> None:
+    """Trust those of the file, too, if one is given. Raises ConfigurationError."""
     if not ca_file:
         return
     try:
         context.load_verify_locations(cadata=read_trusted(Path(ca_file)).decode())
     except (ValueError, ssl.SSLError):
-        raise ConfigurationError("CARRYOUT_CA_FILE must name a file with certificates in PEM form") from None
+        raise ConfigurationError(f"{name} must name a file with certificates in PEM form") from None
     except OSError as error:
-        raise ConfigurationError(f"CARRYOUT_CA_FILE names a file that can't be read: {error.strerror}") from None
+        raise ConfigurationError(f"{name} names a file that can't be read: {error.strerror}") from None

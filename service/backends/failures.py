@@ -54,6 +54,9 @@ ENDED_CONNECTION: Final = "ended the connection"
 BEHIND_POOLER: Final = (
     "is reached through a pooler: set CARRYOUT_POOLER=transaction, or add pgbouncer=true to the URL's parameters"
 )
+# asyncpg's words where sslmode wants a certificate verified, and no file says by which authorities.
+NO_ROOT_FILE: Final = "root certificate file"
+NO_AUTHORITY: Final = "can't be verified by its certificate: set CARRYOUT_CA_FILE, or sslrootcert in the URL"
 REFUSED_PASSWORD: Final = "refused the password"  # noqa: S105 (words)
 # The first that fits.
 POSTGRESQL: Final[Failures] = (
@@ -129,6 +132,8 @@ def describe_postgresql(error: BaseException) -> str:
     """The words after the server's name in a sentence. An error's own words may hold addresses and users."""
     if isinstance(error, asyncpg.PostgresError) and (words := _describe_refused_parameter(error)):
         return words
+    if isinstance(error, asyncpg.exceptions.ClientConfigurationError) and str(error).startswith(NO_ROOT_FILE):
+        return NO_AUTHORITY
     return find_words(POSTGRESQL, error) or f"can't be used: {type(error).__name__}"
 
 

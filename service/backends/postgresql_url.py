@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
+from service.backends.authorities import require_authorities
 from service.errors import ConfigurationError
 
 Host: TypeAlias = tuple[str, int]
@@ -79,6 +80,7 @@ def parse_postgresql_url(url: str, name: str) -> PostgresqlUrl:
     timeout = _take(given, "connect_timeout", name, _seconds, default=None)
     pooled = _take(given, TRANSACTION_POOLING, name, TRUTHS.get, default=False)
     hosts = _hosts(parts.netloc.rpartition("@")[2], given)
+    _require_tls_files(given, name)
     tls = _take_system_authorities(given, name)
     session = {key: value for key, value in given.items() if key not in ASYNCPGS | IGNORED}
     if wrong := next((key for key in session if not SETTING.fullmatch(key)), None):
@@ -117,6 +119,22 @@ def _seconds(text: str) -> float | None:
     return float(text) if re.fullmatch(r"\d{1,4}", text, re.ASCII) else None
 
 
+def _require_tls_files(given: Mapping[str, str], name: str) -> None:
+    if (file := given.get("sslrootcert", "system")) != "system":
+        require_authorities(file, f"{name} in sslrootcert")
+    if "sslcert" not in given:
+        return
+    try:
+        _load_client_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), given)
+    except (OSError, ValueError):  # a missing file, another file's key, a wrong sslpassword
+        raise ConfigurationError(f"{name} has a certificate in sslcert or a key in sslkey that can't be used") from None
+
+
+def _load_client_certificate(context: ssl.SSLContext, given: Mapping[str, str]) -> None:
+    # A text, even an empty one: otherwise OpenSSL would ask at the terminal.
+    context.load_cert_chain(given["sslcert"], given.get("sslkey"), given.get("sslpassword", ""))
+
+
 def _take_system_authorities(given: dict[str, str], name: str) -> ssl.SSLContext | None:
     """As libpq's sslrootcert=system: the authorities of the machine, and the server's name is checked."""
     if given.get("sslrootcert", os.environ.get("PGSSLROOTCERT")) != "system":
@@ -127,7 +145,7 @@ def _take_system_authorities(given: dict[str, str], name: str) -> ssl.SSLContext
     context = ssl.create_default_context()
     context.set_alpn_protocols(["postgresql"])
     if "sslcert" in given:
-        context.load_cert_chain(given["sslcert"], given.get("sslkey"), given.get("sslpassword"))
+        _load_client_certificate(context, given)
     return context
 
 

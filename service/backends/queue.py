@@ -21,6 +21,7 @@ from redis._parsers import _AsyncHiredisParser
 from redis.asyncio.connection import parse_url
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 
+from service.backends.authorities import require_authorities
 from service.errors import ConfigurationError, OutageError
 
 QUEUE_NAME: Final = "carryout:exports"
@@ -148,6 +149,8 @@ async def open_queue(url: str) -> AsyncIterator[JobQueue]:
 
 def open_redis(url: str) -> arq.connections.ArqRedis:
     """Connects to nothing yet. Raises ConfigurationError if the URL gives what a connection can't be made of."""
+    for file in parse_qs(urlsplit(url).query).get("ssl_ca_certs", ()):
+        require_authorities(file, "CARRYOUT_REDIS_URL in ssl_ca_certs")
     try:
         connection = _open_sentinels(url) if SENTINEL in urlsplit(url).scheme else _open_one(url)
         connection.connection_pool.make_connection()  # type: ignore[no-untyped-call] # the library has no types here

@@ -95,7 +95,8 @@ class Metrics:
         )
         self.repairs: Final = Counter(
             "carryout_repairs",
-            "Repairs by step: exports requeued, lost, expired or of erased users; orphaned or unknown objects removed",
+            "Repairs by step: exports requeued, lost, expired or of erased users; orphaned or unknown objects removed; "
+            "rows purged",
             ["step"],
             registry=registry,
         )

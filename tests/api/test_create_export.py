@@ -21,7 +21,7 @@ from service.resources import Resources
 from service.settings import Settings
 from tests.api.conftest import ASYNC, CSV, JSON, UNKNOWN_ID, Create
 from tests.api.problems import bearer, read_problem
-from tests.conftest import PATIENCE_SECONDS, PUBLIC_PATH, PUBLIC_URL, Token
+from tests.conftest import PUBLIC_PATH, PUBLIC_URL, Token
 from tests.support.factories import Connection, create_user, create_user_with, list_actions, list_audit, refuse_audit
 
 
@@ -375,10 +375,7 @@ class TestAsync:
             response = await create(user_id, headers=ASYNC)
         assert (response.status_code, response.json()["estimated_records"]) == (202, 5_000)
 
-    async def test_refuses_what_is_too_large(
-        self, create: Create, database: Connection, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(requests, "ASYNC_COUNT_SECONDS", PATIENCE_SECONDS)
+    async def test_refuses_what_is_too_large(self, create: Create, database: Connection) -> None:
         response = await create(await create_user_with(database, 5_001), headers=ASYNC)
         assert (response.status_code, response.json()["detail"]) == (422, "Export too large, please filter data")
         assert response.json().keys() >= {"ranges", "limit"}

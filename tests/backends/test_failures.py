@@ -12,8 +12,9 @@ import pytest
 
 from devstack.stack import Stack
 from service.backends.database import connect
-from service.backends.failures import OTHER_NAME, UNTRUSTED, describe_cause, describe_unreachable
-from service.backends.queue import open_queue
+from service.backends.failures import NO_AUTHORITY, OTHER_NAME, UNTRUSTED, describe_cause, describe_unreachable
+from service.backends.postgresql_url import parse_postgresql_url
+from service.backends.queue import open_queue, open_redis
 from service.backends.storage import open_storage
 from service.errors import ConfigurationError, OutageError
 from service.settings import from_env
@@ -78,10 +79,40 @@ async def test_no_server(stack: Stack, host: str, words: str) -> None:
     assert [await ask_postgresql(host), await ask_redis(host), await ask_s3(stack, host)] == [words] * 3
 
 
-async def test_no_certificates(tmp_path: Path) -> None:
-    absent = tmp_path / "absent.pem"
-    assert await ask_postgresql("127.0.0.1:1", f"?sslmode=verify-full&sslrootcert={absent}") == MISSING
-    assert await ask_redis("127.0.0.1:1", f"?ssl_ca_certs={absent}", scheme="rediss") == MISSING
+async def test_a_missing_socket() -> None:
+    assert await ask_redis("", "/no/such.sock", scheme="unix") == MISSING
+
+
+@pytest.mark.parametrize(
+    ("file", "fault"),
+    [
+        ("absent.pem", "names a file that can't be read: No such file or directory"),
+        (".", "names a file that can't be read: Is a directory"),
+        ("text.pem", "must name a file with certificates in PEM form"),
+    ],
+)
+async def test_no_certificates(tmp_path: Path, file: str, fault: str) -> None:
+    (tmp_path / "text.pem").write_text("none")
+    query = f"?sslmode=verify-full&sslrootcert={tmp_path / file}"
+    with pytest.raises(ConfigurationError, match=f"^CARRYOUT_DATABASE_URL in sslrootcert {fault}$"):
+        parse_postgresql_url(f"postgresql://h/d{query}", "CARRYOUT_DATABASE_URL")
+    with pytest.raises(ConfigurationError, match=f"^CARRYOUT_REDIS_URL in ssl_ca_certs {fault}$"):
+        open_redis(f"rediss://h?ssl_ca_certs={tmp_path / file}")
+
+
+@pytest.mark.parametrize("authorities", ["", "&sslrootcert=system"])
+@pytest.mark.parametrize("file", ["absent.pem", "text.pem"])
+def test_no_client_certificate(tmp_path: Path, authorities: str, file: str) -> None:
+    (tmp_path / "text.pem").write_text("none")
+    url = f"postgresql://h/d?sslmode=verify-full{authorities}&sslcert={tmp_path / file}"
+    with pytest.raises(ConfigurationError, match=r"^CARRYOUT_DATABASE_URL has a certificate in sslcert or a key in "):
+        parse_postgresql_url(url, "CARRYOUT_DATABASE_URL")
+
+
+async def test_no_authority_to_verify_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("PGSSLROOTCERT", raising=False)
+    assert await ask_postgresql("127.0.0.1:1", "?sslmode=verify-full") == NO_AUTHORITY
 
 
 async def test_a_server_without_tls(stack: Stack) -> None:

@@ -93,6 +93,16 @@ async def chunks(size: int) -> AsyncIterator[bytes]:
 
 
 class TestRequests:
+    async def test_no_checksums_unless_they_are_set(self, settings: Settings, scripted: ScriptedS3) -> None:
+        """Backblaze and others refuse such headers."""
+        async with open_storage(at(settings, scripted.url)) as storage:
+            for size in (10, PART_BYTES + 1):
+                await storage.upload("exports/1", chunks(size), content_type=CSV)
+            await storage.delete("exports/1")
+        assert {asked.method for asked in scripted.asked} == {"PUT", "POST", "DELETE"}
+        names = {name.lower() for asked in scripted.asked for name in asked.headers}
+        assert not [name for name in names if "checksum" in name or name in {"x-amz-trailer", "content-md5"}]
+
     async def test_a_path_in_the_endpoint_and_a_prefix(self, settings: Settings, scripted: ScriptedS3) -> None:
         changed = at(settings, f"{scripted.url}/storage/s3", s3_prefix="team/eu/")
         async with open_storage(changed) as storage:

@@ -34,7 +34,7 @@ from tests.support.receiver import SECRET, Receiver, open_receiver
 from tests.support.smtp import SmtpServer, open_smtp_server
 
 HEALING_SECONDS = 120.0
-# Of the receiver of events, drawn for each of them; None drops the connection.
+# The receiver of events draws one for each of them; None drops the connection.
 ANSWERS = (204, 204, 204, 204, 500, 302, None)
 SETTINGS = {
     "CARRYOUT_LEASE_SECONDS": str(LEASE_SECONDS),
@@ -47,6 +47,8 @@ SETTINGS = {
     "CARRYOUT_STREAMS_PER_HOUR": "100000",
     "CARRYOUT_KEPT_FILES": "100000",
     "CARRYOUT_WEBHOOK_ALLOW_PRIVATE": "true",
+    "CARRYOUT_DATASETS_DIR": str(Path(__file__).parent / "datasets"),
+    "CARRYOUT_FILE_STORES": "uploads=s3://carryout/uploads/{user_id}",
     "CARRYOUT_PUBLIC_URL": "http://exports.invalid",  # users follow a link's path to either process
 }
 
@@ -112,10 +114,12 @@ async def _open_wires(
         "postgres": "CARRYOUT_DATABASE_URL",
         "redis": "CARRYOUT_REDIS_URL",
         "s3": "CARRYOUT_S3_ENDPOINT_URL",
+        "store": "CARRYOUT_FILE_STORE_UPLOADS_ENDPOINT_URL",
         "smtp": "CARRYOUT_SMTP_URL",
     }
     events = {"CARRYOUT_WEBHOOK_URL": receiver.url, "CARRYOUT_WEBHOOK_SECRETS": SECRET}
-    urls = {name: world.environ[setting] for name, setting in servers.items()} | {"smtp": smtp.url}
+    own = {"smtp": smtp.url, "store": world.environ["CARRYOUT_S3_ENDPOINT_URL"]}
+    urls = {name: own.get(name) or world.environ[setting] for name, setting in servers.items()}
     async with AsyncExitStack() as opened:
         wires = {name: await opened.enter_async_context(Wire(url).open()) for name, url in urls.items()}
         through = events | {servers[name]: wire.url for name, wire in wires.items()}

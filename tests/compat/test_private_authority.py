@@ -13,6 +13,7 @@ import pytest
 from devstack.stack import Stack
 from service.backends.database import connect
 from service.backends.failures import NO_SENTINEL, OTHER_NAME, UNTRUSTED
+from service.backends.storage import open_storage
 from service.errors import ConfigurationError
 from service.resources import open_resources
 from service.settings import from_env
@@ -102,7 +103,7 @@ async def test_a_known_authority_is_trusted(private: Private, redis: str) -> Non
         resources = await stack.enter_async_context(open_resources(from_env(environ)))
         await resources.queue.check_writable()
         assert await resources.queue.enqueue_export(uuid4(), 1)
-        await resources.storage.check()
+        await resources.storage.delete("exports/none")
         for pool in (resources.database, resources.source, resources.streams, resources.lists):
             assert await pool.fetchval("SELECT ssl FROM pg_catalog.pg_stat_ssl WHERE pid = pg_backend_pid()")
 
@@ -133,6 +134,15 @@ async def test_so_does_one_whose_other_servers_are_unknown(private: Private, ser
     async with private.serving(server, "good") as changed:
         ended = await run(private.environ | changed, "serve")
     assert ended == (2, "", f"carryout: {SENTENCES[server].format(UNTRUSTED)}\n")
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "AWS_CA_BUNDLE"])
+async def test_an_s3_of_the_machine_s_list(private: Private, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Botocore itself reads only AWS_CA_BUNDLE."""
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
+    monkeypatch.setenv(name, str(private.certificates["authority"]))
+    async with private.serving("s3", "good") as changed, open_storage(from_env(private.environ | changed)) as storage:
+        await storage.delete("exports/none")  # which has more patience than a probe
 
 
 async def test_a_parameter_of_the_url_comes_first(private: Private) -> None:

@@ -167,6 +167,7 @@ async def test_it_passes_their_tests(package: Path, name: str, tmp_path: Path) -
     await run(TESTERS[name](package), tmp_path)
 
 
+@pytest.mark.large
 async def test_over_4_gib(  # noqa: PLR0913 (likewise)
     *,
     pool: Pool,

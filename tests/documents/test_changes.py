@@ -22,7 +22,8 @@ from service.resources import Resources
 from tests.support.factories import Connection
 
 WRITERS = 3
-HISTORIES = 1_000
+PARTS = 5  # which several processes can share
+HISTORIES = 200  # of each part
 Step = tuple[str, int]
 ADD_USERS = """
 INSERT INTO public.users (email, name, password_hash)
@@ -99,9 +100,9 @@ class History:
             assert known == everything
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.parametrize("part", range(PARTS))
 async def test_no_row_is_lost(
-    database: Connection, pool: Pool, datasets: tuple[Dataset, ...], writers: list[Connection]
+    database: Connection, pool: Pool, datasets: tuple[Dataset, ...], writers: list[Connection], part: int
 ) -> None:
     histories = generate_histories()
     for steps, user in zip(histories, await database.fetch(ADD_USERS, len(histories)), strict=True):

@@ -8,13 +8,13 @@ import pytest
 
 from service.backends.database import QUERIES
 from service.bookkeeping.exports import Export, ExportStatus
-from service.exports import requests
 from service.resources import Resources, open_resources
 from service.settings import Settings
 from tests.conftest import PATIENCE_SECONDS
 from tests.support.exports import start_export
 from tests.support.factories import Connection, create_user, create_user_with
 from tests.support.statements import Sent, StatementProxy
+from worker import lease
 from worker.running import run_export
 
 
@@ -31,8 +31,7 @@ class Watched(NamedTuple):
 
 
 @pytest.fixture
-async def watched(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
-    monkeypatch.setattr(requests, "ASYNC_COUNT_SECONDS", PATIENCE_SECONDS)  # a count that is cut costs a statement more
+async def watched(settings: Settings) -> AsyncIterator[Watched]:
     sent = Sent()
     async with (
         StatementProxy(settings.database_url, sent).open() as own,
@@ -56,7 +55,8 @@ async def test_accepting_an_export_takes_seven(watched: Watched, database: Conne
     assert len(watched.queries) <= 7, watched.queries
 
 
-async def test_a_worker_takes_twelve(watched: Watched, database: Connection) -> None:
+async def test_a_worker_takes_twelve(watched: Watched, database: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", PATIENCE_SECONDS)  # each costs statements, too
     export = await _count(watched, database, records=400, queued=True)
     watched.sent.clear()
     await run_export(watched.resources, export.id)

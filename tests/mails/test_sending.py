@@ -250,7 +250,7 @@ async def test_a_stopping_worker_hears_the_answer(resources: Resources, database
 async def test_a_doubtful_mail_is_never_sent_again(
     resources: Resources, database: Connection, smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch, reply: str
 ) -> None:
-    monkeypatch.setattr(mailer_module, "CONVERSATION_SECONDS", 0.5)
+    monkeypatch.setattr(mailer_module, "CONVERSATION_SECONDS", 4.0)
     wanted = await create_ready(resources, database)
     smtp.replies["MESSAGE"] = reply
 

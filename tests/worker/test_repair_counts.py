@@ -194,7 +194,7 @@ async def test_one_worker_sweeps_at_a_time(resources: Resources, database: Conne
 async def test_a_long_sweep_keeps_its_lease(
     resources: Resources, database: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.orphans.LEASE_SECONDS", 0.3)
+    monkeypatch.setattr("worker.orphans.LEASE_SECONDS", 3.0)
     taken = "SELECT expires_at FROM carryout.sweep_lease WHERE expires_at > now()"
     seen: set[object] = set()
 
