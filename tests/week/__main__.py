@@ -38,7 +38,10 @@ from tests.week.schedule import DAYS
 from tests.week.week import Week
 
 USERS = 30
-OWN_SETTINGS = {"CARRYOUT_STREAM_POOL_SIZE": "32"}  # one process serves all users while the other is restarted
+OWN_SETTINGS = {
+    "CARRYOUT_STREAM_POOL_SIZE": "32",  # one process serves all users while the other is restarted
+    "CARRYOUT_SHUTDOWN_GRACE_SECONDS": "20",  # production's: a request on a busy machine takes longer than chaos' grace
+}
 DEBIAN_POSTGRES = "/usr/lib/postgresql/15/bin"
 
 
