@@ -24,6 +24,9 @@ CODE = [path for folder in ("service", "worker", "client", "onboarding", "sql") 
 PYTHON = [path.read_text() for path in CODE if path.suffix == ".py"]
 SQL = [path.read_text() for path in CODE if path.suffix == ".sql"]
 WORDS = {word for text in (*PYTHON, *SQL) for word in re.findall(r"\w+", text)}
+TESTS = {
+    name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
+}
 LITERALS = {
     node.value
     for text in PYTHON
@@ -44,6 +47,7 @@ IDENTIFIER = re.compile(r"[a-z]+(?:_[a-z]+)+")
 FOREIGN = {
     *("max_connections", "superuser_reserved_connections", "max_standby_streaming_delay", "pg_read_all_stats"),
     *("pg_advisory_lock", "to_char", "sentinel_username", "error_log", "preferred_username", "sync_detailed"),
+    "moto_server",
     "process_resident_memory_bytes",
 }
 # Its tables are an example.
@@ -131,7 +135,7 @@ def test_audit_events_scopes_and_flags(page: Path) -> None:
 @pytest.mark.parametrize("page", [page for page in PAGES if page != EXAMPLES], ids=lambda page: page.name)
 def test_identifiers(page: Path) -> None:
     named = {code for code in in_line(page) if IDENTIFIER.fullmatch(code) and not ROLE.fullmatch(code)}
-    assert named - WORDS - METRICS - FOREIGN == set()
+    assert named - WORDS - METRICS - TESTS - FOREIGN == set()
 
 
 def test_causes_of_outages() -> None:
