@@ -43,7 +43,7 @@ COMMANDS: Final = MappingProxyType(
         "serve": ("service.cli.processes", "Run the API."),
         "token": ("service.cli.tokens", "Create a token for a test, or say why one is refused."),
         "users": ("client.cli", "Download the list of users as CSV, with the API key in CARRYOUT_API_KEY."),
-        "verify": ("client.cli", "Check the files of a package (ZIP) against its manifest."),
+        "verify": ("client.cli", "Check the size and SHA-256 of each file in a package (ZIP) against its manifest."),
         "worker": ("service.cli.processes", "Run a worker."),
     }
 )
