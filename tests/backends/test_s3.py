@@ -97,7 +97,7 @@ async def test_a_wrong_file_of_authorities(settings: Settings, monkeypatch: pyte
     for variable in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv(name, "/no/such.pem")
-    with pytest.raises(ConfigurationError, match="^AWS_CA_BUNDLE or REQUESTS_CA_BUNDLE names a file that can't be "):
+    with pytest.raises(ConfigurationError, match=r"^AWS_CA_BUNDLE or REQUESTS_CA_BUNDLE names a file that can't be "):
         async with open_storage(settings):
             pass
 
