@@ -20,7 +20,7 @@ export POSTGRES_BIN ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test quick coverage browser proxies compat chaos week load check words bench bench-quick profile mutate lock swagger-ui clean
+.PHONY: help demo run test quick coverage browser proxies compat large chaos week load format check words bench bench-quick profile mutate lock swagger-ui clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,14 +66,21 @@ $(COMPAT_STAMP): $(PROVIDER_STAMP) requirements/compat.lock
 compat: $(COMPAT_STAMP) ## other people's servers: poolers, standbys, S3s, Postfix (needs root and Debian's packages: CONTRIBUTING.md)
 	@$(BIN)/python -m pytest tests/compat tests/fleet --surroundings $(SURROUNDINGS) -n 2
 
+large: $(COMPAT_STAMP) ## a package of more than 4 GiB, unpacked by other people's programs (minutes; 13 GiB of disk)
+	@$(BIN)/python -m pytest tests/compat -m large
+
 chaos: $(STAMP) ## random faults under load, then the oracle [SEED=n] [MINUTES=5] [USERS=300]
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES) --users $(USERS)
 
-week: $(STAMP) ## a bad week on Debian's PostgreSQL 15 and nginx: outages, rotations, a restore (needs postgresql-15, nginx)
+week: $(STAMP) ## a bad week on Debian's PostgreSQL 15 and nginx: outages, rotations, a restore (needs root, postgresql-15, nginx, faketime)
 	@POSTGRES_BIN=$(or $(POSTGRES_BIN),/usr/lib/postgresql/15/bin) $(BIN)/python -m tests.week
 
 load: $(STAMP) ## many and slow clients, resets, a million users; with the figures
 	@$(BIN)/python -m pytest tests/load
+
+format: $(STAMP) ## format the code, and mend what the linter can
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format .
 
 check: $(STAMP) ## lint, format, types, import rules, spelling, words, the migrations' locks
 	@$(BIN)/ruff check .
@@ -107,7 +114,7 @@ lock: ## resolve the dependencies again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml -o requirements/runtime.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --all-extras --group dev pyproject.toml -o requirements/dev.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group bench -c requirements/dev.lock -o requirements/bench.lock
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group browser -o requirements/browser.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group browser -c requirements/dev.lock -o requirements/browser.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group compat -c requirements/dev.lock -o requirements/compat.lock
 
 swagger-ui: ## fetch what shows the API at /docs again (needs npm, GNU tar) [SWAGGER_UI=5.35.0]

@@ -16,6 +16,7 @@ from bench.lists import CARRYOUT, measure_lists, measure_parallel
 from bench.memory import measure_memory
 from bench.report import Report, render
 from bench.scaling import measure_scaling
+from bench.selections import measure_selections
 from bench.streams import measure_encodings, measure_first_byte, measure_streams
 from bench.world import open_world
 from service.errors import ConfigurationError
@@ -33,6 +34,7 @@ async def measure(size: Size) -> Report:
             report.limit("CPU of the service for 100,000 rows, the costliest document's", cpu, CPU_SECONDS, "s")
             await measure_first_byte(world, report)
             await measure_encodings(world, report)
+            await measure_selections(world, report)
             await measure_parallel(world, report)
             await measure_queued(world, report)
             await measure_small(world, report)

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 OURS = "#1f6f5c"
 THEIRS = "#b9c4c9"
-LINES = ((OURS, "-"), ("#c2703d", "--"))
+LINES = ((OURS, "-"), ("#c2703d", "--"), ("#5b6abf", ":"))
 WIDTH_INCHES = 8.0
 
 

@@ -13,12 +13,12 @@ from bench.measure import Transfer
 from devstack.files import find_binary
 
 
-async def curl(url: str, headers: Mapping[str, str] | None = None) -> Transfer:
-    """Fetch and discard. Raises SystemExit unless the response is complete and its status 200."""
+async def curl(url: str, headers: Mapping[str, str] | None = None, *, status: int = 200) -> Transfer:
+    """Fetch and discard. Raises SystemExit unless the response is complete and has this status."""
     given = [part for name, text in (headers or {}).items() for part in ("-H", f"{name}: {text}")]
     report, seconds = await _run(["curl", "-sS", "-o", "/dev/null", "-w", "%{json}", *given, url])
     figures = json.loads(report)
-    if figures["http_code"] != 200:
+    if figures["http_code"] != status:
         raise SystemExit(f"{url} answered {figures['http_code']}")
     return Transfer(seconds, figures["time_starttransfer"] - figures["time_connect"], figures["size_download"])
 

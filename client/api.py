@@ -28,6 +28,15 @@ class Accepted(msgspec.Struct, frozen=True):
 class Progress(msgspec.Struct, frozen=True):
     records_done: int
     records_total: int
+    bytes_done: int = 0
+    bytes_total: int = 0
+
+
+class Files(msgspec.Struct, frozen=True):
+    """Attachments of a package."""
+
+    included: int = 0
+    missing: int = 0
 
 
 class Selection(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -60,6 +69,7 @@ class Export(msgspec.Struct, frozen=True):
     size_bytes: int | None = None
     sha256: str | None = None
     filter: Selection = ALL
+    files: Files = Files()
 
 
 class ExportPage(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""The commands for users of a running Carryout: `carryout export` and `carryout users`.
+"""The commands for users of a running Carryout: `carryout export`, `carryout users` and `carryout verify`.
 
 They import their implementation when they run: aiohttp takes longer to load than `--help` should.
 """
@@ -7,10 +7,12 @@ import asyncio
 import sys
 import uuid
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import click
 
+from client.console import Console
 from client.errors import MEANINGS, ClientError, ExitCode
 from client.options import Target, target_options
 
@@ -30,7 +32,11 @@ EXIT_CODES = "\b\nExit codes:\n" + "\n".join(f"  {code:<3}  {meaning}" for code,
 @click.option("--section", "sections", multiple=True, metavar="NAME", help="Only this section; may be repeated.")
 @click.option("--from", "start", metavar="TIME", help="Only from this date (2025-01-31) or RFC 3339 time on.")
 @click.option("--to", "end", metavar="TIME", help="Only before this date or time.")
-@click.option("--since-last", is_flag=True, help="Only what is new since the last export whose link still works.")
+@click.option(
+    "--since-last",
+    is_flag=True,
+    help="Only what is new since the last export whose link still works, or since its --to.",
+)
 @click.option("--live", is_flag=True, help="Stream straight from the database: no job, no link, can't be resumed.")
 @click.option("--job", type=click.UUID, help="Wait for this export and download it; resumes FILE.part.")
 @click.option("--no-wait", is_flag=True, help="Don't wait for an export that was already in progress.")
@@ -84,6 +90,24 @@ def users(target: Target, which: str, email: str | None, *, resume: bool) -> Non
     from client import work  # noqa: PLC0415 (see above)
 
     _run(target, work.list_users(target, which, email, resume=resume))
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--quiet", is_flag=True, help="Print errors only.")
+def verify(file: Path, *, quiet: bool) -> None:
+    """Check the size and SHA-256 of each file in a package (ZIP) against its manifest.
+
+    It finds damage, not forgery: who changes a file can change the manifest, too. The export's SHA-256 covers both.
+    """
+    from client import work  # noqa: PLC0415 (see above)
+
+    console = Console(quiet=quiet)
+    try:
+        work.verify(file, console)
+    except ClientError as error:
+        console.fail(str(error), resumable=False)
+        sys.exit(error.exit_code)
 
 
 def _run(target: Target, work: Coroutine[Any, Any, None]) -> None:

@@ -21,9 +21,9 @@ class Job(NamedTuple):
 
 
 async def find_last(api: Api, selection: Selection) -> str | None:
-    """The newest export of the same sections whose file works, and that isn't cut off at an end."""
+    """The newest export of the same sections whose file works."""
     for export in await api.list_exports():
-        if export.download_url and export.filter.end is None and export.filter.sections == selection.sections:
+        if export.download_url and export.filter.sections == selection.sections:
             return export.job_id
     return None
 
@@ -57,15 +57,26 @@ async def wait_for(api: Api, job: Job, format_: str | None, console: Console) ->
 
 
 async def _watch(api: Api, export: Export, wait_seconds: float, console: Console) -> Export:
-    """The ended export; polled after `wait_seconds`, then with exponential backoff."""
+    """The ended export; polled after `wait_seconds`, then with exponential backoff. Attachments follow the records."""
     delays = api.backoff.delays()
+
+    async def poll(export: Export) -> Export:
+        nonlocal wait_seconds
+        await asyncio.sleep(max(wait_seconds, next(delays)))
+        wait_seconds = 0
+        return await api.show_export(export.job_id)
+
     with console.progress("Waiting", "records", export.progress.records_total) as advance:
-        while export.status in RUNNING:
+        while export.status in RUNNING and not export.progress.bytes_done:
             advance(export.progress.records_done)
-            await asyncio.sleep(max(wait_seconds, next(delays)))
-            wait_seconds = 0
-            export = await api.show_export(export.job_id)
+            export = await poll(export)
         advance(export.progress.records_done)
+    if export.status in RUNNING:
+        with console.progress("Attachments", "bytes", export.progress.bytes_total) as advance:
+            while export.status in RUNNING:
+                advance(export.progress.bytes_done)
+                export = await poll(export)
+            advance(export.progress.bytes_done)
     return export
 
 

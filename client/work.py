@@ -2,18 +2,21 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import msgspec
 
+from client import verification
 from client.api import ALL, Api, Selection
 from client.console import Console
 from client.exports import Job, download_export, find_last, request_export, stream_export, wait_for
 from client.http import open_session
 from client.lists import UserList
 from client.options import Target
-from client.outputs import open_output
+from client.outputs import STANDARD_OUTPUT, open_output
 from client.retries import Backoff
 
+PACKAGE = "zip"
 LISTS = {"simple": "api/v1/users/export", "full": "api/v1/users/export-full"}
 
 
@@ -40,6 +43,16 @@ async def export(  # noqa: PLR0913 (the command's options)
             made = await wait_for(api, job, format_, console)
             await download_export(api, made, output, console)
         console.say(f"{target.path}: {made.record_count} records, {output.size_bytes} bytes, checked")
+        if made.format == PACKAGE and str(target.path) != STANDARD_OUTPUT:
+            verify(target.path, console)
+
+
+def verify(path: Path, console: Console) -> None:
+    """Check a package against its manifest, and say what it holds. Raises ChecksumError and OutputError."""
+    found = verification.verify(path, console)
+    console.say(f"{path}: {found.files} files, {found.size_bytes} bytes, all as the manifest says")
+    if found.missing:
+        console.say(f"{found.missing} attachments could not be included; index.html says why")
 
 
 async def _since_last(api: Api, selection: Selection, console: Console) -> Selection:

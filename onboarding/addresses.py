@@ -8,14 +8,13 @@ from onboarding.catalog import Column, Table
 from onboarding.links import Strength
 from onboarding.paths import Graph, Path, Relation
 from onboarding.users_table import find_email
-from onboarding.words import snake, words
+from onboarding.words import OF_ADDRESSES, snake, words
 
 NONE = "NULL::text"
 PRIMARY = {"primary", "is_primary", "main", "is_main", "default", "is_default", "preferred", "is_preferred"}
 VERIFIED = {
     "verified", "is_verified", "confirmed", "is_confirmed", "verified_at", "confirmed_at", "validated", "is_validated",
 }  # fmt: skip
-OF_ADDRESSES = {"email", "emails", "mail", "mails", "identity", "identities"}
 
 
 class Address(msgspec.Struct, frozen=True):

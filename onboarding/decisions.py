@@ -1,43 +1,55 @@
 """Decides for each column whether it may be exported, with the reason; doubtful columns stay undecided."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import pairwise
 
 from guard.text import is_printable
 from onboarding.catalog import Column, Table
-from onboarding.links import Kind, Link, Strength, find_stem
+from onboarding.links import PEOPLE, Kind, Link, Strength, find_stem
 from onboarding.looking import Look
 from onboarding.paths import Graph, Path, Rank, Relation
 from onboarding.verdicts import Decision, Verdict
 from onboarding.words import (
+    ACTS_ON_THINGS,
     ADDRESS_WORDS,
     BEARER_WORDS,
     BYSTANDERS,
+    CALLED_TABLES,
+    CALLED_WITH,
     FREE_TEXT,
-    HOOK_WORDS,
     ID_WORDS,
     LINK_WORDS,
     MESSAGES,
+    NOT_IN_NUMBERS,
+    OF_ADDRESSES,
     OTHERS,
     OTHERS_TABLES,
     PERSON_NAMES,
     PERSON_WORDS,
+    PLAIN_CODES,
     PLAIN_LINKS,
     PLAIN_TEXT,
     REACTED_TO,
+    REPORTED,
     SECRET_TABLE_WORDS,
+    STAFF_ACTS,
     STAFF_TABLES,
     STAFF_WORDS,
     TIMES,
+    TYPE_WORDS,
     USERS_TABLES,
     WRITES,
+    is_called_like_users,
     is_secret,
     singular,
     snake,
+    split_end,
     words,
 )
 from service.documents.datasets import INTEGERS
 from service.documents.forbidden_columns import is_forbidden
 
+EMAIL_WORDS = {"email", "mail", "emails"}
 PLAIN_TYPES = {*INTEGERS, "bool", "numeric", "float4", "float8", "money", "date", "time", "timetz",
     "timestamp", "timestamptz", "interval"}  # fmt: skip
 TEXT_TYPES = {"text", "varchar", "bpchar", "citext", "name"}
@@ -94,8 +106,10 @@ class Judge:
         return self._is_link and not any(map(self._tells, exported))
 
     def _tells(self, column: Column) -> bool:
-        name = column.quoted
-        return name in self._targets or not (name in self.order or column.type_name in {*TIME_TYPES, "bool"})
+        name, is_link = column.quoted, not LINK_WORDS.isdisjoint(words(column.name)[-1:])
+        is_option = column.type_name in {*TIME_TYPES, "bool"} or column.type_name.startswith("_")
+        is_silent = name in self.order or is_link or is_option
+        return name in self._targets or not is_silent
 
     def _find_order(self) -> tuple[str, ...]:
         """The first unique key without a secret column; empty if the table has none."""
@@ -149,33 +163,61 @@ class Judge:
         if name in self._targets and column.type_name in KEY_TYPES | TEXT_TYPES:
             yield Verdict.EXPORT, f"points to {self._targets[name]}"
         is_plain_key = column.type_name in {*KEY_TYPES, *TIME_TYPES} or find_stem(column.name) == ()
-        if name in self.order and is_plain_key and self._is_session_id(column):
-            yield Verdict.KEY, "the id of a session, which may work as a key"
+        if name in self.order and is_plain_key and self._is_unguessable(column):
+            yield from self._bearer_id_reasons()
         if name in self.order and is_plain_key:
             yield Verdict.EXPORT, "part of the row's own key"
 
-    def _is_session_id(self, column: Column) -> bool:
-        is_guessable = column.type_name in {*INTEGERS, *TIME_TYPES}
-        return not is_guessable and singular(words(self._table.name)[-1]) == "session"
+    def _bearer_id_reasons(self) -> Iterator[tuple[Verdict, str]]:
+        if singular(words(self._table.name)[-1]) == "session":
+            yield Verdict.KEY, "the id of a session, which may work as a key"
+        if is_hook(self._table) and not any(map(_is_address_or_secret, self._table.columns)):
+            yield Verdict.KEY, "the id of a hook without another secret, which may work as a key"
+
+    def _is_unguessable(self, column: Column) -> bool:
+        return column.type_name not in {*INTEGERS, *TIME_TYPES}
 
     def _is_of_people(self, quoted: str) -> bool:
         return snake(self._graph.catalog.tables[quoted].name) in USERS_TABLES
 
     def _name_reasons(self, column: Column) -> Iterator[tuple[Verdict, str]]:
-        parts = words(column.name)
-        if column.type_name in TEXT_TYPES and not LINK_WORDS.isdisjoint(parts[-1:]):
-            yield from _link_text_reasons(parts, words(self._table.name))
+        parts, type_name = split_end(column.name), _element_type(column)
+        if self._is_of_type(column, parts):
+            yield Verdict.EXPORT, "says what the id beside it points to"
+        if type_name in TEXT_TYPES and not LINK_WORDS.isdisjoint(parts[-1:]):
+            yield from _link_text_reasons(parts, self._table)
         if parts and (parts[-1] in ID_WORDS or column.type_name == "uuid"):
             yield Verdict.UNDECIDED, "an id that no foreign key explains"
         if column.type_name in {"inet", "cidr", "macaddr", "macaddr8"} or not ADDRESS_WORDS.isdisjoint(parts):
             yield (Verdict.EXPORT, "") if self._is_subject else (Verdict.DENY, "may be another person's address")
-        if not STAFF_WORDS.isdisjoint(parts):
+        if not STAFF_WORDS.isdisjoint(parts) and not _is_plain_code(parts):
             yield Verdict.UNDECIDED, "may be written by staff, or work as a key"
-        if not OTHERS.isdisjoint(parts[:-1]):
+        others = OTHERS - NOT_IN_NUMBERS if column.type_name in PLAIN_TYPES else OTHERS
+        if not others.isdisjoint(parts[:-1]):
             yield Verdict.UNDECIDED, "may be about another person"
+        if column.type_name in TEXT_TYPES and not EMAIL_WORDS.isdisjoint(parts[-1:]) and not self._is_of_addresses():
+            yield Verdict.UNDECIDED, "an address that may be another person's"
+
+    def _is_of_type(self, column: Column, parts: Sequence[str]) -> bool:
+        """Whether it is the type of a polymorphic pair: `owner_type` beside `owner_id`."""
+        is_type = self._is_own_row and parts[-1] in TYPE_WORDS and (column.type_name in TEXT_TYPES or column.is_enum)
+        stem = tuple(parts[:-1])
+        return (
+            is_type
+            and bool(stem)
+            and any(
+                find_stem(one.name) == stem and words(one.name) != words(column.name) for one in self._table.columns
+            )
+        )
+
+    def _is_of_addresses(self) -> bool:
+        """Whether the table's addresses are the user's: their own row, or one about their accounts or addresses."""
+        name = self._table.name
+        is_of_user = self._path is None or self._table.quoted in self._graph.people or is_called_like_users(name)
+        return is_of_user or not OF_ADDRESSES.isdisjoint(words(name)[-1:])
 
     def _type_reasons(self, column: Column) -> Iterator[tuple[Verdict, str]]:
-        name, plain = snake(column.name), column.type_name in PLAIN_TYPES or column.is_enum
+        name, plain = snake(column.name), _element_type(column) in PLAIN_TYPES or column.is_enum
         if column.type_name == "tsvector":
             yield Verdict.DENY, "a search index, made of other columns"
         if name in TIMES and column.type_name in TIME_TYPES:
@@ -184,15 +226,15 @@ class Judge:
             yield Verdict.UNDECIDED, "the row names several people, and its owner is unclear"
         if plain:
             yield Verdict.EXPORT, ""
-        if column.type_name in TEXT_TYPES:
+        if _element_type(column) in TEXT_TYPES:
             yield self._decide_text(column)
 
     def _decide_text(self, column: Column) -> tuple[Verdict, str]:
-        known = words(column.name)[-1:]
-        is_free = not FREE_TEXT.isdisjoint(known)
+        last = split_end(column.name)[-1]
+        is_free = last in FREE_TEXT
         if not (self._is_own_row or self._is_author or (self._is_below_own and not is_free)):
             return Verdict.UNDECIDED, "free text in a row that isn't the user's alone"
-        if known and known[0] in PLAIN_TEXT:
+        if not PLAIN_TEXT.isdisjoint({last, singular(last)}) or _is_plain_code(split_end(column.name)):
             return Verdict.EXPORT, ""
         return Verdict.UNDECIDED, "text of an unknown kind"
 
@@ -202,14 +244,35 @@ def _is_owners(path: Path) -> bool:
     return path.relation is Relation.SUBJECT and path.rank <= Rank.BELOW
 
 
-def _link_text_reasons(parts: Sequence[str], table: Sequence[str]) -> Iterator[tuple[Verdict, str]]:
+def _link_text_reasons(parts: Sequence[str], table: Table) -> Iterator[tuple[Verdict, str]]:
     """A link may let in anyone who has it."""
     if not BEARER_WORDS.isdisjoint(parts):
         yield Verdict.DENY, "a link that may work as a key, by its name"
-    if not HOOK_WORDS.isdisjoint(table):
+    if PLAIN_LINKS.isdisjoint(parts) and (is_hook(table) or not CALLED_TABLES.isdisjoint(words(table.name))):
         yield Verdict.DENY, "a link that may work as a key, by its table's name"
+    if PLAIN_LINKS.isdisjoint(parts) and any(not CALLED_WITH.isdisjoint(words(one.name)) for one in table.columns):
+        yield Verdict.UNDECIDED, "a link that the application may call, by the columns beside it"
     if len(parts) > 1 and PLAIN_LINKS.isdisjoint(parts):
         yield Verdict.UNDECIDED, "a link, which may work as a key"
+
+
+def _element_type(column: Column) -> str:
+    """The type, of an array that of its elements."""
+    return column.type_name.removeprefix("_")
+
+
+def _is_plain_code(parts: Sequence[str]) -> bool:
+    """Whether it is a code or a key that opens nothing: `country_code`, `public_key`."""
+    *_, before, last = ("", *parts)
+    return (last == "code" and before in PLAIN_CODES) or (last == "key" and before == "public")
+
+
+def is_hook(table: Table) -> bool:
+    return "hook" in table.name.lower()
+
+
+def _is_address_or_secret(column: Column) -> bool:
+    return not LINK_WORDS.isdisjoint(words(column.name)) or is_secret(column.name)
 
 
 def _is_bystander(link: Link) -> bool:
@@ -265,15 +328,56 @@ def _doubts(graph: Graph, path: Path, *, trust_names: bool) -> Iterator[str]:
 def _table_doubts(graph: Graph, path: Path, link: Link) -> Iterator[str]:
     """Doubts about the table where `link` of the path begins."""
     table = graph.catalog.tables[link.child]
+    named = "it" if link.child == path.table else table.quoted
     is_extension = link.columns in table.keys or table.quoted in graph.people
     if not is_extension and singular(words(table.name)[-1]) in OTHERS_TABLES:
-        yield f"{table.quoted} is about other people, by its name"
+        yield f"{named} is about other people, by its name"
     if find_table_denial(table) or is_secret(table.name):
-        yield f"{table.quoted} holds secrets, by its name"
+        yield f"{named} holds secrets, by its name"
     if link in path.links[: path.depth - 1] and any(map(_is_about_people, table.columns)):
         yield f"{table.quoted} may be about other people, by its columns"
     if not STAFF_TABLES.isdisjoint(words(table.name)):
-        yield f"the staff may write about users in {table.quoted}, by its name"
+        yield f"the staff may write about users in {named}, by its name"
+    if is_staffs_act(table):
+        yield f"{named} may hold what the staff do to things of others, by its name"
+    if is_about_reports(graph, table):
+        yield f"the staff may write about users in {named}, by the table that it is about"
+    if is_note_on_thing(graph, table):
+        yield f"{named} may be the staff's notes, by its name"
+
+
+def is_staffs_act(table: Table) -> bool:
+    """Whether its rows are acts of the staff on things that aren't the user's: `redactions`, `blocked_rooms`."""
+    parts = words(table.name)
+    things = [then for one, then in pairwise(parts) if one in ACTS_ON_THINGS]
+    return not STAFF_ACTS.isdisjoint(parts) or any(singular(thing) not in PEOPLE for thing in things)
+
+
+def is_about_reports(graph: Graph, table: Table) -> bool:
+    """Whether it holds texts about a row that says whom others reported."""
+    parents = (graph.catalog.tables.get(link.parent) for link in graph.links_of(table) if link.kind is Kind.KEY)
+    return any(map(_is_written, table.columns)) and any(
+        not REPORTED.isdisjoint(words(column.name)) and column.quoted in _columns_to_people(graph, parent)
+        for parent in parents
+        if parent
+        for column in parent.columns
+    )
+
+
+def _is_written(column: Column) -> bool:
+    return column.type_name in TEXT_TYPES and not FREE_TEXT.isdisjoint(words(column.name)[-1:])
+
+
+def _columns_to_people(graph: Graph, table: Table) -> set[str]:
+    return {name for link in graph.links_to_people(table) for name in link.columns}
+
+
+def is_note_on_thing(graph: Graph, table: Table) -> bool:
+    """Whether it holds a person's notes on something: `order_notes`, but neither `notes` nor `account_notes`."""
+    *about, last = words(table.name)
+    things = [link for link in graph.links_of(table) if link.kind is Kind.KEY and link.parent not in graph.people]
+    is_of_notes = bool(about) and singular(last) == "note"
+    return is_of_notes and bool(things) and bool(graph.links_to_people(table))
 
 
 def _is_about_people(column: Column) -> bool:

@@ -16,6 +16,7 @@ import msgspec
 from guard.terminal import echo, prompt
 from guard.text import printable
 from onboarding.catalog import Catalog
+from onboarding.new_columns import WOULD_EXPORT
 from onboarding.own_rows import OwnQuestion
 from onboarding.questions import (
     Edits,
@@ -26,6 +27,7 @@ from onboarding.questions import (
     deny_columns,
     deny_table,
     export,
+    export_columns,
     keep_table,
     list_questions,
     merge,
@@ -34,8 +36,12 @@ from onboarding.questions import (
     save,
 )
 
-GROUPS = {Kind.COLUMNS, Kind.ALIKE_COLUMNS, Kind.LINKED_TABLES}
-HEADS = {Kind.COLUMNS: "columns of several tables", Kind.LINKED_TABLES: "several tables"}
+GROUPS = {Kind.COLUMNS, Kind.ALIKE_COLUMNS, Kind.LINKED_TABLES, Kind.OTHER_TABLES}
+HEADS = {
+    Kind.COLUMNS: "columns of several tables",
+    Kind.LINKED_TABLES: "several tables",
+    Kind.OTHER_TABLES: "several tables that nothing links to the user",
+}
 MAX_WIDTH = 100
 MIN_WIDTH = 40
 ESCAPE = "\x1b"
@@ -60,6 +66,7 @@ WORDS = {
     QUIT: "quit",
     "?": "help",
 }
+DONE = {"k": "kept", "t": "denied", "n": "called not personal"}
 HELP = {
     "e": "export it: it is in each user's export from now on",
     "d": "deny it: it never leaves, and the file says why",
@@ -78,13 +85,11 @@ HELP = {
 
 def propose(question: Question) -> str:
     """The key of the proposed answer: to export what only its kind speaks against, and to deny other columns."""
-    if question.kind is Kind.COLUMNS:
-        return "d"
-    if question.kind is Kind.LINKED_TABLES:
+    if question.kind in {Kind.LINKED_TABLES, Kind.OTHER_TABLES}:
         return "o"
-    if question.kind in {Kind.COLUMN, Kind.ALIKE_COLUMNS}:
-        return "e" if "unknown kind" in question.why else "d"
-    return "t" if question.table and ("other people" in question.why or "secret" in question.why) else "l"
+    if question.kind in {Kind.COLUMN, Kind.ALIKE_COLUMNS, Kind.COLUMNS}:
+        return "e" if "unknown kind" in question.why or WOULD_EXPORT in question.why else "d"
+    return "t" if question.table and ("other people" in question.why or "holds secrets" in question.why) else "l"
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -201,7 +206,9 @@ class Dialogue:
         if question.kind is Kind.COLUMN:
             keys = "ed" + "r" * (sum(other.path == question.path for other in asked) > 1) + denies
         elif question.kind is Kind.COLUMNS:
-            keys = "do"
+            keys = "edo"
+        elif question.kind is Kind.OTHER_TABLES:
+            keys = "nto"
         elif question.kind is Kind.ALIKE_COLUMNS:
             keys = f"edo{denies}"
         elif question.kind is Kind.LINKED_TABLES:
@@ -223,8 +230,10 @@ class Dialogue:
             self._shown = ""
         elif key in "lo":
             self._steps.append(Step({}, question, 0))
-        elif question.kind is Kind.LINKED_TABLES:
+        elif question.kind in {Kind.LINKED_TABLES, Kind.OTHER_TABLES}:
             self._decide_tables(key, self._list_covered(question))
+        elif question.kind is Kind.COLUMNS and key == "e":
+            self._export_columns(question)
         elif question.kind is Kind.ALIKE_COLUMNS and key in "ed":
             self._decide_columns(key, self._list_covered(question))
         elif key == "k":
@@ -244,6 +253,13 @@ class Dialogue:
     def _list_covered(self, question: Question) -> list[Question]:
         return [other for other in list_questions(self._directory) if question.covers(other)]
 
+    def _export_columns(self, question: Question) -> None:
+        before: Edits = {}
+        covered = self._list_covered(question)
+        for edits in export_columns(question, covered):
+            before = merge(before, save(edits))
+        self._steps.append(Step(before, None, len(covered)))
+
     def _decide_columns(self, key: str, several: list[Question]) -> None:
         before: Edits = {}
         for question in several:
@@ -255,19 +271,20 @@ class Dialogue:
         before: Edits = {}
         count = 0
         for question in several:
+            table = self._catalog.tables.get(question.table)
             if key == "k":
                 edits = keep_table(question)
-            elif table := self._catalog.tables.get(question.table):
-                edits = deny_table(question, table)
-            else:
+            elif table is None:
                 continue
+            else:
+                edits = deny_table(question, table) if key == "t" else call_table_not_personal(question, table)
             undo = save(edits)
             if key == "k" and any(self._find_fault(path) for path, text in edits.items() if text):
                 save(undo)
                 continue
             before = merge(before, undo)
             count += 1
-        self._say(f"{count} tables {'kept' if key == 'k' else 'denied'}.", indent="  ")
+        self._say(f"{count} tables {DONE[key]}.", indent="  ")
         self._steps.append(Step(before, several[0] if not count else None, count))
 
     def _keep(self, question: Question) -> None:
@@ -293,15 +310,22 @@ class Dialogue:
         if question.kind is Kind.LINKED_TABLES:
             covered = [other.table for other in self._list_covered(question)]
             self._say(f"{len(covered)}: {', '.join(covered)}", indent="  ")
+        if question.kind is Kind.OTHER_TABLES:
+            for other in self._list_covered(question):
+                self._say(f"{other.table}: {self._list_columns(other.table)}", indent="  ")
         if question.kind in HEADS:
             return
         if question.kind is Kind.OTHER_TABLE:
-            self._say(", ".join(column.name for column in table.columns) if table else "", indent="  columns: ")
+            self._say(self._list_columns(question.table), indent="  columns: ")
             return
         outline = read_outline(question.path)
         for line in outline.joins:
             self._say(line, indent="  ")
         self._say(", ".join(outline.exported) or "none yet", indent="  exported: ")
+
+    def _list_columns(self, quoted: str) -> str:
+        table = self._catalog.tables.get(quoted)
+        return ", ".join(column.name for column in table.columns) if table else ""
 
     def _show(self, question: Question, count: int) -> None:
         echo("")
@@ -311,7 +335,7 @@ class Dialogue:
             covered = self._list_covered(question)
             self._say(f"{', '.join(other.column or other.item for other in covered)}  ({count} left)")
         else:
-            whole = "all of these tables" if question.kind is Kind.LINKED_TABLES else "the whole table"
+            whole = "all of these tables" if question.kind in HEADS else "the whole table"
             self._say(f"{question.column or whole}  ({count} left)")
         self._say(question.why, indent="  ")
 

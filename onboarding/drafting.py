@@ -96,6 +96,9 @@ def _decide_tables(graph: Graph, paths: Sequence[Path], denied: Mapping[str, str
         if table.quoted not in linked and not table.parents
     ]
     for (suspicion, why), table in sorted(apart, key=lambda one: (-one[0][0], one[1].quoted)):
+        if denial := find_table_denial(table):
+            yield TableDecision(table, Verdict.DENY, denial)
+            continue
         verdict = Verdict.UNDECIDED if suspicion else Verdict.NOT_PERSONAL
         yield TableDecision(table, verdict, why, suspicion)
 

@@ -12,7 +12,7 @@ from onboarding.links import Kind, Link
 from onboarding.paths import Graph, Path
 from onboarding.users_table import Users
 from onboarding.verdicts import Decision, Verdict
-from onboarding.words import HANDLES, TIMES_OF_CREATION, snake
+from onboarding.words import FILE_KEYS, FILE_NAMES, HANDLES, STORED, TIMES_OF_CREATION, singular, snake, words
 from service.documents.datasets import MAX_NAME_CHARACTERS, NAME, PROFILE, RESERVED_NAMES
 from service.documents.datasets import TIMES as TYPES_OF_TIME
 
@@ -72,6 +72,7 @@ class DatasetLayout(msgspec.Struct, frozen=True):
         lines = [
             *_title_comment(table),
             *_time_comment(table, decisions),
+            *_file_comments(table, decisions),
             head_comment("table", [table.quoted]),
             *(comment(f"also linked by {', '.join(link.columns)} to {link.parent}") for link in self.path.others),
             "SELECT",
@@ -173,6 +174,25 @@ def _time_comment(table: Table, decisions: Sequence[Decision]) -> list[str]:
         ),
     )
     return [head_comment("time", [found.name])]
+
+
+def _file_comments(table: Table, decisions: Sequence[Decision]) -> Iterator[str]:
+    """A proposal `-- -- file:` for each column that names an object in storage; no store is known yet, so it has no
+    effect before an operator removes its first dashes.
+    """
+    offered = [one.column for one in decisions if one.verdict in {Verdict.EXPORT, Verdict.UNDECIDED}]
+    by_name = {snake(column.name): column for column in offered if PLAIN.fullmatch(column.name)}
+    called = next((by_name[name].name for name in FILE_NAMES if name in by_name), None)
+    for column in by_name.values():
+        if _is_file_key(table, column):
+            file = f"{column.name} from uploads" + (f" as {called}" if called else "")
+            yield comment(head_comment("file", [file]))
+
+
+def _is_file_key(table: Table, column: Column) -> bool:
+    *stem, last = words(column.name)
+    stored = {singular(word) for word in (*stem, *words(table.name))}
+    return last in FILE_KEYS and column.type_name in {"text", "varchar"} and not STORED.isdisjoint(stored)
 
 
 def _title_comment(table: Table) -> list[str]:

@@ -19,6 +19,8 @@ from service.documents.datasets import LISTS_FOLDER, PROFILE, list_paths, naming
 from service.errors import ConfigurationError
 
 ROLE = "carryout_reader"
+FILES_AT_ONCE = 100
+"""In one transaction, whose locks are limited."""
 OPEN_TO_ALL = (
     "Every role may create objects in these schemas, including this one. If no application needs that, run the "
     "following statements without their dashes:"
@@ -37,8 +39,9 @@ async def list_grants(connection: Connection, directory: Path, *, role: str = RO
     if not (directory / f"{PROFILE}.sql").exists():
         raise ConfigurationError(f"{directory} has no {PROFILE}.sql")
     granted: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for path in sorted([*list_paths(directory), *(directory / LISTS_FOLDER).glob("*.sql")]):
-        for row in await _list_columns(connection, path):
+    paths = sorted([*list_paths(directory), *(directory / LISTS_FOLDER).glob("*.sql")])
+    for first in range(0, len(paths), FILES_AT_ONCE):
+        for row in await _list_columns(connection, paths[first : first + FILES_AT_ONCE]):
             granted[row["schema"], row["relation"]].add(row["column"])
     schemas, names = [schema for schema, _ in granted], [name for _, name in granted]
     async with using_safe_search_path(connection):
@@ -63,19 +66,26 @@ def _grant(relation: tuple[str, str], columns: Iterable[str], role: str) -> str:
     return f"GRANT SELECT ({listed}) ON {quote_relation(*relation)} TO {role};"
 
 
-async def _list_columns(connection: Connection, path: Path) -> list[asyncpg.Record]:
-    with naming(path.name):
-        sql = read_sql(path)
+async def _list_columns(connection: Connection, paths: Iterable[Path]) -> list[asyncpg.Record]:
     transaction = connection.transaction()
     await transaction.start()
     try:
+        for number, path in enumerate(paths):
+            await _create_function(connection, number, path)
+        async with using_safe_search_path(connection):
+            return await connection.fetch(QUERIES["list_columns_of_datasets"])
+    finally:
+        await transaction.rollback()
+
+
+async def _create_function(connection: Connection, number: int, path: Path) -> None:
+    with naming(path.name):
+        sql = read_sql(path)
+    try:
         statement = await connection.prepare(sql)  # refuses a second statement, too
         types = ", ".join(f'"{type_.schema}"."{type_.name}"' for type_ in statement.get_parameters())
-        await connection.execute(
-            f"CREATE FUNCTION pg_temp.carryout_dataset({types}) RETURNS pg_catalog.void BEGIN ATOMIC {sql}; END"
-        )
-        async with using_safe_search_path(connection):
-            return await connection.fetch(QUERIES["list_columns_of_dataset"])
+        name = f"pg_temp.carryout_dataset_{number}"
+        await connection.execute(f"CREATE FUNCTION {name}({types}) RETURNS pg_catalog.void BEGIN ATOMIC {sql}; END")
     except (asyncpg.ReadOnlySQLTransactionError, asyncpg.InsufficientPrivilegeError) as error:
         raise ConfigurationError(
             f"The columns for Carryout's role can't be determined here ({error.args[0]}): run this on the primary, "
@@ -83,5 +93,3 @@ async def _list_columns(connection: Connection, path: Path) -> list[asyncpg.Reco
         ) from None
     except asyncpg.PostgresError as error:
         raise ConfigurationError(f"{path.name} doesn't work: {error.args[0]}") from None
-    finally:
-        await transaction.rollback()

@@ -13,6 +13,7 @@ from onboarding.verdicts import Verdict
 from onboarding.words import words
 
 LEAST = 3
+LEAST_OF_ONE_NAME = 2
 NAMED = 4
 
 
@@ -24,12 +25,15 @@ class Group(msgspec.Struct, frozen=True):
 
 
 def group_columns(catalog: Catalog, drafts: Sequence[Draft]) -> tuple[Group, ...]:
-    """Groups of undecided columns, of one name, or of names with one end, that catch no other column."""
+    """Groups of undecided columns, of one name, or of names with one end, that catch no column which is exported."""
     asked: dict[tuple[str, str], tuple[str, str]] = {}
+    used = set()
     for draft in drafts:
         for decision in draft.decisions:
             if decision.verdict is Verdict.UNDECIDED and not draft.doubt:
                 asked[draft.table.quoted, decision.column.quoted] = decision.column.name, decision.why
+            elif decision.verdict in {Verdict.EXPORT, Verdict.KEY}:
+                used.add((draft.table.quoted, decision.column.quoted))
     named: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for table in catalog.tables.values():
         for column in table.columns:
@@ -37,8 +41,9 @@ def group_columns(catalog: Catalog, drafts: Sequence[Draft]) -> tuple[Group, ...
     groups = []
     for pattern in _candidates(asked):
         rule = Rule(Verdict.UNDECIDED, (pattern,), "")
-        caught = [one for name, columns in named.items() if rule.matches(name) for one in columns]
-        if len(caught) >= LEAST and all(one in asked for one in caught):
+        matched = [one for name, columns in named.items() if rule.matches(name) for one in columns]
+        caught = [one for one in matched if one in asked]
+        if len(caught) >= _least(pattern) and used.isdisjoint(matched):
             listed = ", ".join(f"{table}.{column}" for table, column in caught[:NAMED])
             more = f" and {len(caught) - NAMED} more" if len(caught) > NAMED else ""
             why = f"{asked[caught[0]][1]}: {listed}{more}"
@@ -54,7 +59,12 @@ def _candidates(asked: dict[tuple[str, str], tuple[str, str]]) -> list[str]:
     for name, _ in asked.values():
         for pattern in _patterns(name):
             counts[pattern] += 1
-    return sorted((one for one, count in counts.items() if count >= LEAST), key=lambda one: (-counts[one], one))
+    several = (one for one, count in counts.items() if count >= _least(one))
+    return sorted(several, key=lambda one: (-counts[one], one))
+
+
+def _least(pattern: str) -> int:
+    return LEAST if pattern.startswith("*") else LEAST_OF_ONE_NAME
 
 
 def _patterns(name: str) -> Iterator[str]:

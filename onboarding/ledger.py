@@ -18,7 +18,7 @@ from onboarding.users_table import Users, find_users
 from onboarding.verdicts import Verdict
 from service.backends.database import Connection
 from service.documents.datasets import DECISIONS_FILE, PROFILE, list_paths, naming, read_sql
-from service.documents.equality import check_equality
+from service.documents.equality import check_equality, read_functions
 from service.errors import ConfigurationError
 
 NEW = "no file decides about it"
@@ -225,6 +225,7 @@ async def _read_exported(
     """All columns that datasets read, with the files' names, and the errors of broken datasets."""
     exported: dict[tuple[str, str], list[str]] = defaultdict(list)
     broken = []
+    functions = await read_functions(connection)
     for path in sorted(list_paths(directory)):
         try:
             about = files.datasets[path.name].table
@@ -232,7 +233,7 @@ async def _read_exported(
                 sql = read_sql(path)
             for column in sorted(await columns_read(connection, catalog, sql, [users.user_id_type], about=about)):
                 exported[column].append(path.name)
-            await check_equality(connection, sql)
+            await check_equality(connection, sql, functions)
         except (asyncpg.PostgresError, ConfigurationError) as error:
             broken.append(f"{path.name} doesn't work: {error.args[0]}")
     return exported, broken

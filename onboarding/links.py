@@ -18,6 +18,7 @@ from onboarding.users_table import ID_TYPES, Users, find_email
 from onboarding.words import (
     ACTIONS,
     AUTHOR,
+    NAMES,
     NAMES_OF_PHONES,
     ORGANIZATIONS,
     OTHER_ROLES,
@@ -26,6 +27,7 @@ from onboarding.words import (
     RUNS,
     SUBJECT,
     TYPE_WORDS,
+    USERS_NAMES,
     is_called_like_users,
     singular,
     snake,
@@ -134,7 +136,8 @@ class _Finder:
         yield from named
         is_linked = any(link.parent == self._users.table.quoted for link in (*declared, *named))
         if not is_linked and table.quoted != self._users.table.quoted:
-            yield from self._find_contacts(table)
+            by_handle = list(self._find_handles(table))
+            yield from by_handle or self._find_contacts(table)
 
     def _find_named(self, table: Table, column: Column) -> Link | None:
         stem = find_stem(column.name)
@@ -155,6 +158,8 @@ class _Finder:
             return None
         named = role is not None
         strength = _measure(table, column, key, is_bare=is_bare, is_named=named)
+        if target is not self._users.table and not _is_whole_name(table, target, stem):
+            strength = Strength.WEAK
         why = f"{column.quoted} has the name of a link to {target.quoted}, but is not a foreign key"
         return Link(table.quoted, (column.quoted,), target.quoted, (key.quoted,), strength, why=why)
 
@@ -197,9 +202,27 @@ class _Finder:
             (self._users.id_column.quoted,),
             Strength.WEAK,
             Kind.POLYMORPHIC,
-            f"{column.quoted} is a user's id only where {type_column.quoted} says so: write the value for users",
+            "an id beside a type is a user's only where the type says so: write the value for users",
             ((type_column.quoted, literal),),
         )
+
+    def _find_handles(self, table: Table) -> Iterator[Link]:
+        """Columns such as `user_name`, which hold the unique name that the user signs in with."""
+        handle = self._find_handle()
+        for column in table.columns if handle else ():
+            if handle and snake(column.name) in USERS_NAMES and _has_type_of(column, handle):
+                is_key = any(column.quoted in key for key in table.keys) or column.quoted in table.indexed
+                why = f"{column.quoted} may hold the user's {handle.quoted}, but is not a foreign key"
+                strength = Strength.STRONG if is_key else Strength.WEAK
+                yield Link(
+                    table.quoted, (column.quoted,), self._users.table.quoted, (handle.quoted,), strength, why=why
+                )
+                return
+
+    def _find_handle(self) -> Column | None:
+        users = self._users.table
+        singles = [users.get_column(key[0]) for key in users.keys if len(key) == 1]
+        return next((one for one in singles if snake(one.name) in NAMES and one.type_name in ID_TYPES), None)
 
     def _find_contacts(self, table: Table) -> Iterator[Link]:
         """Rows that name the user only by an address, which may be another person's."""
@@ -267,6 +290,12 @@ def _measure(table: Table, column: Column, key: Column, *, is_bare: bool, is_nam
 
 def _has_type_of(column: Column, key: Column) -> bool:
     return ID_TYPES[column.type_name] == ID_TYPES.get(key.type_name)
+
+
+def _is_whole_name(table: Table, target: Table, stem: Sequence[str]) -> bool:
+    """Whether the stem ends in the target's name, or both tables have the prefix that it lacks: an application's."""
+    parts = words(target.name)
+    return squash(stem).endswith(squash(parts)) or parts[0] == words(table.name)[0]
 
 
 def _find_type_column(table: Table, column: Column) -> Column | None:

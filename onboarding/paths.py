@@ -19,6 +19,7 @@ from onboarding.words import (
     STAFF_TABLES,
     SUBJECT,
     TARGETS,
+    USERS_NAMES,
     is_called_like_users,
     singular,
     snake,
@@ -204,7 +205,11 @@ class Graph:
         name = set(find_stem(_name_of(table, link))) - {"by"}
         if name & TARGETS and _is_staffs(table):
             return Relation.SUBJECT  # the staff's word about a user is that user's
-        if name <= self._person_names or (len(name) == 1 and name <= SUBJECT):
+        if (
+            snake(_name_of(table, link)) in USERS_NAMES
+            or name <= self._person_names
+            or (len(name) == 1 and name <= SUBJECT)
+        ):
             return Relation.SUBJECT
         if name & AUTHOR:
             return Relation.AUTHOR
@@ -219,10 +224,24 @@ class Graph:
             relation = self._relation(link)
             if relation is Relation.RUNS and name & OWNS:
                 return Rank.OWNER
+            if relation is Relation.RUNS and self._names_subject(self.catalog.tables[link.child]):
+                return Rank.ASIDE
             if relation is Relation.SUBJECT and not name & TARGETS and _is_staffs(self.catalog.tables[link.child]):
                 return Rank.AUTHOR
             return Rank[relation.name]
         return Rank.ASIDE if name & ASIDE and link.kind is Kind.KEY else Rank.BELOW
+
+    def _names_subject(self, table: Table) -> bool:
+        """Whether a link to a row about a person, such as customer_id, says whose the row is: its maker's word, then,
+        is that of a clerk.
+        """
+        return any(
+            link.parent not in self.people
+            and link.kind is Kind.KEY
+            and link.strength is not Strength.WEAK
+            and not SUBJECT.isdisjoint(find_stem(_name_of(table, link))[-1:])
+            for link in self.links_of(table)
+        )
 
     def _cost(self, path: Path) -> tuple[int, ...]:
         link = path.links[0]

@@ -17,6 +17,7 @@ from onboarding.catalog import Table
 from onboarding.comments import IDENTIFIER, read_comments, verdict_comment
 from onboarding.initializing import DOUBTED_SUFFIX, READABLE, SUFFIX
 from onboarding.rules import Rule, parse_rule, read_rules, replace_rule, table_names
+from onboarding.suspicions import NO_LINK_BUT, alike_reasons
 from onboarding.verdicts import Verdict
 from service.documents.datasets import DECISIONS_FILE, PROFILE, list_paths, naming, read_decisions
 
@@ -24,8 +25,10 @@ COLUMN = re.compile(r"\s*-- (?P<item>.+?),?  -- undecided: (?P<why>.+)")
 ITEM = re.compile(rf"(?:{IDENTIFIER}\.)?(?P<column>{IDENTIFIER})(?: AS {IDENTIFIER})?")
 WHOLE_TABLE = re.compile(r"-- undecided: (?P<why>.+)")
 INDENT = "    "
-SEVERAL = 3
-"""So many tables, or columns of a table, with one reason are asked about at once."""
+SEVERAL_COLUMNS = 3
+"""So many columns of a table with one reason are asked about at once."""
+SEVERAL_TABLES = 2
+"""Likewise, tables."""
 
 Edits = Mapping[Path, str | None]
 """The new text of each file; None for a file that goes."""
@@ -41,6 +44,8 @@ class Kind(StrEnum):
     """It has a file that the service doesn't read yet."""
     COLUMNS = "columns"
     """All of one name, or with one end of the name."""
+    OTHER_TABLES = "other tables"
+    """All that nothing links to the user, and that are suspicious for the same slight reasons."""
     OTHER_TABLE = "other table"
     """Nothing links it to the user."""
 
@@ -69,6 +74,8 @@ class Question(msgspec.Struct, frozen=True):
             return other.kind is Kind.COLUMN and (other.path, other.why) == (self.path, self.why)
         if self.kind is Kind.LINKED_TABLES:
             return other.kind is Kind.LINKED_TABLE and other.why == self.why
+        if self.kind is Kind.OTHER_TABLES:
+            return other.kind is Kind.OTHER_TABLE and alike_reasons(other.why) == alike_reasons(self.why)
         rule = parse_rule(self.line) if self.kind is Kind.COLUMNS else None
         return (
             rule is not None
@@ -92,6 +99,7 @@ def list_questions(directory: Path) -> list[Question]:
     ]
     several = [one for one in _ask_rules(directory, Kind.COLUMNS) if sum(map(one.covers, columns)) > 1]
     single = [one for one in columns if not any(group.covers(one) for group in several)]
+    others = list(_ask_rules(directory, Kind.OTHER_TABLE))
     tables = [_ask_linked_table(path) for path in sorted(directory.glob(f"*{DOUBTED_SUFFIX}"))]
     return [
         *several,
@@ -99,7 +107,8 @@ def list_questions(directory: Path) -> list[Question]:
         *columns,
         *_ask_linked_tables(directory, tables),
         *tables,
-        *_ask_rules(directory, Kind.OTHER_TABLE),
+        *_ask_other_tables(directory, others),
+        *others,
     ]
 
 
@@ -133,7 +142,7 @@ def _ask_linked_table(path: Path) -> Question:
 def _ask_alike_columns(columns: Sequence[Question]) -> Iterator[Question]:
     counts = Counter((question.path, question.table, question.why) for question in columns)
     for (path, table, why), count in counts.items():
-        if count >= SEVERAL:
+        if count >= SEVERAL_COLUMNS:
             yield Question(Kind.ALIKE_COLUMNS, path, table, why, why)
 
 
@@ -141,8 +150,16 @@ def _ask_linked_tables(directory: Path, tables: Sequence[Question]) -> Iterator[
     """The most tables first."""
     counts = Counter(question.why for question in tables)
     for why, count in counts.most_common():
-        if count >= SEVERAL:
+        if count >= SEVERAL_TABLES:
             yield Question(Kind.LINKED_TABLES, directory, "", why, why)
+
+
+def _ask_other_tables(directory: Path, tables: Sequence[Question]) -> Iterator[Question]:
+    counts = Counter(alike_reasons(question.why) for question in tables)
+    for reasons, count in counts.most_common():
+        if reasons and count >= SEVERAL_TABLES:
+            why = NO_LINK_BUT + " and ".join(f"a column {reason}" for reason in reasons)
+            yield Question(Kind.OTHER_TABLES, directory / DECISIONS_FILE, "", why, why)
 
 
 def _ask_rules(directory: Path, kind: Kind) -> Iterator[Question]:
@@ -184,6 +201,14 @@ def deny_columns(question: Question) -> Edits:
     """With the rule that denies all columns that the question is about."""
     rule = Rule(Verdict.DENY, tuple(re.findall(IDENTIFIER, question.column)), question.why)
     return _decide(question.path.parent, rule)
+
+
+def export_columns(question: Question, covered: Sequence[Question]) -> Iterator[Edits]:
+    """The edits that export each of `covered`, one after the other, without the question about all of them."""
+    yield from map(export, covered)
+    if question.kind is Kind.COLUMNS:
+        lines = read_decisions(question.path.parent).splitlines()
+        yield {question.path: _joined([line for line in lines if line != question.line])}
 
 
 def keep_table(question: Question) -> Edits:

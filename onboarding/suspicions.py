@@ -9,6 +9,7 @@ from onboarding.words import (
     ADDRESS_WORDS,
     FRAMEWORK_TABLES,
     FREE_TEXT,
+    OWN_THINGS,
     PERSON_NAMES,
     PERSON_WORDS,
     STAFF_TABLES,
@@ -18,7 +19,19 @@ from onboarding.words import (
 )
 
 NO_LINK = "no column names or holds a user"
+NO_LINK_BUT = "no link to a user was found, but "
 OPAQUE_TYPES = {"json", "jsonb", "bytea", "xml", "hstore", "inet", "cidr"}
+PERSON, NAME, ID, TEXT, OPAQUE = (
+    "may be a person's", "names a user", "may be a user's id", "may be written by a user", "may hold anything",
+)  # fmt: skip
+LIKE_USERS = "its name is like a users' table's"
+LEADS_HERE = "leads to it"
+BY_STAFF = "the staff may write about users in it"
+INVISIBLE = "its name has invisible characters"
+ALONE = (PERSON, NAME, LEADS_HERE, LIKE_USERS, BY_STAFF, INVISIBLE)
+SHARED = "several users may share its rows"
+ALIKE = (ID, TEXT, OPAQUE, SHARED)
+"""Reasons of tables that are asked about at once, if all of them have the same."""
 WEIGHTS = {"person": 5, "name": 4, "id": 3, "text": 2, "opaque": 2, "shared": 10}
 
 
@@ -28,38 +41,54 @@ def suspect(graph: Graph, table: Table, shared: Link | None) -> tuple[int, str]:
         return 0, "a framework keeps its own state in it"
     reasons = list(_reasons(graph, table))
     if not STAFF_TABLES.isdisjoint(words(table.name)):
-        reasons.append((WEIGHTS["name"], "the staff may write about users in it"))
+        reasons.append((WEIGHTS["name"], BY_STAFF))
     if shared and (shared.kind is Kind.KEY or reasons):
-        what = "several users may share its rows"
-        reasons.insert(0, (WEIGHTS["shared"], f"{', '.join(shared.columns)} leads to {shared.parent} and {what}"))
+        reasons.insert(0, (WEIGHTS["shared"], f"{', '.join(shared.columns)} leads to {shared.parent} and {SHARED}"))
     if not table.is_printable:
-        reasons.append((WEIGHTS["name"], "its name has invisible characters"))
+        reasons.append((WEIGHTS["name"], INVISIBLE))
     if not reasons:
         return 0, NO_LINK
     hidden = "" if table.is_readable else "; this role can't read it"
-    return sum(weight for weight, _ in reasons), "no link to a user was found, but " + ", ".join(
-        reason for _, reason in reasons
-    ) + hidden
+    return sum(weight for weight, _ in reasons), NO_LINK_BUT + ", ".join(reason for _, reason in reasons) + hidden
+
+
+def alike_reasons(why: str) -> tuple[str, ...]:
+    """The reasons in words, if the tables that have just these can be asked about at once."""
+    is_alone = not why.startswith(NO_LINK_BUT) or any(reason in why for reason in ALONE)
+    return () if is_alone else tuple(reason for reason in ALIKE if reason in why)
 
 
 def _reasons(graph: Graph, table: Table) -> Iterator[tuple[int, str]]:
     if is_called_like_users(table.name):
-        yield WEIGHTS["name"], "its name is like a users' table's"
+        yield WEIGHTS["name"], LIKE_USERS
+    for column in _columns_to(graph, table):
+        yield WEIGHTS["person"], f"{graph.users.table.quoted}.{column} {LEADS_HERE}"
     explained = {name for key in table.foreign_keys for name in key.columns} | set(*table.keys[:1])
     for weight, what, is_so in (
-        ("person", "may be a person's", _is_of_person),
-        ("name", "names a user", _names_user),
-        ("id", "may be a user's id", lambda column: _may_be_id(graph, column, explained)),
-        ("text", "may be written by a user", _is_free_text),
-        ("opaque", "may hold anything", lambda column: column.type_name in OPAQUE_TYPES),
+        ("person", PERSON, _is_of_person),
+        ("name", NAME, _names_user),
+        ("id", ID, lambda column: _may_be_id(graph, column, explained)),
+        ("text", TEXT, _is_free_text),
+        ("opaque", OPAQUE, lambda column: column.type_name in OPAQUE_TYPES),
     ):
         if found := [column.quoted for column in table.columns if is_so(column)]:
             yield WEIGHTS[weight], f"{', '.join(found)} {what}"
 
 
+def _columns_to(graph: Graph, table: Table) -> list[str]:
+    """Columns of the users' table that point to the table's rows, by names of what is a user's own: `avatar_id`."""
+    links = (link for link in graph.links_of(graph.users.table) if link.parent == table.quoted)
+    return [
+        name
+        for link in links
+        for name in link.columns
+        if not OWN_THINGS.isdisjoint(words(graph.users.table.get_column(name).name))
+    ]
+
+
 def _is_of_person(column: Column) -> bool:
     parts = set(words(column.name))
-    return bool(parts & (PERSON_WORDS | ADDRESS_WORDS)) or snake(column.name) in PERSON_NAMES
+    return bool(parts & (PERSON_WORDS | ADDRESS_WORDS)) or snake(column.name) in PERSON_NAMES | {"address"}
 
 
 def _may_be_id(graph: Graph, column: Column, explained: set[str]) -> bool:

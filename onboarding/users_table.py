@@ -1,12 +1,13 @@
 """The users' table, the type of its ids, and its columns that lead to rows of one user alone."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
 
 from onboarding.catalog import Catalog, Column, Table
-from onboarding.words import EMAILS, USERS_TABLES, snake, words
+from onboarding.words import EMAILS, USERS_TABLES, is_called_like_users, snake, words
 from service.errors import ConfigurationError
 
 ID_TYPES = {
@@ -22,6 +23,8 @@ NAME_POINTS = 5
 EMAIL_POINTS = 4
 MAX_REFERENCE_POINTS = 5
 CLEAR_LEAD = 2
+CREDENTIAL_POINTS = 4
+CREDENTIAL = re.compile(r"passw|pass_crypt|last_(login|sign_?in)|sign_?in_count|mfa|two_?factor|remember_token")
 
 
 class Users(msgspec.Struct, frozen=True):
@@ -92,13 +95,24 @@ def _count_references(catalog: Catalog) -> Counter[str]:
 
 
 def _score(table: Table, references: int) -> int:
-    """Rates a table by its name, its e-mail address, and the number of tables that point to it."""
+    """Rates a table by its name, its e-mail address, its passwords, and the number of tables that point to it."""
     if not _single_keys(table):
         return 0
     name = snake(table.name)
-    named = NAME_POINTS if name in USERS_TABLES else 0
+    is_named = name in USERS_TABLES or (has_credentials(table) and is_called_like_users(table.name))
     preferred = 2 if name in USERS_TABLES[:3] else 0
-    return named + preferred + EMAIL_POINTS * (find_email(table) is not None) + min(references, MAX_REFERENCE_POINTS)
+    return (
+        NAME_POINTS * is_named
+        + preferred
+        + EMAIL_POINTS * (find_email(table) is not None)
+        + CREDENTIAL_POINTS * has_credentials(table)
+        + min(references, MAX_REFERENCE_POINTS)
+    )
+
+
+def has_credentials(table: Table) -> bool:
+    """Whether people sign in with its rows, by the names of its columns."""
+    return any(CREDENTIAL.search(snake(column.name)) for column in table.columns)
 
 
 def _single_keys(table: Table) -> list[str]:

@@ -3,6 +3,7 @@
 import re
 from functools import cache
 
+RUN_TOGETHER = re.compile(r"([a-z]{3,}?)(urls?|uri|name|type|description|title)")
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 USERS_TABLES = (
@@ -13,10 +14,12 @@ USERS_TABLES = (
 EMAILS = (
     "primary_email", "email", "email_address", "emailaddress", "e_mail", "mail", "user_email", "useremail",
 )  # fmt: skip
+OF_ADDRESSES = {"email", "emails", "mail", "mails", "identity", "identities"}
 NAMES = (
     "name", "full_name", "fullname", "display_name", "real_name", "username", "user_name", "login",
     "nickname", "handle", "screen_name",
 )  # fmt: skip
+USERS_NAMES = {"user_name", "username", "user_login", "login_name"}
 HANDLES = (
     "username", "user_name", "login", "handle", "screen_name", "nickname", "display_name",
 )  # fmt: skip
@@ -101,6 +104,10 @@ OTHERS_TABLES = {
     "guarantor", "witness", "guardian", "companion", "friend", "follower", "subscriber", "participant", "collaborator",
     "reference", "heir", "kin", "player", "donor", "respondent", "addressee", "correspondent", "prospect", "debtor",
 }  # fmt: skip
+# Words of OTHERS that tell of another person only in a text, not in a number or a time: `read_from`, `original_size`.
+NOT_IN_NUMBERS = {
+    "from", "to", "cc", "bcc", "original", "response", "reply", "target", "transfer", "reported",
+}  # fmt: skip
 ID_WORDS = {
     "id", "ids", "uid", "uuid", "guid", "by", "pk", "fk", "ref", "reference",
 }  # fmt: skip
@@ -111,20 +118,26 @@ TIMES = {
 
 # Last words of columns with ordinary text, which can't be a key.
 PLAIN_TEXT = {
-    "name", "names", "firstname", "lastname", "fullname", "username", "login", "nickname", "title", "subject",
-    "body", "text", "content", "description", "summary", "bio", "biography", "about", "headline", "comment",
-    "message", "caption", "email", "mail", "phone", "mobile", "telephone", "fax", "address", "street",
-    "address1", "address2", "line1", "line2", "city", "town", "state", "county", "province", "region",
-    "country", "zip", "zipcode", "postcode", "postal", "locale", "language", "lang", "timezone", "zone",
-    "currency", "gender", "sex", "birthday", "pronouns", "company", "organization", "organisation", "website",
-    "homepage", "url", "link", "location", "status", "kind", "type", "category", "theme", "color", "colour",
-    "size", "unit", "format", "avatar", "photo", "picture", "image", "filename", "slug", "tag", "label",
-    "emoji", "reaction", "question", "answer", "greeting", "occupation", "job", "interests", "agent",
-    "device", "platform", "browser", "os", "version", "product", "sku", "method", "brand", "carrier",
-    "number", "locality", "latitude", "longitude", "visibility", "role", "sport", "frequency", "interval",
-    "plan", "markdown", "html", "nationality", "salutation", "1", "2", "provider", "timeline", "extension",
-    "mimetype", "mime", "charset", "encoding", "priority", "severity", "domain", "host",
-    "scope", "mode", "layout", "district", "building", "floor", "recurrence", "subtitle", "colors",
+    "name", "names", "firstname", "lastname", "fullname", "username", "login", "nickname", "title", "subject", "body",
+    "text", "content", "description", "summary", "bio", "biography", "about", "headline", "comment", "message",
+    "caption", "email", "mail", "phone", "mobile", "telephone", "fax", "address", "street", "address1", "address2",
+    "line1", "line2", "city", "town", "state", "county", "province", "region", "country", "zip", "zipcode",
+    "postcode", "postal", "locale", "language", "lang", "timezone", "zone", "currency", "gender", "sex", "birthday",
+    "pronouns", "company", "organization", "organisation", "website", "homepage", "url", "link", "location", "status",
+    "kind", "type", "category", "theme", "color", "colour", "size", "unit", "format", "avatar", "photo", "picture",
+    "image", "filename", "slug", "tag", "label", "emoji", "reaction", "question", "answer", "greeting", "occupation",
+    "job", "interests", "agent", "device", "platform", "browser", "os", "version", "product", "sku", "method",
+    "brand", "carrier", "number", "locality", "latitude", "longitude", "visibility", "role", "sport", "frequency",
+    "interval", "plan", "markdown", "html", "nationality", "salutation", "1", "2", "provider", "timeline",
+    "extension", "mimetype", "mime", "charset", "encoding", "priority", "severity", "domain", "host", "scope", "mode",
+    "layout", "district", "building", "floor", "recurrence", "subtitle", "colors", "uri", "algorithm", "medium",
+    "membership", "phrase", "keyword", "hashtag", "prefix", "suffix", "neighborhood", "handle", "acct", "blurhash",
+    "genre", "editor", "purpose", "position", "sorting", "shortcode", "model", "material", "source", "issuer",
+}  # fmt: skip
+# Words before `code` of codes that open nothing.
+PLAIN_CODES = {
+    "language", "country", "currency", "postal", "zip", "post", "region", "state", "area", "status", "response",
+    "error", "color", "colour", "product", "airport", "locale", "lang", "plan", "http", "iso",
 }  # fmt: skip
 
 # The words of RUNS that make the user the row's owner.
@@ -145,10 +158,22 @@ STAFF_TABLES = {
     "infraction", "infractions", "reviewable", "reviewables", "incident", "incidents", "blacklist", "blocklist",
     "denylist", "spam", "appeal", "appeals", "dispute", "disputes",
 }  # fmt: skip
-# Words of links that open something for anyone who has them.
-HOOK_WORDS = {
-    "webhook", "webhooks", "hook", "hooks",
+# Words of tables that hold acts of the staff: the thing that they act on isn't the user's.
+STAFF_ACTS = {
+    "redaction", "redactions", "redacted", "takedown", "takedowns", "quarantine", "quarantined", "blazer",
 }  # fmt: skip
+# Such acts before the thing: `blocked_rooms` are the staff's, `blocked_users` a user's own.
+ACTS_ON_THINGS = {
+    "blocked", "banned", "disabled", "locked", "suspended", "removed", "hidden",
+}  # fmt: skip
+# Words of tables with addresses that the application calls.
+CALLED_TABLES = {
+    "command", "commands", "endpoint", "endpoints", "callback", "callbacks", "integration", "integrations",
+    "pusher", "pushers",
+}  # fmt: skip
+# Words of columns beside an address that the application calls.
+CALLED_WITH = {"token", "secret", "method"}
+# Words of links that open something for anyone who has them.
 BEARER_WORDS = {
     "webhook", "hook", "invite", "invitation", "hosted", "private", "feed", "magic", "signed", "presigned", "callback",
     "unsubscribe", "share", "shared", "sharing", "join", "meeting", "checkout", "payment", "portal", "session", "ical",
@@ -167,8 +192,22 @@ BYSTANDERS = {
     "handler", "creator", "support", "staff", "admin", "processor", "resolver", "closer", "uploader", "inviter",
 }  # fmt: skip
 LABELS = ("name", "title", "label", "display_name", "slug", "code", "key")
+# Words for a person whom others reported to the staff.
+REPORTED = {"reported", "warned", "banned", "offender", "suspended", "flagged"}
 # Words for the user that staff write about.
 TARGETS = {"target", "reported", "warned", "banned", "subject", "offender", "suspended", "flagged"}
+# Words of a user's columns for things that are the user's alone, also where the type of the key doesn't say so.
+OWN_THINGS = {
+    "avatar", "photo", "picture", "image", "signature", "resume", "cv", "settings", "preference", "preferences",
+    "address", "profile",
+}  # fmt: skip
+# Last words of columns that name an object in storage, and words beside them, or in the table's name.
+FILE_KEYS = {"key", "path"}
+STORED = {
+    "storage", "object", "file", "blob", "s3", "attachment", "upload", "image", "media", "avatar", "photo", "picture",
+    "document", "thumbnail", "video", "audio", "asset", "preview",
+}  # fmt: skip
+FILE_NAMES = ("file_name", "filename", "original_filename", "original_name", "name", "title")
 # Further words for a person in a column's name, whose rows need not be that person's.
 OTHER_ROLES = {
     "owner", "assignee", "reviewer", "approver", "editor", "moderator", "operator", "agent", "actor", "invitee",
@@ -218,6 +257,14 @@ def words(name: str) -> tuple[str, ...]:
 @cache
 def snake(name: str) -> str:
     return "_".join(words(name))
+
+
+@cache
+def split_end(name: str) -> tuple[str, ...]:
+    """The words, also of a name that runs together and ends in a usual word: displayname, iconurl."""
+    parts = words(name)
+    found = RUN_TOGETHER.fullmatch(parts[0]) if len(parts) == 1 and parts[0] not in PLAIN_TEXT else None
+    return found.groups() if found else parts
 
 
 def singular(name: str) -> str:

@@ -2,9 +2,10 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import structlog
 from service.access.flags import Flags, open_flags
 from service.access.links import LinkSigner
 from service.access.tokens import JwtVerifier, accepts_any_purpose, open_jwt_verifier
+from service.backends.attachments import AttachmentStore, open_attachment_stores
 from service.backends.database import (
     HOLD_EVERYTHING,
     Autocommit,
@@ -40,6 +42,7 @@ from service.backends.queue import JobQueue, open_queue
 from service.backends.smtp import Mailer
 from service.backends.storage import ObjectStorage, open_storage
 from service.bookkeeping.audit import AuditLog
+from service.bookkeeping.events import EventRepository
 from service.bookkeeping.exports import ExportRepository, find_mark
 from service.bookkeeping.mails import NotificationRepository
 from service.documents.datasets import Dataset, list_exposed_columns, load_datasets, load_user_lists
@@ -88,12 +91,14 @@ class Resources:
     user_lists: dict[str, Dataset]
     flags: Flags
     storage: ObjectStorage
+    file_stores: dict[str, AttachmentStore]
     queue: JobQueue
     verifier: JwtVerifier
     links: LinkSigner
     mailer: Mailer
     exports: ExportRepository
     notifications: NotificationRepository
+    events: EventRepository
     audit: AuditLog
     mark: str
     metrics: Metrics
@@ -105,7 +110,7 @@ class Resources:
         """A connection of the bookkeeping pool. Raises UnavailableError on a timeout."""
         return acquire(self.database, timeout_seconds=self.settings.acquire_timeout_seconds)
 
-    @property
+    @cached_property
     def autocommit(self) -> Autocommit:
         """Runs each statement in a transaction of its own, on the bookkeeping pool."""
         timeout_seconds = self.settings.acquire_timeout_seconds
@@ -144,6 +149,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         mark = await find_mark(connection)
     source = await _read_source(settings)
     _check_encodings(settings, encoding, source.encoding)
+    _check_stores(settings, source.datasets)
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
@@ -162,12 +168,14 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             streams=await enter(_open_source_pool(settings, "streams", size=settings.stream_pool_size)),
             lists=await enter(_open_source_pool(settings, "lists", size=settings.list_pool_size)),
             storage=await enter(open_storage(settings)),
+            file_stores=await enter(open_attachment_stores(settings)),
             queue=await enter(open_queue(settings.redis_url)),
             verifier=await enter(open_jwt_verifier(settings)),
             links=LinkSigner(settings.link_secrets),
             mailer=mailer,
             exports=ExportRepository(lease_seconds=settings.lease_seconds),
             notifications=NotificationRepository(mailer.domain),
+            events=EventRepository(),
             audit=AuditLog(),
             mark=mark,
             metrics=metrics,
@@ -226,6 +234,17 @@ def _check_encodings(settings: Settings, own: str, sources: str) -> None:
         )
 
 
+def _check_stores(settings: Settings, datasets: Sequence[Dataset]) -> None:
+    known = {store.name for store in settings.file_stores}
+    for dataset in datasets:
+        for file in dataset.facts.files:
+            if file.store not in known:
+                raise ConfigurationError(
+                    f"Dataset {dataset.name}.sql: its line `-- file:` names the store {file.store}, which "
+                    "CARRYOUT_FILE_STORES lacks"
+                )
+
+
 @asynccontextmanager
 async def _open_tracer(settings: Settings) -> AsyncIterator[Tracer]:
     if not settings.otlp_endpoint:
@@ -243,7 +262,12 @@ async def _require_servers(resources: Resources) -> None:
     try:
         await _check_with_retries(resources.queue.check)
     except UnavailableError as error:
-        raise ConfigurationError(f"Redis {describe_cause(error)} (CARRYOUT_REDIS_URL)") from error
+        cause = describe_cause(error)
+        # One that doesn't speak TLS waits for the end of a command.
+        hint = (
+            " (does it speak TLS?)" if cause == NO_ANSWER and resources.settings.redis_url.startswith("rediss") else ""
+        )
+        raise ConfigurationError(f"Redis {cause}{hint} (CARRYOUT_REDIS_URL)") from error
     try:
         await _check_with_retries(resources.storage.check)
     except UnavailableError as error:

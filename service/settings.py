@@ -17,6 +17,7 @@ from yarl import URL
 
 from guard.files import read_trusted
 from service.errors import ConfigurationError
+from service.file_stores import FileStore, option_names, parse_stores, with_options
 
 PREFIX = "CARRYOUT_"
 DATABASES = ("database_url", "source_database_url", "migration_database_url")
@@ -28,6 +29,9 @@ AUTHORITIES = re.compile(r"[?&](?:sslrootcert|ssl_ca_certs|ssl_ca_data)=")
 KEY_PREFIX = re.compile(r"(?:(?!\.{1,2}(?:/|$))[\w!.*'()-]+(?:/|$)){0,20}", re.ASCII)
 AUTHORITY = re.compile(r"\w+://([^/?#]*)")
 BASE64 = "base64:"
+WEBHOOK_SECRET = "whsec_"  # noqa: S105 (a prefix)
+WEBHOOK_SECRET_BYTES = range(24, 65)
+STORES = "file_stores"
 # For the commands of the client; they may be set where a service's settings are.
 CLIENT_CREDENTIALS = frozenset({"token", "api_key"})
 SQL_DIR = Path(__file__).resolve().parent.parent / "sql"
@@ -59,6 +63,8 @@ SERVICE_LINK_PORT = re.compile(r"(?:tcp|udp|sctp)://")
 
 CommaSeparated = tuple[str, ...]
 # Far above what makes sense, and within what PostgreSQL and the event loop can count.
+# The least age of the rows that the functions of retention delete: sql/migrations/0017_purge.sql.
+MIN_RETENTION_SECONDS = 30 * 86_400
 PositiveInt = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 
 
@@ -119,6 +125,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["when_required", "when_supported"],
         Meta(description="botocore's integrity checksums; `when_supported` for AWS itself"),
     ] = "when_required"
+
+    file_stores: Annotated[
+        tuple[FileStore, ...],
+        Meta(
+            description="Stores of attachments, as `uploads=s3://bucket/prefix`; a prefix may hold `{user_id}`. "
+            "Each may have `FILE_STORE_UPLOADS_ENDPOINT_URL`, `…_ACCESS_KEY_ID` and `…_SECRET_ACCESS_KEY`; "
+            "default: those of S3"
+        ),
+    ] = ()
 
     smtp_url: Annotated[
         str,
@@ -207,6 +222,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         PositiveInt, Meta(description="Exports with this many records or more are queued")
     ] = 1_000
     max_export_records: Annotated[PositiveInt, Meta(description="Maximum number of records of an export")] = 100_000
+    max_export_bytes: Annotated[
+        int,
+        Meta(ge=1, le=80_000_000_000, description="Maximum size of all attachments of an export, in bytes"),
+    ] = 10_000_000_000
     ranges_seconds: Annotated[
         float,
         Meta(gt=0, le=60, description="How long a refusal of too many records may look for date ranges that fit"),
@@ -220,6 +239,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 86_400.0
     export_ttl_seconds: Annotated[PositiveInt, Meta(description="Lifetime of a file and its link")] = 604_800
+    retention_seconds: Annotated[
+        Annotated[int, Meta(ge=MIN_RETENTION_SECONDS, le=1_000_000_000)] | None,
+        Meta(
+            description="Age at which a worker deletes exports' rows and events of the audit trail, 30 days at least; "
+            "empty: never"
+        ),
+    ] = None
     exports_per_hour: Annotated[
         PositiveInt,
         Meta(description="Exports per user and hour, but for failed ones, and ones cancelled unbegun"),
@@ -316,6 +342,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         CommaSeparated,
         Meta(description="Other sites whose pages may call the API, as `https://app.example.org`; empty: none"),
     ] = ()
+    webhook_url: Annotated[
+        str,
+        Meta(description="Where events about exports are posted, as Standard Webhooks; without a proxy. Empty: none"),
+    ] = ""
+    webhook_secrets: Annotated[
+        CommaSeparated, Meta(description="Secrets as `whsec_…` that sign the events, each of them by all secrets")
+    ] = ()
+    webhook_allow_private: Annotated[
+        bool, Meta(description="Also post to private addresses, and by plain HTTP, as inside a cluster")
+    ] = False
     otlp_endpoint: Annotated[
         str,
         Meta(
@@ -358,12 +394,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _require_url(self.public_url, "PUBLIC_URL", {"http", "https"})
         _default(self, "smtp_ehlo_name", _ehlo_name(urlsplit(self.public_url).hostname or ""))
         _require_prefix(self)
+        _require_stores(self)
         _require_secrets(self)
         _require_claims(self)
         _require_networks(self.trusted_proxies)
         origins = tuple(_parse_origin(text, "CORS_ORIGINS") for text in self.cors_origins)
         msgspec.structs.force_setattr(self, "cors_origins", origins)
         _require_sign_in(self)
+        _require_webhook(self)
         if any(" #" in glob for glob in self.forbidden_columns):
             raise ConfigurationError(_named("FORBIDDEN_COLUMNS", "has a comment, which would be part of a name"))
         if self.small_export_records > self.max_export_records:
@@ -378,16 +416,24 @@ def from_env(environ: Mapping[str, str]) -> Settings:
     given = {name.removeprefix(PREFIX).lower(): text for name, text in environ.items() if name.startswith(PREFIX)}
     fields = {field.name: field for field in msgspec.structs.fields(Settings)}
     own = {name: text.strip() for name, text in given.items() if not _is_service_link(name, text)}
-    known = {*fields, *CLIENT_CREDENTIALS, *(name + FILE_SUFFIX for name in fields)}
+    stores = tuple(parse_stores(split_list(_text_of(STORES, own))))
+    settable = [*fields, *(name for store in stores for name in option_names(store))]
+    known = {*settable, *CLIENT_CREDENTIALS, *(name + FILE_SUFFIX for name in settable)}
     if unknown := sorted(own.keys() - known):
         raise ConfigurationError(_named(unknown[0], "is not a setting"))
-    _refuse_both(own, fields)
-    texts = {name: text for name in fields if (text := own.get(name) or _read_file(name, own))}
+    _refuse_both(own, settable)
+    texts = {name: text for name in settable if (text := _text_of(name, own))}
     _require_all(texts.keys())
     for name, text in texts.items():
         _require_plain(name, text)
-    values = {name: _convert(name, text, fields[name].type) for name, text in texts.items()}
-    return Settings(**values)  # type: ignore[arg-type]
+    values = {
+        name: _convert(name, texts[name], fields[name].type) for name in fields if name in texts.keys() - {STORES}
+    }
+    return Settings(**values, file_stores=tuple(with_options(store, texts) for store in stores))  # type: ignore[arg-type]
+
+
+def _text_of(name: str, given: Mapping[str, str]) -> str:
+    return given.get(name) or _read_file(name, given)
 
 
 def _is_service_link(name: str, text: str) -> bool:
@@ -400,6 +446,13 @@ def decode_secret(text: str) -> bytes:
         return text.encode()
     digits = text.removeprefix(BASE64).rstrip("=").replace("-", "+").replace("_", "/")
     return base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
+
+
+def decode_webhook_secret(text: str) -> bytes:
+    """The bytes of a secret as Standard Webhooks 1.0 writes it. Raises ValueError."""
+    if not text.startswith(WEBHOOK_SECRET):
+        raise ValueError(text)
+    return base64.b64decode(text.removeprefix(WEBHOOK_SECRET), validate=True)
 
 
 def split_list(text: str) -> CommaSeparated:
@@ -550,6 +603,20 @@ def _require_prefix(settings: Settings) -> None:
         msgspec.structs.force_setattr(settings, "s3_prefix", f"{prefix}/")
 
 
+def _require_stores(settings: Settings) -> None:
+    """No attachment may be an export of another user."""
+    exports = f"{settings.s3_prefix}exports/"
+    for store in settings.file_stores:
+        name = f"FILE_STORE_{store.name.upper()}_ENDPOINT_URL"
+        if store.endpoint_url:
+            _require_url(store.endpoint_url, name, {"http", "https"})
+        same = store.bucket == settings.s3_bucket and store.endpoint_url in {"", settings.s3_endpoint_url}
+        if same and (exports.startswith(store.common_prefix) or store.common_prefix.startswith(exports)):
+            raise ConfigurationError(
+                _named("FILE_STORES", f"needs a prefix for the store {store.name} that holds no exports")
+            )
+
+
 def _require_networks(networks: CommaSeparated) -> None:
     for position, network in enumerate(networks, start=1):
         try:
@@ -605,6 +672,27 @@ def _require_provider(settings: Settings) -> None:
     issuer = _parse_origin(settings.oidc_issuer, "OIDC_ISSUER", whole=False)
     others = (_parse_origin(text, "OIDC_ORIGINS") for text in settings.oidc_origins)
     msgspec.structs.force_setattr(settings, "oidc_origins", (issuer, *others))
+
+
+def _require_webhook(settings: Settings) -> None:
+    if not settings.webhook_url:
+        return
+    schemes = {"http", "https"} if settings.webhook_allow_private else {"https"}
+    _require_url(settings.webhook_url, "WEBHOOK_URL", schemes)
+    if not settings.webhook_secrets:
+        raise ConfigurationError(_named("WEBHOOK_SECRETS", "is needed with CARRYOUT_WEBHOOK_URL"))
+    for position, secret in enumerate(settings.webhook_secrets, start=1):
+        _require_webhook_secret(secret, position)
+
+
+def _require_webhook_secret(secret: str, position: int) -> None:
+    try:
+        if len(decode_webhook_secret(secret)) in WEBHOOK_SECRET_BYTES:
+            return
+    except ValueError:
+        pass
+    fault = f"needs {WEBHOOK_SECRET} and 24 to 64 random bytes in base64 for each secret, but entry {position} differs"
+    raise ConfigurationError(_named("WEBHOOK_SECRETS", fault))
 
 
 def _require_claims(settings: Settings) -> None:

@@ -20,5 +20,24 @@ BEGIN
   END IF;
 END
 $$;
+DO $$
+BEGIN
+  IF to_regproc('carryout.purge_events') IS NOT NULL THEN
+    ALTER FUNCTION carryout.record_purge OWNER TO carryout_owner;
+    ALTER FUNCTION carryout.check_retention OWNER TO carryout_owner;
+    ALTER FUNCTION carryout.purge_exports OWNER TO carryout_owner;
+    ALTER FUNCTION carryout.purge_events OWNER TO carryout_owner;
+  END IF;
+END
+$$;
 ALTER TABLE IF EXISTS carryout.installation OWNER TO carryout_owner;
+ALTER TABLE IF EXISTS carryout.webhook OWNER TO carryout_owner;
+ALTER TABLE IF EXISTS carryout.export_events OWNER TO carryout_owner;
+DO $$
+BEGIN
+  IF to_regproc('carryout.emit_event') IS NOT NULL THEN
+    ALTER FUNCTION carryout.emit_event OWNER TO carryout_owner;
+  END IF;
+END
+$$;
 COMMIT;

@@ -1,5 +1,6 @@
 -- The two roles of Carryout's own schema: carryout_owner makes and changes it, in `carryout migrate` alone;
--- carryout_service is what `serve`, `worker` and the operators' commands connect as, and owns nothing.
+-- carryout_service is what `serve`, `worker` and the operators' commands connect as, and owns nothing. It adds to the
+-- audit trail and can't change it. It deletes by the owner's functions for retention alone, which spare the last 30 days.
 -- To be run by a superuser, in the database of CARRYOUT_DATABASE_URL, before the first `carryout migrate`; again as often
 -- as you like. Then give both a password, with psql's \password.
 

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import asyncpg
 import httpx
+import hypothesis
 import msgspec
 import pytest
 import structlog
@@ -18,11 +19,12 @@ from service.access.tokens import create_token
 from service.api.app import create_app
 from service.backends.database import Pool, open_pool
 from service.documents.datasets import Dataset, load_datasets
+from service.exports import requests
 from service.resources import Resources, open_resources
 from service.settings import SQL_DIR, Settings, from_env
 from service.user_ids import UserId
 from tests.api.serving import Served, serve
-from tests.sql.databases import database_environ, migrate_as_owner, with_database
+from tests.sql.databases import create_database, database_environ, migrate_as_owner, with_database
 from tests.sql.databases import open_database as open_empty_database
 from tests.support import heap, leaks, quick
 from tests.support.documents import POOL_NAME
@@ -39,6 +41,10 @@ NOWHERE = {
     "CARRYOUT_SMTP_URL": "smtp://127.0.0.1:1",
 }
 
+# A busy machine makes any example late, and its generation slow.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
+
 OpenDatabase = Callable[[], AbstractAsyncContextManager[str]]
 Token = Callable[[UserId], str]
 
@@ -54,6 +60,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(leaks)
     config.pluginmanager.register(quick)
     structlog.configure(processors=[structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)])
+
+
+@pytest.fixture(autouse=True)
+def _patient_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine, counting may take longer than a user waits who prefers a queued export."""
+    monkeypatch.setattr(requests, "ASYNC_COUNT_SECONDS", PATIENCE_SECONDS)
 
 
 @pytest.fixture(scope="session")
@@ -92,13 +104,13 @@ async def open_database(postgres: Stack, server_url: str) -> AsyncIterator[OpenD
     """
     server = await asyncpg.connect(server_url)
     template = f"template_{uuid4().hex}"
-    await server.execute(f"CREATE DATABASE {template}")
+    await create_database(server, template)
     await _fill_template(postgres, with_database(server_url, template))
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[str]:
         name = f"test_{uuid4().hex}"
-        await server.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        await create_database(server, name, f"TEMPLATE {template}")
         yield with_database(server_url, name)
         await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 

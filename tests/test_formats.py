@@ -8,11 +8,12 @@ import pytest
 from client.cli import export
 from service.api.examples import EXAMPLES
 from service.backends.database import Pool
-from service.bookkeeping.exports import OBJECT_KEY, ExportRepository, object_key
+from service.bookkeeping.exports import ExportRepository
 from service.documents.datasets import Dataset
 from service.documents.encoders import create_encoder
 from service.documents.encoding import EncoderOptions
 from service.formats import Format
+from service.object_keys import OBJECT_KEY, object_key
 from tests.support.documents import count_records, make_document, make_package
 from tests.support.exports import insert_export
 from tests.support.factories import Connection, create_user_with

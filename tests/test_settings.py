@@ -72,6 +72,37 @@ def test_a_missing_one_is_named(name: str, text: str | None) -> None:
         from_env(given if text is None else given | {name: text})
 
 
+WRONG_WEBHOOK_SECRET = (
+    "CARRYOUT_WEBHOOK_SECRETS needs whsec_ and 24 to 64 random bytes in base64 for each secret, but entry 2 differs"
+)
+WEBHOOK = {"CARRYOUT_WEBHOOK_URL": "https://app.example.org/hook", "CARRYOUT_WEBHOOK_SECRETS": f"whsec_{'A' * 32}"}
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ({"CARRYOUT_WEBHOOK_URL": "http://app.example.org"}, "CARRYOUT_WEBHOOK_URL must begin with https://"),
+        ({"CARRYOUT_WEBHOOK_SECRETS": ""}, "CARRYOUT_WEBHOOK_SECRETS is needed with CARRYOUT_WEBHOOK_URL"),
+        *(
+            (
+                {"CARRYOUT_WEBHOOK_SECRETS": f"whsec_{'A' * 32},{secret}"},
+                WRONG_WEBHOOK_SECRET,
+            )
+            for secret in ("A" * 32, f"whsec_{'A' * 28}", f"whsec_{'?' * 32}", f"whsec_{'A' * 88}")
+        ),
+    ],
+)
+def test_wrong_settings_of_the_webhook(given: dict[str, str], fault: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        from_env(REQUIRED | WEBHOOK | given)
+    assert str(caught.value) == fault
+
+
+def test_a_receiver_inside_the_network_may_do_without_tls() -> None:
+    inside = {"CARRYOUT_WEBHOOK_URL": "http://app:8080/hook", "CARRYOUT_WEBHOOK_ALLOW_PRIVATE": "true"}
+    assert from_env(REQUIRED | WEBHOOK | inside).webhook_allow_private
+
+
 def test_all_missing_ones_are_named_at_once() -> None:
     with pytest.raises(ConfigurationError) as caught:
         from_env({"CARRYOUT_S3_BUCKET": "exports", "CARRYOUT_PUBLIC_URL": "https://exports.example.com"})
@@ -139,11 +170,59 @@ def test_all_missing_ones_are_named_at_once() -> None:
         ("CARRYOUT_OIDC_CLIENT_ID", "page"),
         ("CARRYOUT_SIGN_IN_URL", "javascript:alert(1)"),
         ("CARRYOUT_SIGN_IN_URL", "/login"),
+        ("CARRYOUT_FILE_STORES", "uploads"),
+        ("CARRYOUT_FILE_STORES", "s3://uploads/photos"),
+        ("CARRYOUT_FILE_STORES", "Uploads=s3://uploads"),
+        ("CARRYOUT_FILE_STORES", "uploads=https://uploads.example.org"),
+        ("CARRYOUT_FILE_STORES", "uploads=s3://uploads/../exports"),
+        ("CARRYOUT_FILE_STORES", "uploads=s3://uploads//photos"),
+        ("CARRYOUT_FILE_STORES", "uploads=s3://uploads/{user}"),
+        ("CARRYOUT_FILE_STORES", "uploads=s3://uploads/{user_id}/{user_id}"),
+        ("CARRYOUT_FILE_STORES", "uploads=s3://a,uploads=s3://b"),
+        ("CARRYOUT_FILE_STORES", "uploads=s3://exports"),
+        ("CARRYOUT_FILE_STORES", "uploads=s3://exports/exports"),
+        ("CARRYOUT_FILE_STORES", "uploads=s3://exports/{user_id}"),
+        ("CARRYOUT_FILE_STORE_UPLOADS_ENDPOINT_URL", "https://s3.example.org"),
+        ("CARRYOUT_MAX_EXPORT_BYTES", "0"),
     ],
 )
 def test_a_wrong_one_is_named(name: str, text: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"\b{name}\b"):
         from_env(REQUIRED | {name: text})
+
+
+def test_stores_have_options_of_their_own(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("hidden\n")
+    given = {
+        "CARRYOUT_FILE_STORES": "uploads=s3://shop.uploads/photos, avatars=s3://exports/avatars/{user_id}/",
+        "CARRYOUT_FILE_STORE_UPLOADS_ENDPOINT_URL": "https://s3.example.org",
+        "CARRYOUT_FILE_STORE_UPLOADS_ACCESS_KEY_ID": "key",
+        "CARRYOUT_FILE_STORE_UPLOADS_SECRET_ACCESS_KEY_FILE": str(secret),
+    }
+    uploads, avatars = from_env(REQUIRED | given).file_stores
+    assert (uploads.bucket, uploads.prefix, uploads.endpoint_url) == (
+        "shop.uploads",
+        "photos/",
+        "https://s3.example.org",
+    )
+    assert (uploads.access_key_id, uploads.secret_access_key) == ("key", "hidden")
+    assert (avatars.bucket, avatars.prefix, avatars.access_key_id) == ("exports", "avatars/{user_id}/", "")
+    assert "hidden" not in repr(uploads)
+
+
+@pytest.mark.parametrize("option", ["ACCESS_KEY_ID", "SECRET_ACCESS_KEY"])
+def test_a_store_has_both_halves_of_a_key(option: str) -> None:
+    given = {"CARRYOUT_FILE_STORES": "uploads=s3://uploads", f"CARRYOUT_FILE_STORE_UPLOADS_{option}": "hunter2"}
+    with pytest.raises(ConfigurationError, match=r"^CARRYOUT_FILE_STORE_UPLOADS_SECRET_ACCESS_KEY and .* go together$"):
+        from_env(REQUIRED | given)
+
+
+@pytest.mark.parametrize("url", ["ftp://s3", "s3.example.org", "https://s3?x=1"])
+def test_the_endpoint_of_a_store_is_named(url: str) -> None:
+    given = {"CARRYOUT_FILE_STORES": "uploads=s3://uploads", "CARRYOUT_FILE_STORE_UPLOADS_ENDPOINT_URL": url}
+    with pytest.raises(ConfigurationError, match=r"^CARRYOUT_FILE_STORE_UPLOADS_ENDPOINT_URL "):
+        from_env(REQUIRED | given)
 
 
 @pytest.mark.parametrize(("jobs", "pool"), [("9", ""), ("", "3")])

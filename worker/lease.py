@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from service.backends.database import CONNECTION_LOST
-from service.bookkeeping.exports import Export
+from service.bookkeeping.exports import Export, Progress
 from service.errors import OutageError, UnavailableError
 from service.resources import Resources
 
@@ -13,11 +13,11 @@ HEARTBEAT_SECONDS = 0.5
 
 
 async def while_leased(
-    resources: Resources, export: Export, work: Coroutine[Any, Any, Export], records_done: Callable[[], int]
+    resources: Resources, export: Export, work: Coroutine[Any, Any, Export], progress: Callable[[], Progress]
 ) -> Export:
     """The result of `work`. Losing the lease cancels it and raises ExportSupersededError or OutageError."""
     working = asyncio.create_task(work)
-    beating = asyncio.create_task(_renew_forever(resources, export, records_done))
+    beating = asyncio.create_task(_renew_forever(resources, export, progress))
     try:
         await asyncio.wait({working, beating}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
@@ -29,7 +29,7 @@ async def while_leased(
         await asyncio.gather(beating, working, return_exceptions=True)
 
 
-async def _renew_forever(resources: Resources, export: Export, records_done: Callable[[], int]) -> None:
+async def _renew_forever(resources: Resources, export: Export, progress: Callable[[], Progress]) -> None:
     """Renew the lease until another worker holds it (ExportSupersededError) or it expires (OutageError)."""
     loop = asyncio.get_running_loop()
     lease_seconds = resources.settings.lease_seconds
@@ -39,7 +39,7 @@ async def _renew_forever(resources: Resources, export: Export, records_done: Cal
         renewing_at = loop.time()
         try:
             async with asyncio.timeout_at(lost_at), resources.transaction() as connection:
-                await resources.exports.renew_lease(connection, export, records_done=records_done())
+                await resources.exports.renew_lease(connection, export, progress=progress())
             lost_at = renewing_at + lease_seconds
         except (UnavailableError, *CONNECTION_LOST) as error:
             if loop.time() >= lost_at:

@@ -1,4 +1,4 @@
-"""The worker process: arq consumes the queue; repair, erasure and mails run beside it without the queue."""
+"""The worker process: arq consumes the queue; repair, erasure, mails and events run beside it without the queue."""
 
 import asyncio
 import logging
@@ -14,6 +14,7 @@ import redis.exceptions
 import structlog
 
 from service.backends.queue import QUEUE_NAME, RUN_EXPORT, close_redis, find_job_id, open_redis
+from service.backends.webhook import Receiver, open_receiver
 from service.bookkeeping.exports import Export
 from service.errors import ConfigurationError, OutageError, UnavailableError
 from service.mails.sending import send_due_mails
@@ -22,14 +23,16 @@ from service.resources import Resources, open_resources
 from service.settings import Settings
 from service.telemetry.metrics import VERSION, WorkerLoop
 from service.telemetry.outages import OutageLog
+from service.webhooks.sending import send_due_events
 from worker.erasure import end_erased_forever
 from worker.expiry import expire_forever
 from worker.probes import serve_probes
 from worker.repair import repair_forever, sweep_forever
+from worker.retention import purge_forever
 from worker.running import run_export
 
 RESTART_SECONDS = 1.0
-MAILS_SECONDS = 1.0
+OUTBOX_SECONDS = 1.0
 CANCEL_AGAIN_SECONDS = 1.0
 MAX_SILENCE_SECONDS = 60.0
 QUEUE_UNAVAILABLE = (
@@ -42,6 +45,7 @@ QUEUE_UNAVAILABLE = (
     OSError,
 )
 MAILS_AT_ONCE = 10
+EVENTS_AT_ONCE = 20
 # How many entries arq scans for one that is not in progress. With its default of 100, further workers would find none.
 QUEUE_READ_LIMIT = 1_000
 # How long arq waits for an export, which continues afterwards; also the expiry of a killed worker's in-progress mark.
@@ -65,8 +69,10 @@ async def work(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    async with open_resources(settings) as resources:
-        worker = _Worker(resources)
+    async with open_resources(settings) as resources, open_receiver(settings) as receiver:
+        async with resources.transaction() as connection:
+            await resources.events.note_receiver(connection, settings.webhook_url)
+        worker = _Worker(resources, receiver)
         async with serve_probes(resources, worker.is_alive), watch_servers(Servers(resources)):
             await worker.run(stopping)
 
@@ -74,8 +80,9 @@ async def work(settings: Settings) -> None:
 class _Worker:
     """Runs at most `worker_jobs` exports at once, requested by arq or by the repair."""
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: Resources, receiver: Receiver) -> None:
         self._resources = resources
+        self._receiver = receiver
         self._slots = asyncio.Semaphore(resources.settings.worker_jobs)
         self._running: dict[uuid.UUID, asyncio.Task[None]] = {}
         self._stopping = False
@@ -91,6 +98,11 @@ class _Worker:
             asyncio.create_task(self._restarting("sweep", lambda: sweep_forever(self._resources))),
             asyncio.create_task(self._restarting("mails", self._mail_forever)),
         }
+        if self._resources.settings.webhook_url:
+            loops.add(asyncio.create_task(self._restarting("events", self._send_events_forever)))
+        if retention_seconds := self._resources.settings.retention_seconds:
+            purging = self._restarting("retention", lambda: purge_forever(self._resources, retention_seconds))
+            loops.add(asyncio.create_task(purging))
         await logger.ainfo("worker_started", version=VERSION, jobs=self._resources.settings.worker_jobs)
         await stopping.wait()
         await logger.ainfo("worker_stopping", running=len(self._running))
@@ -195,7 +207,16 @@ class _Worker:
             async with outages.catching(UnavailableError):
                 tried = await send_due_mails(self._resources, limit=MAILS_AT_ONCE)
             if tried < MAILS_AT_ONCE:
-                await asyncio.sleep(MAILS_SECONDS)
+                await asyncio.sleep(OUTBOX_SECONDS)
+
+    async def _send_events_forever(self) -> None:
+        outages = OutageLog("events_postponed", "events_resumed")
+        while True:
+            tried = 0
+            async with outages.catching(UnavailableError):
+                tried = await send_due_events(self._resources, self._receiver, limit=EVENTS_AT_ONCE)
+            if tried < EVENTS_AT_ONCE:
+                await asyncio.sleep(OUTBOX_SECONDS)
 
 
 class _Consumer(arq.worker.Worker):

@@ -11,11 +11,12 @@ from contextlib import aclosing, contextmanager, suppress
 import structlog
 
 from service.backends.storage import OpenUpload
-from service.bookkeeping.exports import KEYS, Export
+from service.bookkeeping.exports import Export
 from service.errors import OutageError, UnavailableError
 from service.exports import files
 from service.exports.attempts import FAILURES
 from service.exports.comparison import UNKNOWN_SECONDS, Comparison, Finding, Mismatch
+from service.object_keys import KEYS
 from service.resources import Resources
 
 LEASE_SECONDS = 30.0

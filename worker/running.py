@@ -75,7 +75,7 @@ async def _make(resources: Resources, export: Export) -> Export:
 
     with resources.tracer.entry("export run", "consumer", export.traceparent) as span:
         span.set({"carryout.job_id": str(export.id), "carryout.attempt": export.attempt})
-        return await while_leased(resources, export, make(), lambda: document.records_done if document else 0)
+        return await while_leased(resources, export, make(), lambda: attempts.progress_of(document))
 
 
 async def _hand_back(resources: Resources, export: Export) -> None:

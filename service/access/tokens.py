@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.types import Options
 from msgspec import UNSET, Meta, UnsetType
 
-from guard.files import UnsafeFileError, read_trusted
+from guard.files import read_trusted
 from service.access.claims import has_all, has_audience, is_foreign, make_required, user_text
 from service.access.jwks import ALGORITHMS, PublicKey, VerificationKey, fitting_algorithms, open_jwks
 from service.errors import ConfigurationError, InvalidValueError, TokenFault, TokenRefusedError, TokenTooLargeError
@@ -257,9 +257,9 @@ def _load_public_keys(settings: Settings) -> list[VerificationKey]:
     path, algorithms = settings.jwt_public_key_file, _require_algorithms(settings, ASYMMETRIC)
     try:
         blocks = _PEM.findall(read_trusted(Path(path)))
-    except UnsafeFileError as error:
+    except OSError as error:
         raise ConfigurationError(f"CARRYOUT_JWT_PUBLIC_KEY_FILE: {path}: {error.strerror}") from error
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise _no_public_key(path) from error
     if not blocks:
         raise _no_public_key(path)

@@ -1,4 +1,6 @@
-"""The caller of a request."""
+"""The caller of a request, and the exports that are theirs."""
+
+import uuid
 
 import structlog
 from starlette.requests import Request
@@ -6,7 +8,9 @@ from starlette.requests import Request
 from service.access.tokens import LEEWAY_SECONDS, Access
 from service.api.http.requests import bearer_token, client_ip
 from service.bookkeeping.audit import Actor
+from service.bookkeeping.exports import Export
 from service.errors import TokenFault, TokenRefusedError, TokenTooLargeError
+from service.exports import owner_checks
 from service.resources import Resources
 from service.user_ids import UserId
 
@@ -39,6 +43,11 @@ def _cause(resources: Resources, fault: TokenFault) -> TokenFault:
     """The clock, if it is wrong, rather than the token that seems too old or too new by it."""
     wrong = abs(resources.clock.ahead_seconds) > LEEWAY_SECONDS
     return TokenFault.CLOCK if wrong and fault in {TokenFault.EXPIRED, TokenFault.NOT_YET} else fault
+
+
+async def get_owned(request: Request, user_id: UserId, job_id: uuid.UUID) -> Export:
+    """The user's own export. Raises ExportNotFoundError; if it is another user's, the attempt is audited."""
+    return await owner_checks.get_owned(resources_of(request), job_id, user_id, user_actor(request, user_id))
 
 
 def user_actor(request: Request, user_id: UserId) -> Actor:

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from service import errors
-from service.api.callers import link_actor, require_user, resources_of, user_actor
+from service.api.callers import get_owned, link_actor, require_user, resources_of, user_actor
 from service.api.examples import (
     COMPLETED_AT,
     DOCUMENT,
@@ -94,7 +94,7 @@ async def list_downloads(request: Request) -> Response:
     resources = resources_of(request)
     user_id = await require_user(request)
     page = read_query(request, DownloadPageQuery)
-    export = await owner_checks.get_owned(resources, job_id_of(request), user_id, user_actor(request, user_id))
+    export = await get_owned(request, user_id, job_id_of(request))
     async with resources.connection() as connection:
         found = await resources.audit.list_downloads(
             connection, export.id, after=page.after or None, limit=page.limit + 1
@@ -119,7 +119,8 @@ async def download_export(request: Request) -> Response:
         await files.note_missing(resources, export)
         raise ExportGoneError(files.LOST)
     stays = prefers(request, NO_REDIRECT)
-    redirects = resources.settings.download_mode == "redirect" and not stays
+    # The storage judges a presigned URL by its own clock: one signed by a wrong clock has ended, or not begun.
+    redirects = resources.settings.download_mode == "redirect" and not stays and not resources.clock.differs
     if request.method == "GET" and redirects:  # the storage has validators of its own
         return await _redirect(resources, export, actor)
     version = _version(export)
@@ -147,13 +148,12 @@ async def _authorize(request: Request, resources: Resources, job_id: uuid.UUID) 
     """
     if "signature" not in request.query_params:
         user_id = await require_user(request)
-        actor = user_actor(request, user_id)
-        await owner_checks.get_owned(resources, job_id, user_id, actor)
-        return actor
+        await get_owned(request, user_id, job_id)
+        return user_actor(request, user_id)
     try:
         resources.links.verify(job_id, _only_value(request, "expires"), _only_value(request, "signature"))
     except ExportNotFoundError:
-        await owner_checks.record_denied(resources, job_id, link_actor(request))
+        await owner_checks.record_denial(resources, job_id, link_actor(request))
         raise
     return link_actor(request)
 

@@ -13,16 +13,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import errors
-from service.api.callers import require_access, resources_of, user_actor
+from service.api.callers import get_owned, require_access, resources_of
 from service.api.examples import NOT_FOUND, SERVERS_FAIL, TOKEN_REFUSED, UNKNOWN_PARAMETER
-from service.api.exports import FAILED_EXPORT, ExportView, view_export
+from service.api.exports import FAILED_EXPORT, ExportView, progress_of, view_export
 from service.api.http.requests import job_id_of, query_params
 from service.api.http.responses import ChunkedStream
 from service.api.operations import Answer, Operation
 from service.api.routing import ExactRoute
 from service.bookkeeping.exports import ExportStatus
 from service.errors import ExportNotFoundError, RateLimitedError, UnavailableError
-from service.exports import owner_checks
 from service.resources import Resources
 from service.user_ids import UserId
 
@@ -93,9 +92,7 @@ async def watch_export(request: Request) -> Response:
     user_id, token_seconds = await require_access(request)
     ends_at = time.monotonic() + min(MAX_SECONDS, token_seconds)
     query_params(request, set())
-    export = await owner_checks.get_owned(
-        resources_of(request), job_id_of(request), user_id, user_actor(request, user_id)
-    )
+    export = await get_owned(request, user_id, job_id_of(request))
     return ChunkedStream(
         _events(request, export.id, user_id, ends_at),
         media_type=MEDIA_TYPE,
@@ -134,15 +131,15 @@ async def _find_change(
     Raises ExportNotFoundError if the export doesn't exist any more.
     """
     with suppress(UnavailableError):
-        async with resources.connection() as connection:
-            export = await resources.exports.get_owned(connection, job_id, user_id)
-            if shown is None or (export.status, export.records_done) != (shown.status, shown.progress.records_done):
-                return await view_export(resources, connection, export)
+        export = await resources.exports.get_owned(resources.autocommit, job_id, user_id)
+        if shown is None or (export.status, progress_of(export)) != (shown.status, shown.progress):
+            return await view_export(resources, export)
     return None
 
 
 def _progress(view: ExportView) -> bytes:
-    id_ = f"{view.status}-{view.progress.records_done}"
+    done = view.progress.bytes_done or ""
+    id_ = f"{view.status}-{view.progress.records_done}" + (f"-{done}" if done else "")
     return b"id: %b\nevent: progress\ndata: %b\n\n" % (id_.encode(), msgspec.json.encode(view))
 
 

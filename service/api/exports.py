@@ -3,7 +3,7 @@
 import datetime as dt
 import math
 import uuid
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from service import errors
 from service.api import selections
-from service.api.callers import require_user, resources_of, user_actor
+from service.api.callers import get_owned, require_user, resources_of, user_actor
 from service.api.examples import (
     COMPLETED_AT,
     CREATED_AT,
@@ -40,11 +40,10 @@ from service.api.http.requests import (
 from service.api.http.responses import json_response
 from service.api.operations import Answer, Operation
 from service.api.routing import ExactRoute
-from service.backends.database import Connection
 from service.bookkeeping.exports import Export, ExportRequest, ExportStatus
 from service.errors import InvalidValueError, UnavailableError
 from service.export_spec import ExportSpec
-from service.exports import cancellation, files, owner_checks, requests
+from service.exports import cancellation, files, requests
 from service.exports.admission import ACCEPTED_DETAIL, KEPT_FILES_DETAIL
 from service.formats import Format
 from service.resources import Resources
@@ -55,7 +54,6 @@ MAX_PAGE_SIZE = 100
 RESPOND_ASYNC = "respond-async"
 UNKNOWN_WAIT = dt.timedelta(minutes=1)
 WANTED_BODY = "send " + " or ".join(f'{{"format":"{format_}"}}' for format_ in Format)
-BIG_FORMATS = (Format.JSON, Format.NDJSON)
 
 Instant = Annotated[dt.datetime, Meta(tz=True)]
 LinkUrl = Annotated[str, Meta(description="The signed link. It needs no credentials and works until `expires_at`.")]
@@ -72,10 +70,7 @@ class CreateExport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     since: selections.Since = None
     bom: Annotated[bool, Meta(description="Begin a CSV with a byte order mark.")] = False
     guard: selections.Guard = "formulas"
-    big: Annotated[
-        Literal["number", "text"],
-        Meta(description="`text` writes integers beyond ±2^53 as strings in JSON and NDJSON."),
-    ] = "number"
+    big: selections.BigNumbers = "number"
 
     @property
     def selection(self) -> selections.Selection:
@@ -105,10 +100,19 @@ class PendingExport(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """The number of records that an export has written."""
+    """The number of records that an export has written; the bytes are those of attachments, if there are any."""
 
     records_done: int
     records_total: int
+    bytes_done: int | UnsetType = UNSET
+    bytes_total: int | UnsetType = UNSET
+
+
+class Files(msgspec.Struct, frozen=True):
+    """The attachments of a package. Its `index.html` says why some are missing."""
+
+    included: int
+    missing: int
 
 
 class ExportView(msgspec.Struct, frozen=True):
@@ -136,6 +140,7 @@ class ExportView(msgspec.Struct, frozen=True):
     filter: Annotated[
         selections.Filter | UnsetType, Meta(description="Only if the export was asked for a part of the data.")
     ] = UNSET
+    files: Annotated[Files | UnsetType, Meta(description="Only of a package that has, or lacks, attachments.")] = UNSET
 
 
 class ExportPage(msgspec.Struct, frozen=True):
@@ -160,8 +165,9 @@ async def create_export(request: Request) -> Response:
     body = await read_json(request, CreateExport, wanted=WANTED_BODY)
     respond_async = prefers(request, RESPOND_ASYNC)
     key = idempotency_key(request)
+    repeated = await resources.exports.find_by_key(resources.autocommit, user_id, key) if key else None
     wanted = ExportRequest(
-        spec=await _read_spec(request, user_id, body, await _find_repeated(resources, user_id, key)),
+        spec=await _read_spec(request, user_id, body, repeated),
         actor=user_actor(request, user_id),
         respond_async=respond_async,
         idempotency_key=key,
@@ -180,7 +186,7 @@ async def list_exports(request: Request) -> Response:
     page = read_query(request, PageQuery)
     async with resources.connection() as connection:
         found = await resources.exports.list_owned(connection, user_id, after=page.after or None, limit=page.limit + 1)
-        views = [await view_export(resources, connection, export) for export in found[: page.limit]]
+    views = [await view_export(resources, export) for export in found[: page.limit]]
     path = f"{resources.settings.public_path}/api/export"
     more = len(found) > page.limit
     return json_response(ExportPage(views, f"{path}?limit={page.limit}&after={views[-1].job_id}" if more else None))
@@ -190,26 +196,17 @@ async def show_export(request: Request) -> Response:
     resources = resources_of(request)
     user_id = await require_user(request)
     query_params(request, set())
-    export = await owner_checks.get_owned(resources, job_id_of(request), user_id, user_actor(request, user_id))
-    async with resources.connection() as connection:
-        return json_response(await view_export(resources, connection, export))
+    export = await get_owned(request, user_id, job_id_of(request))
+    return json_response(await view_export(resources, export))
 
 
 async def delete_export(request: Request) -> Response:
     resources = resources_of(request)
     user_id = await require_user(request)
     query_params(request, set())
-    actor = user_actor(request, user_id)
-    export = await owner_checks.get_owned(resources, job_id_of(request), user_id, actor)
-    await cancellation.cancel_or_delete(resources, export, actor)
+    export = await get_owned(request, user_id, job_id_of(request))
+    await cancellation.cancel_or_delete(resources, export, user_actor(request, user_id))
     return Response(status_code=204)
-
-
-async def _find_repeated(resources: Resources, user_id: UserId, key: str | None) -> Export | None:
-    if key is None:
-        return None
-    async with resources.connection() as connection:
-        return await resources.exports.find_by_key(connection, user_id, key)
 
 
 async def _read_spec(request: Request, user_id: UserId, body: CreateExport, repeated: Export | None) -> ExportSpec:
@@ -217,8 +214,8 @@ async def _read_spec(request: Request, user_id: UserId, body: CreateExport, repe
         raise InvalidValueError("bom is for csv only: leave it out")
     if body.guard == "none" and body.format is not Format.CSV:
         raise InvalidValueError("guard is for csv only: leave it out")
-    if body.big == "text" and body.format not in BIG_FORMATS:
-        raise InvalidValueError(f"big is for {' and '.join(BIG_FORMATS)} only: leave it out")
+    if body.big == "text" and body.format not in selections.BIG_FORMATS:
+        raise InvalidValueError(f"big is for {' and '.join(selections.BIG_FORMATS)} only: leave it out")
     spec = await selections.read_selection(request, user_id, body.format, body.selection, repeated=repeated)
     return msgspec.structs.replace(spec, bom=body.bom, unguarded=body.guard == "none", big_as_text=body.big == "text")
 
@@ -226,8 +223,7 @@ async def _read_spec(request: Request, user_id: UserId, body: CreateExport, repe
 async def _accepted(resources: Resources, export: Export) -> Response:
     location = {"Location": f"{resources.settings.public_path}/api/export/{export.id}"}
     if export.status is ExportStatus.FAILED:
-        async with resources.connection() as connection:
-            return json_response(await view_export(resources, connection, export), 200, location)
+        return json_response(await view_export(resources, export), 200, location)
     if export.status is ExportStatus.COMPLETED:
         url = files.download_url(resources, export)
         body = CompletedExport(export.id, export.status, url, export.record_count, export.expires_at)
@@ -246,9 +242,9 @@ async def _estimate(resources: Resources, export: Export) -> dt.datetime:
         return dt.datetime.now(dt.UTC) + UNKNOWN_WAIT
 
 
-async def view_export(resources: Resources, connection: Connection, export: Export) -> ExportView:
-    estimate = await resources.exports.estimate_completion(connection, export) if export.running else None
-    total = export.record_count or export.estimated_records
+async def view_export(resources: Resources, export: Export) -> ExportView:
+    running = export.running
+    estimate = await resources.exports.estimate_completion(resources.autocommit, export) if running else None
     return ExportView(
         job_id=export.id,
         status=export.status,
@@ -260,12 +256,26 @@ async def view_export(resources: Resources, connection: Connection, export: Expo
         size_bytes=export.size_bytes,
         sha256=export.sha256.hex() if export.sha256 else None,
         error_message=_message(resources, export),
-        progress=Progress(export.records_done, total),
+        progress=progress_of(export),
         estimated_completion=estimate,
         download_url=files.download_url(resources, export) or UNSET,
         schema_sha256=export.schema_digest.hex() if export.schema_digest else None,
         filter=selections.view_filter(export.spec),
+        files=_files(export),
     )
+
+
+def progress_of(export: Export) -> Progress:
+    total = export.record_count or export.estimated_records
+    if export.bytes_total is None:
+        return Progress(export.records_done, total)
+    return Progress(export.records_done, total, export.bytes_done, export.bytes_total)
+
+
+def _files(export: Export) -> Files | UnsetType:
+    if export.files_included is None or export.files_missing is None:
+        return UNSET
+    return Files(export.files_included, export.files_missing)
 
 
 def _message(resources: Resources, export: Export) -> str | None:

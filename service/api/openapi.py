@@ -61,7 +61,8 @@ class DocumentedRoute(Protocol):
 def create_document(routes: Iterable[DocumentedRoute], reference: Reference, *, public_url: str) -> Json:
     """The document of all routes that have an operation."""
     operations = dict(_operations(routes))
-    schemas = _schemas(reference, [operation for operation, _ in operations.values()])
+    documented = [operation for operation, _ in operations.values()]
+    schemas = _schemas(reference, documented)
     paths: Json = {}
     for (method, path), (operation, operation_id) in operations.items():
         paths.setdefault(path, {})[method.lower()] = _operation(operation, operation_id, (method, path), schemas)
@@ -72,7 +73,7 @@ def create_document(routes: Iterable[DocumentedRoute], reference: Reference, *, 
         "tags": [{"name": name, "description": text} for name, text in reference.tags.items()],
         "paths": paths,
         "components": {
-            "schemas": _without_queries(schemas, [operation for operation, _ in operations.values()]),
+            "schemas": _without_defaults(_without_queries(schemas, documented), documented),
             "parameters": reference.parameters,
             "headers": reference.headers,
             "securitySchemes": reference.security,
@@ -107,6 +108,18 @@ def _schemas(reference: Reference, operations: Sequence[Operation]) -> Json:
 def _without_queries(schemas: Json, operations: Iterable[Operation]) -> Json:
     queries = {operation.query.__name__ for operation in operations if operation.query}
     return {name: schema for name, schema in schemas.items() if name not in queries}
+
+
+def _without_defaults(schemas: Json, operations: Iterable[Operation]) -> Json:
+    """Generators of clients demand a member that has a default, because answers always have it; bodies needn't."""
+    bodies = {type(operation.body).__name__ for operation in operations if operation.body}
+    return schemas | {name: _with_optional_members(schemas[name]) for name in bodies}
+
+
+def _with_optional_members(schema: Json) -> Json:
+    members = schema["properties"].items()
+    optional = {name: {key: value for key, value in one.items() if key != "default"} for name, one in members}
+    return schema | {"properties": optional}
 
 
 def _problem_name(error: Refusal) -> str:

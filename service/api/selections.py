@@ -10,13 +10,13 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 
-from service.api.callers import resources_of, user_actor
+from service.api.callers import get_owned, resources_of
+from service.api.http.requests import parse_uuid
 from service.bookkeeping.exports import Export, ExportStatus
 from service.documents.datasets import Column, Dataset
 from service.documents.selection import instant_text, section_name
 from service.errors import ExportNotFoundError, InvalidValueError
 from service.export_spec import ExportSpec
-from service.exports import owner_checks
 from service.formats import Format
 from service.user_ids import UserId
 
@@ -28,6 +28,7 @@ FURTHEST_BEHIND_UTC = dt.timedelta(hours=12)
 WANTED_INSTANT = (
     "must be a date as 2025-01-31, or a time with its zone as 2025-01-31T09:30:00Z, in the years 0001 to 9999"
 )
+EMPTY = '""'
 WANTED_EXPORT = "since must be the job_id of a completed export of yours"
 
 Sections = Annotated[
@@ -41,8 +42,11 @@ Start = Annotated[
 ]
 End = Annotated[str | None, Meta(description="The same. Only rows before it.")]
 Since = Annotated[
-    uuid.UUID | None,
-    Meta(description="An earlier completed export: only rows that may be newer than it. Not together with `from`."),
+    str | None,
+    Meta(
+        description="An earlier completed export: only rows that may be newer than it. Not together with `from`.",
+        extra_json_schema={"format": "uuid"},
+    ),
 ]
 
 Guard = Annotated[
@@ -52,6 +56,12 @@ Guard = Annotated[
         "machines, leaves it as it is."
     ),
 ]
+
+BigNumbers = Annotated[
+    Literal["number", "text"],
+    Meta(description="`text` writes integers beyond ±2^53 as strings in JSON and NDJSON."),
+]
+BIG_FORMATS = (Format.JSON, Format.NDJSON)
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -69,7 +79,7 @@ class Selection(msgspec.Struct, frozen=True):
     sections: Sequence[str] | None = None
     start: str | None = None
     end: str | None = None
-    since: uuid.UUID | None = None
+    since: str | None = None
 
 
 def view_filter(spec: ExportSpec) -> Filter | UnsetType:
@@ -88,18 +98,20 @@ async def read_selection(
     datasets = resources_of(request).datasets
     sections = read_sections(datasets, given.sections)
     start, end = _read_instant("from", given.start), _read_instant("to", given.end)
+    since = None
     if given.since is not None:
         if start is not None:
             raise InvalidValueError("since and from exclude each other: since says where the range begins")
         earlier = await _find_earlier(request, user_id, given.since)
         if earlier.expired and not (repeated and repeated.since_job_id == earlier.id):
             _refuse("expired or deleted")
+        since = earlier.id
         start = _before(_begin_after(earlier), _list_times(datasets, sections))
     if start is not None and end is not None and start >= end:
         raise InvalidValueError(
             f"from must be before to, which is the first moment left out: from is {instant_text(start)}"
         )
-    return ExportSpec(user_id, format_, sections, start, end, given.since)
+    return ExportSpec(user_id, format_, sections, start, end, since)
 
 
 def read_sections(datasets: Sequence[Dataset], given: Sequence[str] | None) -> tuple[str, ...]:
@@ -110,7 +122,7 @@ def read_sections(datasets: Sequence[Dataset], given: Sequence[str] | None) -> t
     if not given:
         raise InvalidValueError(f"sections must name at least one of {', '.join(known)}; leave it out for all")
     if unknown := [name for name in given if name not in known]:
-        raise InvalidValueError(f"Unknown section {unknown[0]}: the sections are {', '.join(known)}")
+        raise InvalidValueError(f"Unknown section {unknown[0] or EMPTY}: the sections are {', '.join(known)}")
     if repeated := [name for name in known if list(given).count(name) > 1]:
         raise InvalidValueError(f"sections names {repeated[0]} more than once")
     return tuple(name for name in known if name in given)
@@ -130,9 +142,12 @@ def _read_instant(name: str, text: str | None) -> dt.datetime | None:
         raise InvalidValueError(f"{name} {WANTED_INSTANT}, also in UTC") from None
 
 
-async def _find_earlier(request: Request, user_id: UserId, job_id: uuid.UUID) -> Export:
+async def _find_earlier(request: Request, user_id: UserId, text: str) -> Export:
+    job_id = parse_uuid(text)
+    if job_id is None:
+        raise InvalidValueError(f"{WANTED_EXPORT}, which is a UUID")
     try:
-        earlier = await owner_checks.get_owned(resources_of(request), job_id, user_id, user_actor(request, user_id))
+        earlier = await get_owned(request, user_id, job_id)
     except ExportNotFoundError:
         raise InvalidValueError(f"{WANTED_EXPORT}; there is none with this id") from None
     if earlier.status is not ExportStatus.COMPLETED:

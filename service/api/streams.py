@@ -43,10 +43,7 @@ class StreamQuery(msgspec.Struct, frozen=True):
     format: Format
     bom: Annotated[Literal["0", "1"], Meta(description="`1` puts a byte order mark before a CSV.")] = "0"
     guard: selections.Guard = "formulas"
-    big: Annotated[
-        Literal["number", "text"],
-        Meta(description="`text` writes integers beyond ±2^53 as strings in JSON and NDJSON."),
-    ] = "number"
+    big: selections.BigNumbers = "number"
     sections: Annotated[str | None, Meta(description=SECTIONS)] = None
     start: selections.Start = msgspec.field(name="from", default=None)
     end: selections.End = msgspec.field(name="to", default=None)
@@ -96,7 +93,7 @@ def _query(request: Request) -> StreamQuery:
         raise InvalidRequestError("bom=1 is for format=csv only")
     if query.guard == "none" and query.format is not Format.CSV:
         raise InvalidRequestError("guard=none is for format=csv only")
-    if query.big == "text" and query.format not in (Format.JSON, Format.NDJSON):
+    if query.big == "text" and query.format not in selections.BIG_FORMATS:
         raise InvalidRequestError("big=text is for format=json and format=ndjson only")
     return query
 

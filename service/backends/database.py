@@ -123,14 +123,10 @@ class _LocalTransaction(Transaction):
 
 
 class _SourceConnection(asyncpg.Connection):
-    """A connection that looks names up where its role's settings say, as the operators' SQL expects.
-
-    `replayed_at` is when the last commit was made that a standby had replayed before the snapshot.
-    """
+    """A connection that looks names up where its role's settings say, as the operators' SQL expects."""
 
     beginning: str = ""
     max_replica_lag_seconds: float = math.inf
-    replayed_at: dt.datetime | None = None
     _top_xact: Transaction | None
 
     def snapshot(self) -> Transaction:
@@ -138,10 +134,9 @@ class _SourceConnection(asyncpg.Connection):
         settings += QUERIES["use_portable_formats"]
         return _LocalTransaction(self, "repeatable_read", readonly=True, settings=settings)
 
-    async def look_at_replay(self) -> None:
-        self.replayed_at = None
+    async def look_at_replay(self) -> dt.datetime | None:
         if getattr(self.get_settings(), "in_hot_standby", "") == "off":  # known since PostgreSQL 14
-            return
+            return None
         looks = CATCH_UP_LOOKS
         while (replay := await self._find_replay()) and replay["lag_seconds"] > self.max_replica_lag_seconds:
             if not looks:
@@ -149,8 +144,7 @@ class _SourceConnection(asyncpg.Connection):
                 raise OutageError(f"The replica of the application's database is {age} seconds behind", server="source")
             looks -= 1
             await asyncio.sleep(CATCH_UP_PAUSE_SECONDS)
-        if replay:
-            self.replayed_at = replay["replayed_at"]
+        return replay["replayed_at"] if replay else None
 
     async def _find_replay(self) -> asyncpg.Record | None:
         """None unless this is a standby."""
@@ -343,8 +337,8 @@ async def _leave_session(_connection: Connection) -> None:
 
 @asynccontextmanager
 async def acquire(pool: Pool, *, timeout_seconds: float, server: str = "postgresql") -> AsyncIterator[Connection]:
-    """A connection of `pool`. Raises OutageError, of `server`, if none is free in time, PostgreSQL goes away, or it
-    has become a replica.
+    """A connection of `pool`. Raises OutageError, of `server`, if none is free in time, PostgreSQL goes away, it has
+    become a replica, or our own role has lost its rights.
 
     Raises SubjectNotFoundError for a character that the database's encoding lacks: of all texts only a user's id may
     have one in a query, and then there is no such user.
@@ -369,8 +363,8 @@ async def acquire(pool: Pool, *, timeout_seconds: float, server: str = "postgres
         raise OutageError(AWAY, server=server) from error
     except asyncpg.UntranslatableCharacterError as error:
         raise SubjectNotFoundError(NO_SUCH_USER) from error
-    except asyncpg.ReadOnlySQLTransactionError as error:
-        if server == "source":  # a dataset that writes
+    except REFUSALS as error:
+        if server == "source":  # a dataset that writes, or reads what its role may not
             raise
         connection.terminate()  # the next one may lead to the primary
         raise OutageError(AWAY, server=server) from error
@@ -419,15 +413,27 @@ async def iterate(connection: Connection, query: str, *arguments: object) -> Asy
 
 
 @asynccontextmanager
-async def using_safe_search_path(connection: Connection) -> AsyncIterator[None]:
-    """For queries of our own on a connection that has its role's search path: reads in a transaction that is undone."""
-    transaction = connection.transaction(readonly=True)
-    await transaction.start()
-    try:
-        await connection.execute(f"SET LOCAL search_path = {SAFE_SEARCH_PATH}")
-        yield
-    finally:
-        await transaction.rollback()  # within another one, too, the setting must end here
+async def using_settings(connection: Connection, settings: str) -> AsyncIterator[None]:
+    """For reads with the settings that the statements `settings` make. They end here, also within a transaction.
+
+    Each way takes one round trip if a transaction is open.
+    """
+    async with within_transaction(connection):
+        await connection.execute(f"SAVEPOINT carryout_settings;\n{settings}")
+        try:
+            yield
+        finally:
+            await connection.execute("ROLLBACK TO SAVEPOINT carryout_settings; RELEASE SAVEPOINT carryout_settings")
+
+
+def within_transaction(connection: Connection) -> AbstractAsyncContextManager[object]:
+    """The open transaction, or one for reads."""
+    return nullcontext() if connection.is_in_transaction() else connection.transaction(readonly=True)
+
+
+def using_safe_search_path(connection: Connection) -> AbstractAsyncContextManager[None]:
+    """For queries of our own on a connection that has its role's search path."""
+    return using_settings(connection, f"SET LOCAL search_path = {SAFE_SEARCH_PATH}")
 
 
 def snapshot(connection: Connection) -> Transaction:
@@ -436,15 +442,14 @@ def snapshot(connection: Connection) -> Transaction:
     return transaction
 
 
-async def look_at_replay(connection: Connection) -> None:
-    """Note what a standby has replayed, before a snapshot of it is taken. Raises OutageError if its data is too old."""
-    await connection.look_at_replay()  # type: ignore[union-attr]  # likewise
+async def look_at_replay(connection: Connection) -> dt.datetime | None:
+    """When the last commit was made that a standby has replayed; None on a primary.
 
-
-def replayed_at(connection: Connection) -> dt.datetime | None:
-    """When the last commit was made that the snapshot is sure to have, on a standby; None on a primary."""
-    moment: dt.datetime | None = connection.replayed_at  # type: ignore[union-attr]  # likewise
-    return moment
+    To be called before a snapshot is taken, which is then sure to have that commit. Raises OutageError if a standby's
+    data is too old.
+    """
+    replayed_at: dt.datetime | None = await connection.look_at_replay()  # type: ignore[union-attr]  # likewise
+    return replayed_at
 
 
 def is_busy(pool: Pool) -> bool:
@@ -524,7 +529,9 @@ async def _naming_bad_dsn(name: str) -> AsyncIterator[None]:
     try:
         yield
     except (*CONNECTION_LOST, asyncpg.PostgresError, ValueError) as error:
-        raise ConfigurationError(f"PostgreSQL {describe_postgresql(error)} ({name})") from error
+        words = describe_postgresql(error)
+        code = error.sqlstate if isinstance(error, asyncpg.PostgresError) and words != BEHIND_POOLER else None
+        raise ConfigurationError(f"PostgreSQL {words} ({name}{f'; {code}' if code else ''})") from error
 
 
 async def migrate(

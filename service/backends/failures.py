@@ -24,6 +24,7 @@ NAMES_OBJECT: Final = re.compile(
 UNREACHABLE: Final = "can't be reached"
 NO_ANSWER: Final = "didn't answer in time"
 NO_TLS: Final = f"{UNREACHABLE} by TLS"
+CLOSED: Final = f"{UNREACHABLE}: it closed the connection (do both sides speak TLS?)"
 UNTRUSTED: Final = (
     f"{UNREACHABLE}: its certificate is of an unknown authority: add that to CARRYOUT_CA_FILE, or to the file that its "
     "URL names"
@@ -45,9 +46,10 @@ OS_FAILURES: Final[Failures] = (
     (ConnectionRefusedError, f"{UNREACHABLE}: nothing listens there"),
     (FileNotFoundError, f"{UNREACHABLE}: a file or socket that its URL names is missing"),
     (ssl.SSLError, NO_TLS),
-    (ConnectionError, f"{UNREACHABLE}: it closed the connection (do both sides speak TLS?)"),
+    (ConnectionError, CLOSED),
     (OSError, UNREACHABLE),
 )
+NO_DATABASE: Final = "DB index is out of range"  # Redis' words
 ENDED_CONNECTION: Final = "ended the connection"
 BEHIND_POOLER: Final = (
     "is reached through a pooler: set CARRYOUT_POOLER=transaction, or add pgbouncer=true to the URL's parameters"
@@ -118,8 +120,8 @@ def find_words(failures: Failures, error: BaseException) -> str | None:
 
 
 def describe_unreachable(error: BaseException | None) -> str:
-    """Describe a library's error by the OSError in its chain of causes."""
-    words = UNREACHABLE
+    """Describe a library's error by the OSError in its chain of causes; without one, by what redis and botocore say."""
+    words = CLOSED if "closed" in str(error) else UNREACHABLE
     while error is not None:
         words = find_words(OS_FAILURES, error) or words
         error = error.__cause__ or error.__context__
@@ -164,8 +166,8 @@ def describe_for_operators(error: ServiceError) -> str:
     if cause is error:
         return error.detail
     server = f"{error.server}: " if isinstance(error, OutageError) else f"{error.detail}: "
-    named = isinstance(cause, asyncpg.PostgresError) and NAMES_OBJECT.fullmatch(str(cause))
-    words = printable(str(cause)) if named else describe_cause(error)
+    said = cause.message or "" if isinstance(cause, asyncpg.PostgresError) else ""  # without the hint below it
+    words = printable(said) if NAMES_OBJECT.fullmatch(said) else describe_cause(error)
     return f"{server}{words}" + (f" ({code})" if code and code not in words else "")
 
 
@@ -180,16 +182,21 @@ def _describe(cause: BaseException) -> str:
     if isinstance(cause, ServiceError):
         return cause.detail
     if isinstance(cause, botocore.exceptions.ClientError):
-        code = cause.response["Error"]["Code"]
-        if code == "NoSuchBucket":
-            return NO_BUCKET
-        return S3_STATUSES.get(code) or f"{S3_CODES.get(code, 'answers with the error')}: {code}"
+        return _describe_s3(cause.response["Error"]["Code"])
     kinds, connection_failures = _redis_and_s3()
     if cause.__cause__ and find_words(kinds, cause) == NO_PRIMARY:
         return f"{NO_SENTINEL} {_describe(cause.__cause__)}"
     if words := find_words(kinds, cause):
         return words
+    if NO_DATABASE in str(cause):
+        return "has no database of the number that its URL gives"
     return describe_unreachable(cause) if isinstance(cause, connection_failures) else describe_postgresql(cause)
+
+
+def _describe_s3(code: str) -> str:
+    if code == "NoSuchBucket":
+        return NO_BUCKET
+    return S3_STATUSES.get(code) or f"{S3_CODES.get(code, 'answers with the error')}: {code}"
 
 
 @cache

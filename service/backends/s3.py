@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache, partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 from aiobotocore.config import AioConfig
@@ -53,12 +53,25 @@ def _session() -> AioSession:
     return get_session()
 
 
+class Keys(NamedTuple):
+    """Credentials; without an id, those that AWS's usual chain finds."""
+
+    access_key_id: str
+    secret_access_key: str
+
+
 @asynccontextmanager
-async def open_client(settings: Settings, endpoint_url: str, *, name: str) -> AsyncIterator[Any]:
-    """Opens no connection yet. Raises ConfigurationError, with the setting's `name`, if `endpoint_url` is invalid."""
+async def open_client(
+    settings: Settings, endpoint_url: str, *, name: str, keys: Keys | None = None
+) -> AsyncIterator[Any]:
+    """Opens no connection yet; without `keys`, those of the settings are used.
+
+    Raises ConfigurationError, with the setting's `name`, if `endpoint_url` is invalid.
+    """
+    keys = keys or Keys(settings.s3_access_key_id, settings.s3_secret_access_key)
     async with AsyncExitStack() as stack:
         try:
-            client = await stack.enter_async_context(_create_client(settings, endpoint_url))
+            client = await stack.enter_async_context(_create_client(settings, endpoint_url, keys))
         except InvalidRegionError:
             raise ConfigurationError("CARRYOUT_S3_REGION is not a valid region name") from None
         except ValueError:
@@ -68,7 +81,7 @@ async def open_client(settings: Settings, endpoint_url: str, *, name: str) -> As
         yield client
 
 
-def _create_client(settings: Settings, endpoint_url: str) -> Any:
+def _create_client(settings: Settings, endpoint_url: str, keys: Keys) -> Any:
     config = AioConfig(
         signature_version="s3v4",
         s3={"addressing_style": _addressing_style(settings, endpoint_url)},
@@ -84,8 +97,8 @@ def _create_client(settings: Settings, endpoint_url: str) -> Any:
         "s3",
         region_name=settings.s3_region,
         endpoint_url=endpoint_url or None,
-        aws_access_key_id=settings.s3_access_key_id or None,
-        aws_secret_access_key=settings.s3_secret_access_key or None,
+        aws_access_key_id=keys.access_key_id or None,
+        aws_secret_access_key=keys.secret_access_key or None,
         config=config,
     )
 
@@ -129,6 +142,13 @@ def _is_outage(error: ClientError, *, may_hold_key: bool) -> bool:
     if not refused or _code_of(error) in _OUTAGE_CODES:
         return True
     return status in _OUTAGE_STATUSES and not (may_hold_key and status == HTTPStatus.FORBIDDEN)
+
+
+def is_refusal(error: ClientError) -> bool:
+    """Whether the server has understood the request and refuses it; other errors may pass."""
+    status: int = error.response["ResponseMetadata"]["HTTPStatusCode"]
+    may_pass = status == HTTPStatus.TOO_MANY_REQUESTS or _code_of(error) == "RequestTimeout"
+    return HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and not may_pass
 
 
 def _code_of(error: ClientError) -> str:

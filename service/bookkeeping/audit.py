@@ -44,6 +44,7 @@ class AuditAction(StrEnum):
     KEY_CREATED = "keys:created"
     KEY_REVOKED = "keys:revoked"
     FEATURE_CHANGED = "features:changed"
+    PURGED = "retention:purged"
 
 
 class Actor(msgspec.Struct, frozen=True):

@@ -1,7 +1,6 @@
 """The table of exports: what an export is, and every change of its state. A change and its audit event are one call."""
 
 import datetime as dt
-import re
 import uuid
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
@@ -18,18 +17,12 @@ from service.bookkeeping.mails import Kind
 from service.errors import ExportNotFoundError, ExportSupersededError
 from service.export_spec import ExportSpec
 from service.formats import Format
+from service.object_keys import KEYS, OBJECT_KEY
 from service.telemetry.tracing import trace_id_of
 from service.user_ids import UserId
 
 MAX_ATTEMPTS = 3
 SYSTEM_COLUMNS = (SYSTEM.type, None, None, None, None)
-KEYS = "exports/"
-# The mark names the installation; earlier releases wrote none.
-OBJECT_KEY = re.compile(
-    r"exports/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/([0-9]{1,9})(?:-([0-9a-f]{12}))?\.(?:"
-    + "|".join(Format)
-    + ")"
-)
 
 
 class ExportStatus(StrEnum):
@@ -52,6 +45,8 @@ class ExportRequest(msgspec.Struct, frozen=True):
 class Export(msgspec.Struct, frozen=True, kw_only=True):
     """One row of `carryout.export_jobs`. `attempt` is the fencing number; `expired` is by the database's clock.
 
+    The bytes are those of attachments; they and the files are None where there are none.
+
     `subject_missing`: the last look into the application found no such user. `disowned`: its user is gone for good.
     """
 
@@ -65,6 +60,10 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     failures: int
     records_done: int
+    bytes_done: int
+    bytes_total: int | None
+    files_included: int | None
+    files_missing: int | None
     completed_at: dt.datetime | None
     record_count: int | None
     file_url: str | None
@@ -157,6 +156,7 @@ class Mail(NamedTuple):
 
 
 NO_MAIL = (None, None)
+NO_ATTACHMENTS = (None, None, None)
 
 
 class Limits(NamedTuple):
@@ -192,11 +192,23 @@ class FileFacts(msgspec.Struct, frozen=True):
     sha256: bytes
     changes_from: dt.datetime | None = None
     schema_digest: bytes | None = None
+    attachments: "AttachmentFacts | None" = None
 
 
-def object_key(job_id: uuid.UUID, attempt: int, format_: Format, mark: str) -> str:
-    """The key of an attempt's object: free of personal data and unique."""
-    return f"{KEYS}{job_id}/{attempt}-{mark}.{format_}"
+class AttachmentFacts(msgspec.Struct, frozen=True):
+    """How many attachments a package has and lacks, and the bytes that were to be read."""
+
+    bytes_total: int
+    included: int
+    missing: int
+
+
+class Progress(NamedTuple):
+    """How far an attempt is; the bytes are those of attachments, whose total is None until it is known."""
+
+    records: int = 0
+    bytes: int = 0
+    bytes_total: int | None = None
 
 
 async def find_mark(connection: Connection) -> str:
@@ -260,11 +272,11 @@ class ExportRepository:
     async def find(self, connection: Executor, job_id: uuid.UUID) -> Export | None:
         return _export_or_none(await connection.fetchrow(QUERIES["find_export"], job_id))
 
-    async def find_by_key(self, connection: Connection, user_id: UserId, key: str) -> Export | None:
+    async def find_by_key(self, connection: Executor, user_id: UserId, key: str) -> Export | None:
         """The export that the user has asked for with this idempotency key."""
         return _export_or_none(await connection.fetchrow(QUERIES["find_export_by_key"], user_id, key))
 
-    async def get_owned(self, connection: Connection, job_id: uuid.UUID, user_id: UserId) -> Export:
+    async def get_owned(self, connection: Executor, job_id: uuid.UUID, user_id: UserId) -> Export:
         """Raises ExportNotFoundError for another user's export as for an unknown id, also if both have had one id."""
         export = await self.find(connection, job_id)
         if export is None or export.user_id != user_id or export.disowned:
@@ -307,9 +319,9 @@ class ExportRepository:
         )
         return _export_or_none(row)
 
-    async def renew_lease(self, connection: Connection, export: Export, *, records_done: int) -> None:
+    async def renew_lease(self, connection: Connection, export: Export, *, progress: Progress) -> None:
         row = await connection.fetchrow(
-            QUERIES["renew_lease"], export.id, export.attempt, self._lease_seconds, records_done
+            QUERIES["renew_lease"], export.id, export.attempt, self._lease_seconds, *progress
         )
         _still_ours(row)
 
@@ -334,6 +346,7 @@ class ExportRepository:
             ttl_seconds,
             file.changes_from,
             file.schema_digest,
+            *(msgspec.structs.astuple(file.attachments) if file.attachments else NO_ATTACHMENTS),
             mail=Mail("ready", message_id),
         )
         return read_export(_still_ours(row))
@@ -415,7 +428,7 @@ class ExportRepository:
         """Audit that `actor` wants the export's mail to be sent again."""
         await self._record(connection, actor, AuditAction.MAIL_RESENT, export)
 
-    async def deny(self, connection: Executor, job_id: uuid.UUID, actor: Actor) -> None:
+    async def record_denial(self, connection: Executor, job_id: uuid.UUID, actor: Actor) -> None:
         """Audit that `actor` may not have the export: at most once a minute for users, and once for wrong links.
 
         They are apart: wrong links, which need no account, must not hide another user. Unknown ids leave no event.

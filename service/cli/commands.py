@@ -21,6 +21,10 @@ COMMANDS: Final = MappingProxyType(
         "check": ("service.cli.onboarding", "Find undecided tables and columns of the database at DSN."),
         "demo": ("service.cli.processes", "Export a sample user's data in every supported way, with real servers."),
         "dev": ("service.cli.processes", "Run everything on this machine: embedded servers, API and worker."),
+        "events": (
+            "service.cli.events",
+            "List the events that are posted to CARRYOUT_WEBHOOK_URL, and post them again.",
+        ),
         "export": ("client.cli", "Download the data of a user, with the token in CARRYOUT_TOKEN."),
         "exports": ("service.cli.exports", "List, show and end the exports of all users."),
         "features": ("service.cli.operators", "List and switch the feature flags of the operators' endpoints."),
@@ -31,10 +35,15 @@ COMMANDS: Final = MappingProxyType(
             "service.cli.processes",
             "Migrate the database's schema, and grant its use to the role of CARRYOUT_DATABASE_URL.",
         ),
+        "purge": (
+            "service.cli.retention",
+            "Delete the rows of exports, with their mails, and the events of the audit trail that are older.",
+        ),
         "reconcile": ("service.cli.reconcile", "Compare the storage with the exports, and mend what differs."),
         "serve": ("service.cli.processes", "Run the API."),
         "token": ("service.cli.tokens", "Create a token for a test, or say why one is refused."),
         "users": ("client.cli", "Download the list of users as CSV, with the API key in CARRYOUT_API_KEY."),
+        "verify": ("client.cli", "Check the files of a package (ZIP) against its manifest."),
         "worker": ("service.cli.processes", "Run a worker."),
     }
 )

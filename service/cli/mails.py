@@ -99,7 +99,7 @@ def list_mails(  # noqa: PLR0913 (a command's options)
 @click.option(
     "--failed-since",
     type=Age(),
-    help="Resend all that failed in this time, for example 24h, or wait because the mail server refuses Carryout.",
+    help="Resend all that failed in this time, for example 24h, and all that wait for their next attempt.",
 )
 @env_file_option
 def resend_mails(job_id: uuid.UUID | None, failed_since: float | None, env_file: Path | None) -> None:

@@ -21,6 +21,7 @@ from onboarding.dialogue import Dialogue
 from onboarding.grants import ROLE, list_grants
 from onboarding.initializing import READABLE, Options, Outcome, find_fault, initialize
 from onboarding.ledger import read_ledger
+from onboarding.new_columns import find_new_columns
 from onboarding.own_rows import list_own_questions, own
 from onboarding.questions import list_questions, save
 from onboarding.report_page import render_report
@@ -170,7 +171,11 @@ def _ask(dsn: str, options: Options, outcome: Outcome) -> None:
             options, edits = own(options, outcome, question)
             save(edits)
             outcome = _run(dsn, partial(initialize, options=options))
+    new = find_new_columns(_run(dsn, partial(read_ledger, directory=directory)), outcome.drafts, directory)
+    save(new.edits)
     echo(*report_summary(outcome), "")
+    if new.unasked:
+        echo(f"Decide about these new columns in their files, which init can't edit: {', '.join(new.unasked)}", "")
     try:
         dialogue.run()
     finally:

@@ -51,6 +51,6 @@ def reconcile(*, applies: bool, as_json: bool, env_file: Path | None) -> None:
     asyncio.run(run())
     left = counts.pop("left", 0)
     summary = ", ".join(f"{name}: {count}" for name, count in counts.items()) or "nothing differs"
-    echo(summary if applies or not counts else f"{summary}; nothing was changed: --apply mends it", err=True)
+    echo(summary if applies or not counts else f"{summary}; nothing was changed: --apply does what it can", err=True)
     if left:
         sys.exit(EXIT_LEFT)

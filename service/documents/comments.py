@@ -6,14 +6,17 @@
 -- time: placed_at                    the column that `from` and `to` filter by
 -- purpose: To deliver them           the information of the GDPR's art. 15(1): purpose, kept (for how long),
 -- kept: Ten years, by law            recipients, and source
+-- file: storage_key from uploads as file_name  each row's file: the column with its key in a store that
+                                   CARRYOUT_FILE_STORES names, and one with its name; may be repeated
 -- deny total_cost: a business secret  a column, or `table schema.name`, that is left out, and the reason
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from guard.text import unquote_identifier
 from service.errors import ConfigurationError
 
 COMMENT_OR_QUOTED = re.compile(
@@ -22,9 +25,21 @@ COMMENT_OR_QUOTED = re.compile(
 )
 IDENTIFIER = r'(?:[^\s:"]|"(?:[^"]|"")+")+'
 FACT = re.compile(
-    r"--[ \t]+(?P<head>title|about|time|purpose|kept|recipients|source|deny)"
+    r"--[ \t]+(?P<head>title|about|time|purpose|kept|recipients|source|file|deny)"
     rf"(?:[ \t]+(?P<column>(?:table[ \t]+)?{IDENTIFIER}))?:[ \t]*(?P<text>.*\S)\s*"
 )
+FILE = re.compile(
+    rf"(?P<key>{IDENTIFIER})[ \t]+from[ \t]+(?P<store>{IDENTIFIER})(?:[ \t]+as[ \t]+(?P<name>{IDENTIFIER}))?",
+    re.IGNORECASE,
+)
+
+
+class FileFact(msgspec.Struct, frozen=True):
+    """The column that holds the keys of files in `store`, and the column with their names, if there is one."""
+
+    key: str
+    store: str
+    name: str | None = None
 
 
 class Facts(msgspec.Struct):
@@ -35,6 +50,7 @@ class Facts(msgspec.Struct):
     kept: str = ""
     recipients: str = ""
     source: str = ""
+    files: list[FileFact] = msgspec.field(default_factory=list)
     columns: dict[str, str] = msgspec.field(default_factory=dict)
     """Descriptions by column name."""
     left_out: dict[str, str] = msgspec.field(default_factory=dict)
@@ -42,11 +58,13 @@ class Facts(msgspec.Struct):
 
 
 def read_facts(sql: str) -> Facts:
-    """Raises ConfigurationError for a fact that is given twice."""
+    """Raises ConfigurationError for a fact that is given twice, and for a file that isn't understood."""
     facts = Facts()
     for head, column, text in _lines(sql):
         if head == "about" and column:
             _set_once(facts.columns, column, text, f"about {column}")
+        elif head == "file":
+            facts.files.append(_read_file(column, text, facts.files))
         elif head == "deny":
             facts.left_out[column or ""] = text  # `carryout check` reads these lines, and refuses wrong ones
         elif getattr(facts, head):
@@ -60,6 +78,17 @@ def _lines(sql: str) -> Iterator[tuple[str, str | None, str]]:
     for token in COMMENT_OR_QUOTED.finditer(sql):
         if found := FACT.fullmatch(token[0]):
             yield found["head"], found["column"], found["text"]
+
+
+def _read_file(column: str | None, text: str, earlier: Sequence[FileFact]) -> FileFact:
+    found = FILE.fullmatch(text)
+    if column or not found:
+        raise ConfigurationError("its line `-- file:` must read as `-- file: key_column from store as name_column`")
+    key, store = unquote_identifier(found["key"]), unquote_identifier(found["store"])
+    name = unquote_identifier(found["name"]) if found["name"] else None
+    if any(key == one.key for one in earlier):
+        raise ConfigurationError(f"it has two lines `-- file: {key} from …`")
+    return FileFact(key, store, name)
 
 
 def _set_once(columns: dict[str, str], column: str, text: str, head: str) -> None:

@@ -19,12 +19,12 @@ import msgspec
 from guard.files import UnsafeFileError, read_trusted
 from service.backends.database import QUERIES, Connection, using_safe_search_path
 from service.documents.comments import COMMENT_OR_QUOTED, Facts, read_facts
-from service.documents.equality import check_equality
+from service.documents.equality import Functions, check_equality, read_functions
 from service.documents.forbidden_columns import check_names, check_origins, is_forbidden
 from service.documents.plans import (
     Plan,
     check_column_names,
-    explain,
+    explain_with_row,
     tables,
 )
 from service.documents.unique_order import check_unique_order, is_ordered_by_first_output
@@ -70,6 +70,13 @@ class Dataset(msgspec.Struct, frozen=True):
     facts: Facts = msgspec.field(default_factory=Facts)
 
 
+class _Known(msgspec.Struct):
+    """Facts about the database that all datasets share. `types` are those that were met, by their number."""
+
+    functions: Functions
+    types: dict[int, asyncpg.Record] = {}
+
+
 async def load_datasets(
     connection: Connection, directory: Path, *, user_id_type: str, forbidden: Sequence[str]
 ) -> tuple[Dataset, ...]:
@@ -78,7 +85,10 @@ async def load_datasets(
     read_decisions(directory)  # a dataset of that name would be missing from every export
     if not paths or paths[0].stem != PROFILE:
         raise ConfigurationError(f"CARRYOUT_DATASETS_DIR: {directory} holds no {PROFILE}.sql")
-    datasets = [await _load_dataset(connection, path, user_id_type=user_id_type, forbidden=forbidden) for path in paths]
+    known = _Known(await read_functions(connection))
+    datasets = [
+        await _load_dataset(connection, path, known, user_id_type=user_id_type, forbidden=forbidden) for path in paths
+    ]
     if repeated := _find_repeated(csv_names(datasets)):
         raise ConfigurationError(f"Two columns of the CSV would be called {repeated}: rename a dataset or a column")
     return tuple(datasets)
@@ -90,7 +100,8 @@ async def load_user_lists(connection: Connection, directory: Path, *, forbidden:
     The first column is the integer `id`, and the rows are in its order, so that a list can be resumed.
     """
     paths = sorted((directory / LISTS_FOLDER).glob("*.sql"))
-    return {path.stem: await _load_list(connection, path, forbidden=forbidden) for path in paths}
+    known = _Known(await read_functions(connection)) if paths else None
+    return {path.stem: await _load_list(connection, path, known, forbidden=forbidden) for path in paths if known}
 
 
 async def list_exposed_columns(
@@ -142,25 +153,29 @@ def csv_names(datasets: Sequence[Dataset]) -> list[str]:
     return names + [f"{dataset.name}_{column.name}" for dataset in others for column in dataset.columns]
 
 
-async def _load_dataset(connection: Connection, path: Path, *, user_id_type: str, forbidden: Sequence[str]) -> Dataset:
+async def _load_dataset(
+    connection: Connection, path: Path, known: _Known, *, user_id_type: str, forbidden: Sequence[str]
+) -> Dataset:
     with naming(path.name):
         sql = _read(path)
         facts = read_facts(sql)
-        columns, plan = await _inspect(connection, sql, [user_id_type], forbidden)
-        await check_equality(connection, sql)
-        if path.stem == PROFILE:
-            _check_profile(columns, facts)
-        else:
-            await check_unique_order(connection, plan, has_order_by=_has_order_by(sql))
+        async with connection.transaction(readonly=True):
+            columns, plan = await _inspect(connection, sql, known, [user_id_type], forbidden)
+            await check_equality(connection, sql, known.functions)
+            if path.stem == PROFILE:
+                _check_profile(columns, facts)
+            else:
+                await check_unique_order(connection, plan, has_order_by=_has_order_by(sql))
         time = _find_time(columns, facts)
         _check_about(columns, facts)
+        _check_files(columns, facts)
     return Dataset(path.stem, sql, columns, tables(plan), time, facts)
 
 
-async def _load_list(connection: Connection, path: Path, *, forbidden: Sequence[str]) -> Dataset:
+async def _load_list(connection: Connection, path: Path, known: _Known, *, forbidden: Sequence[str]) -> Dataset:
     with naming(f"{LISTS_FOLDER}/{path.name}"):
         sql = _read(path)
-        columns, plan = await _inspect(connection, sql, LIST_PARAMETERS, forbidden)
+        columns, plan = await _inspect(connection, sql, known, LIST_PARAMETERS, forbidden)
         if columns[0].name != "id" or columns[0].type_name not in INTEGERS:
             raise ConfigurationError("its first column must be id, an integer")
         if not (_has_order_by(sql) and is_ordered_by_first_output(plan)):
@@ -198,16 +213,16 @@ def _has_order_by(sql: str) -> bool:
 
 
 async def _inspect(
-    connection: Connection, sql: str, parameter_types: Sequence[str], forbidden: Sequence[str]
+    connection: Connection, sql: str, known: _Known, parameter_types: Sequence[str], forbidden: Sequence[str]
 ) -> tuple[tuple[Column, ...], Plan]:
     statement = await connection.prepare(f'SELECT * FROM ({sql}) AS "row"')  # noqa: S608 (an operator's file)
     _check_parameters(statement.get_parameters(), parameter_types)
-    columns = await _columns(connection, statement.get_attributes())
+    columns = await _columns(connection, statement.get_attributes(), known.types)
     names = [column.name for column in columns]
     check_names(names, forbidden)
-    plan = await explain(connection, sql, parameter_types)
+    plan, row_plan = await explain_with_row(connection, sql, parameter_types)
     check_origins(plan, names, forbidden)
-    await check_column_names(connection, sql, parameter_types)
+    await check_column_names(connection, row_plan)
     return columns, plan
 
 
@@ -230,7 +245,10 @@ def _check_parameters(parameters: Sequence[asyncpg.Type], wanted: Sequence[str])
     )
 
 
-async def _columns(connection: Connection, attributes: Sequence[asyncpg.Attribute]) -> tuple[Column, ...]:
+async def _columns(
+    connection: Connection, attributes: Sequence[asyncpg.Attribute], known: dict[int, asyncpg.Record]
+) -> tuple[Column, ...]:
+    """`known` are types by their number; further ones are added."""
     names = [attribute.name for attribute in attributes]
     if not names:
         raise ConfigurationError("it has no columns")
@@ -238,8 +256,11 @@ async def _columns(connection: Connection, attributes: Sequence[asyncpg.Attribut
         raise ConfigurationError(f"two columns are called {repeated}")
     if "?column?" in names:
         raise ConfigurationError("an expression has no name; add AS")
-    async with using_safe_search_path(connection):
-        types = await connection.fetch(QUERIES["list_types"], [attribute.type.oid for attribute in attributes])
+    oids = [attribute.type.oid for attribute in attributes]
+    if unknown := sorted({*oids} - known.keys()):
+        async with using_safe_search_path(connection):
+            known.update(zip(unknown, await connection.fetch(QUERIES["list_types"], unknown), strict=True))
+    types = [known[oid] for oid in oids]
     return tuple(
         Column(name, row["name"], row["category"], row["cast_name"]) for name, row in zip(names, types, strict=True)
     )
@@ -273,3 +294,12 @@ def _find_time(columns: Sequence[Column], facts: Facts) -> Column | None:
 def _check_about(columns: Sequence[Column], facts: Facts) -> None:
     for unknown in sorted(set(facts.columns) - {column.name for column in columns}):
         raise ConfigurationError(f"`-- about {unknown}:` names none of its columns")
+
+
+def _check_files(columns: Sequence[Column], facts: Facts) -> None:
+    names = {column.name for column in columns}
+    for file in facts.files:
+        for unknown in {file.key, file.name or file.key} - names:
+            raise ConfigurationError(
+                f"`-- file: {file.key} from {file.store}` needs a column {unknown}, which it lacks"
+            )

@@ -71,11 +71,15 @@ class Key(msgspec.Struct, frozen=True):
     is_value: bool
 
 
-async def check_equality(connection: Connection, sql: str) -> None:
-    """Raise ConfigurationError unless the user's id is compared as it is with each column that decides about rows."""
+async def read_functions(connection: Connection) -> Functions:
     async with using_safe_search_path(connection):
         row = await connection.fetchrow(QUERIES["list_exact_functions"])
-    facts = _Reading(Functions(**{name: frozenset(map(str, numbers)) for name, numbers in (row or {}).items()}))
+    return Functions(**{name: frozenset(map(str, numbers)) for name, numbers in (row or {}).items()})
+
+
+async def check_equality(connection: Connection, sql: str, functions: Functions) -> None:
+    """Raise ConfigurationError unless the user's id is compared as it is with each column that decides about rows."""
+    facts = _Reading(functions)
     try:
         facts.read_query(await read_query_tree(connection, sql), None)
         judgement = _Judgement(connection, facts)

@@ -11,6 +11,7 @@ from service.formats import Format
 
 MAX_SAFE_INTEGER = 2**53 - 1  # RFC 8259, 6
 SCALAR_CATEGORIES = frozenset("ER")
+VERBATIM_TYPES = frozenset({"json", "_json"})
 
 
 class JsonEncoder:
@@ -57,7 +58,18 @@ def json_objects(dataset: Dataset, *, big_as_text: bool) -> str:
     value = _json_safe_value if big_as_text else _json_value
     members = ", ".join(f"{value(column)} AS {quote_identifier(column.name)}" for column in dataset.columns)
     objects = f'SELECT {members} FROM ({dataset.sql}) AS "row"'  # noqa: S608 (checked at start-up)
-    return f'SELECT pg_catalog.row_to_json("object")::pg_catalog.text FROM ({objects}) AS "object"'  # noqa: S608 (likewise)
+    line = 'pg_catalog.row_to_json("object")::pg_catalog.text'
+    if any(map(_may_have_line_breaks, dataset.columns)):
+        line = f"pg_catalog.replace(pg_catalog.replace({line}, E'\\r', ' '), E'\\n', ' ')"
+    return f'SELECT {line} FROM ({objects}) AS "object"'  # noqa: S608 (likewise)
+
+
+def _may_have_line_breaks(column: Column) -> bool:
+    """Whether a value can hold JSON as the application wrote it: jsonb doesn't keep white space, the type json does.
+
+    Between tokens all of it is the same; within a string JSON has no line breaks, only their escapes.
+    """
+    return column.type_name in VERBATIM_TYPES or column.cast_name is None
 
 
 def _json_value(column: Column) -> str:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from guard.text import unquote_identifier
-from service.backends.database import QUERIES, Connection, using_safe_search_path
+from service.backends.database import QUERIES, Connection, using_safe_search_path, using_settings, within_transaction
 from service.errors import ConfigurationError
 
 Plan: TypeAlias = dict[str, Any]
@@ -37,26 +37,40 @@ CONDITIONS = ("Filter", "Join Filter", "One-Time Filter")
 
 async def explain(connection: Connection, sql: str, parameter_types: Sequence[str]) -> Plan:
     """The plan's root node. A generic plan keeps parameters unknown; without indexes an order can't hide in a scan."""
-    transaction = connection.transaction(readonly=True)
-    await transaction.start()
-    try:
-        await connection.execute(QUERIES["reveal_plans"])
-        return await _explain(connection, sql, parameter_types)
-    finally:
-        await transaction.rollback()  # within another one, too, the settings must end here
+    plan, *_ = await _explain(connection, [sql], parameter_types)
+    return plan
 
 
-async def _explain(connection: Connection, sql: str, parameter_types: Sequence[str]) -> Plan:
+async def explain_with_row(connection: Connection, sql: str, parameter_types: Sequence[str]) -> tuple[Plan, Plan]:
+    """The query's plan, and that of the query as a subquery: its outputs have their tables' names.
+
+    In a plan of a single table they lack it.
+    """
+    plan, row_plan = await _explain(
+        connection,
+        [sql, f'SELECT * FROM ({sql}) AS "row"'],  # noqa: S608 (an operator's file)
+        parameter_types,
+    )
+    return plan, row_plan
+
+
+async def _explain(connection: Connection, queries: Sequence[str], parameter_types: Sequence[str]) -> list[Plan]:
     types = ", ".join(PARAMETER_TYPES[name] for name in parameter_types)
-    await connection.execute(f"PREPARE carryout_dataset ({types}) AS {sql}")
     nulls = ", ".join("NULL" for _ in parameter_types)
-    try:
-        async with connection.transaction():  # after a refusal too, the statement must go
-            text = await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE carryout_dataset ({nulls})")
-    finally:
-        await connection.execute("DEALLOCATE carryout_dataset")
-    root: Plan = msgspec.json.decode(text)[0]["Plan"]
-    return root
+    prepared: list[str] = []
+    async with within_transaction(connection):
+        try:
+            async with using_settings(connection, QUERIES["reveal_plans"]):
+                for number, sql in enumerate(queries):
+                    await connection.execute(f"PREPARE carryout_dataset_{number} ({types}) AS {sql}")
+                    prepared.append(f"carryout_dataset_{number}")
+                texts = [
+                    await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE {name} ({nulls})")
+                    for name in prepared
+                ]
+        finally:  # after a refusal too, the statements must go
+            await connection.execute("; ".join(f"DEALLOCATE {name}" for name in prepared))
+    return [msgspec.json.decode(text)[0]["Plan"] for text in texts]
 
 
 def outputs(plan: Plan, column_count: int) -> Iterator[str]:
@@ -125,11 +139,12 @@ def without_literals(expression: str) -> str:
     return NAME_OR_LITERAL.sub(r"\1", expression)
 
 
-async def check_column_names(connection: Connection, sql: str, parameter_types: Sequence[str]) -> None:
-    """Raise ConfigurationError if the query, or a view, gives a table's columns other names: plans show only those."""
-    # In a plan of a single table, outputs lack the table's name; wrapping the query in a subquery restores it.
-    plan = await explain(connection, f'SELECT * FROM ({sql}) AS "row"', parameter_types)  # noqa: S608 (an operator's file)
-    read = sorted(_columns_read(list(all_nodes(plan))))
+async def check_column_names(connection: Connection, row_plan: Plan) -> None:
+    """Raise ConfigurationError if the query, or a view, gives a table's columns other names: plans show only those.
+
+    `row_plan` is that of `explain_with_row`.
+    """
+    read = sorted(_columns_read(list(all_nodes(row_plan))))
     async with using_safe_search_path(connection):
         unknown = await connection.fetchrow(
             QUERIES["find_unknown_column"], *([row[part] for row in read] for part in range(3))

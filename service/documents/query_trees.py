@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-from service.backends.database import QUERIES, Connection
+from service.backends.database import QUERIES, Connection, using_settings
 from service.errors import ConfigurationError
 
 Node: TypeAlias = dict[str, Any]
@@ -25,13 +25,8 @@ TYPE = "node"
 async def read_query_tree(connection: Connection, sql: str) -> Node:
     """The root, a QUERY. A node is a dict of its fields and its TYPE, a list a list, everything else a text."""
     with _logged(connection) as details:
-        transaction = connection.transaction(readonly=True)
-        await transaction.start()
-        try:
-            await connection.execute(QUERIES["reveal_query_trees"])
+        async with using_settings(connection, QUERIES["reveal_query_trees"]):
             await connection.prepare(sql)
-        finally:
-            await transaction.rollback()
         await asyncio.sleep(0)  # asyncpg calls listeners in the loop's next turn
     if not details:
         raise ConfigurationError("PostgreSQL didn't send its query tree, which shows how ids are compared")

@@ -3,6 +3,7 @@
 import datetime as dt
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import NamedTuple
 
 import asyncpg
 
@@ -19,6 +20,17 @@ PASSING_TROUBLES = (
     asyncpg.TransactionRollbackError,  # a deadlock
     asyncpg.ConfigurationLimitExceededError,  # temp_file_limit
 )
+
+
+class Snapshot(NamedTuple):
+    """Rows that it doesn't see may be dated from `changes_from` on.
+
+    On a standby, `replayed_at` is when the last commit was made that it is sure to see.
+    """
+
+    connection: Connection
+    changes_from: dt.datetime
+    replayed_at: dt.datetime | None
 
 
 class _RollBackError(Exception):
@@ -40,24 +52,24 @@ async def open_snapshot(pool: Pool, acquire_timeout_seconds: float) -> AsyncIter
 @asynccontextmanager
 async def open_dated_snapshot(
     pool: Pool, acquire_timeout_seconds: float, *, overlap_seconds: float, margin_seconds: float = MARGIN_SECONDS
-) -> AsyncIterator[tuple[Connection, dt.datetime]]:
-    """The same, with the time from which rows may be dated that it doesn't see.
-
-    That is asked before: a transaction that is open in the snapshot was open then, or began later.
+) -> AsyncIterator[Snapshot]:
+    """The same, with its times. They are asked before: a transaction that is open in the snapshot was open then, or
+    began later.
     """
     async with acquire(pool, timeout_seconds=acquire_timeout_seconds, server="source") as connection:
         with naming_failures():
             changes_from = await connection.fetchval(QUERIES["find_changes_from"], overlap_seconds, margin_seconds)
-        async with take_snapshot(connection):
-            yield connection, changes_from
+        async with take_snapshot(connection) as replayed_at:
+            yield Snapshot(connection, changes_from, replayed_at)
 
 
 @asynccontextmanager
-async def take_snapshot(connection: Connection) -> AsyncIterator[None]:
-    await look_at_replay(connection)
+async def take_snapshot(connection: Connection) -> AsyncIterator[dt.datetime | None]:
+    """Yields `replayed_at` of the snapshot."""
+    replayed_at = await look_at_replay(connection)
     with suppress(_RollBackError):
         async with snapshot(connection):
-            yield
+            yield replayed_at
             raise _RollBackError
 
 

@@ -11,6 +11,7 @@ from service.documents.chunks import Chunks
 from service.documents.datasets import Dataset
 from service.documents.encoders import create_encoder
 from service.documents.encoding import Encoder, EncoderOptions, RowText
+from service.documents.file_counts import FileCounts
 from service.documents.ranges import suggest_ranges
 from service.documents.selection import Selected, describe_filter, select_datasets
 from service.documents.snapshots import (
@@ -64,6 +65,7 @@ class Document(Chunks):
         self.end_snapshot: Final = end_snapshot  # chunks that aren't made by then can't be; a second call does nothing
         self.selected = selected
         self.counts = survey.counts
+        self.files: Final = FileCounts()  # of a package
         self._lines = survey.lines
 
     def chunks(self, encoder: Encoder) -> AsyncGenerator[bytes, None]:
@@ -151,10 +153,11 @@ async def open_document(  # noqa: PLR0913 (each is one independent fact of the r
     while another exclusive document of the user is open anywhere; DocumentError if the data can't be read. With
     `ranges_seconds`, the ExportTooLargeError holds ranges that fit, if they are found in that time.
     """
-    async with AsyncExitStack() as snapshot:
-        connection, changes_from = await snapshot.enter_async_context(
+    async with AsyncExitStack() as held:
+        snapshot = await held.enter_async_context(
             open_dated_snapshot(pool, acquire_timeout_seconds, overlap_seconds=overlap_seconds)
         )
+        connection = snapshot.connection
         if exclusive and not await connection.fetchval(QUERIES["try_stream_lock"], str(spec.user_id)):
             raise ExportInProgressError("A stream of your data is already running")
         selected = select_datasets(datasets, spec)
@@ -166,21 +169,21 @@ async def open_document(  # noqa: PLR0913 (each is one independent fact of the r
         )
         # A package reads the rows more than once, and otherwise each time.
         row_text = None if spec.format.is_package else create_encoder(spec.format, options).row_text
-        survey = await take_survey(connection, selected, spec, row_text, max_records=max_records)
+        survey = await take_survey(snapshot, selected, spec, row_text, max_records=max_records)
         await require_whole_tables(connection)
         _check_profile(survey.counts[0])
         if sum(survey.counts) > max_records:
             raise await _too_large(connection, selected, spec, max_records=max_records, seconds=ranges_seconds)
         if survey.lines is not None and not exclusive:
-            await snapshot.aclose()
+            await held.aclose()
         yield Document(
             connection,
             selected,
             survey,
             spec=spec,
             options=options,
-            changes_from=changes_from,
-            end_snapshot=snapshot.aclose,
+            changes_from=snapshot.changes_from,
+            end_snapshot=held.aclose,
         )
 
 

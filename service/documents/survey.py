@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import asyncpg
 
-from service.backends.database import QUERIES, Connection, replayed_at
+from service.backends.database import QUERIES
 from service.documents.chunks import short_lines
 from service.documents.encoding import RowText
 from service.documents.selection import Query, Selected
-from service.documents.snapshots import naming_failures, refusing_foreign_characters
+from service.documents.snapshots import Snapshot, naming_failures, refusing_foreign_characters
 from service.documents.subjects import MOST_ROWS, QUERY_TIMEOUT_SECONDS, find_profiles, has_id
 from service.errors import NO_SUCH_USER, SubjectNotFoundError
 from service.export_spec import ExportSpec
@@ -37,7 +37,7 @@ class Survey(NamedTuple):
 
 
 async def take_survey(
-    connection: Connection,
+    snapshot: Snapshot,
     selected: Sequence[Selected],
     spec: ExportSpec,
     row_text: RowText | None,
@@ -49,15 +49,15 @@ async def take_survey(
     `row_text` gives the lines, if they are wanted.
     """
     profile = selected[0].dataset
-    with naming_failures(), refusing_foreign_characters(SubjectNotFoundError(NO_SUCH_USER)):
-        if not str(spec.user_id).isascii():  # only such an id can lack in the database's encoding
-            await find_profiles(connection, profile, spec.user_id)
+    if not str(spec.user_id).isascii():  # only such an id can lack in the database's encoding
+        with naming_failures(), refusing_foreign_characters(SubjectNotFoundError(NO_SUCH_USER)):
+            await find_profiles(snapshot.connection, profile, spec.user_id)
     queries = [query for section in selected for query in section.queries]
     given = max((query.arguments for query in queries), key=len)
     statement = _statement(queries, row_text, given=len(given))
     with naming_failures():
-        row = await connection.fetchrow(
-            statement, *given, max_records + 1, replayed_at(connection), timeout=QUERY_TIMEOUT_SECONDS
+        row = await snapshot.connection.fetchrow(
+            statement, *given, max_records + 1, snapshot.replayed_at, timeout=QUERY_TIMEOUT_SECONDS
         )
     assert row is not None
     return _read(row, selected, spec)

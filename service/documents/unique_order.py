@@ -27,7 +27,8 @@ async def check_unique_order(connection: Connection, plan: Plan, *, has_order_by
     joined: tables, and groups. Without an ORDER BY, internal sorts of the plan don't count as an order.
     """
     keys = _sort_keys(plan) if has_order_by else frozenset()
-    unique_keys = [await _unique_keys(connection, source) for source in _sources(plan)]
+    async with using_safe_search_path(connection):
+        unique_keys = [await _unique_keys(connection, source) for source in _sources(plan)]
     if not _determines(keys, unique_keys, list(_inferences(plan))):
         fault = "its ORDER BY isn't known to be unique" if keys else "it has no ORDER BY"
         raise ConfigurationError(f"{fault}: rows need a unique order, so end it with the primary key of what it lists")
@@ -41,12 +42,18 @@ async def _check_repeatable(connection: Connection, plan: Plan) -> None:
         raise ConfigurationError("TABLESAMPLE gives other rows each time")
     keys = [key for node in nodes for key in node.get("Sort Key", [])]
     names = {unquote_identifier(name) for key in keys for name in CALL.findall(without_literals(key))}
-    async with using_safe_search_path(connection):
-        volatile = await connection.fetchval(QUERIES["find_volatile_function"], sorted(names))
-    if volatile:
+    if volatile := await _find_volatile(connection, sorted(names)):
         raise ConfigurationError(
             f"its ORDER BY must not depend on {volatile}(), which is VOLATILE: two reads may be ordered differently"
         )
+
+
+async def _find_volatile(connection: Connection, names: list[str]) -> str | None:
+    if not names:
+        return None
+    async with using_safe_search_path(connection):
+        found: str | None = await connection.fetchval(QUERIES["find_volatile_function"], names)
+    return found
 
 
 def is_ordered_by_first_output(plan: Plan) -> bool:
@@ -105,10 +112,7 @@ async def _unique_keys(connection: Connection, source: Plan) -> list[Key]:
     names = {PARTITION_NUMBER.sub("", f"{node.get('Alias')}.") for node in partitions} or {f"{source.get('Alias')}."}
     if "Relation Name" not in scan or len(names) > 1:
         return []
-    async with using_safe_search_path(connection):
-        rows = await connection.fetch(
-            QUERIES["list_unique_keys"], scan["Schema"], scan["Relation Name"], bool(partitions)
-        )
+    rows = await connection.fetch(QUERIES["list_unique_keys"], scan["Schema"], scan["Relation Name"], bool(partitions))
     return [frozenset(name + column for column in row["columns"]) for row in rows for name in names]
 
 

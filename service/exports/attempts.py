@@ -10,8 +10,9 @@ from contextlib import aclosing, asynccontextmanager, suppress
 import asyncpg
 import structlog
 
+from service.backends.attachments import Fault
 from service.backends.database import CONNECTION_LOST
-from service.bookkeeping.exports import Export, FileFacts
+from service.bookkeeping.exports import AttachmentFacts, Export, FileFacts, Progress
 from service.documents.encoders import create_encoder
 from service.documents.package.contents import package_chunks
 from service.documents.streaming import Document, open_document, require_subject
@@ -96,15 +97,16 @@ async def make(
 
 
 async def _store(resources: Resources, export: Export, document: Document) -> FileFacts:
+    key, media_type = files.new_key(resources, export), export.format.media_type
     if export.format.is_package:
-        made = package_chunks(document)
+        made = package_chunks(document, resources.file_stores, max_bytes=resources.settings.max_export_bytes)
     else:
         made = document.chunks(create_encoder(export.format, document.options))
     with resources.tracer.span("s3 upload", "client") as span:
-        key = files.new_key(resources, export)
         async with aclosing(made) as chunks:
-            stored = await resources.storage.upload(key, chunks, content_type=export.format.media_type)
+            stored = await resources.storage.upload(key, chunks, content_type=media_type)
         span.set({"carryout.bytes": stored.size_bytes})
+    await _note_files(resources, document)
     return FileFacts(
         stored.url,
         document.records_done,
@@ -112,7 +114,31 @@ async def _store(resources: Resources, export: Export, document: Document) -> Fi
         stored.sha256,
         changes_from=document.changes_from,
         schema_digest=resources.schema.digest,
+        attachments=_attachment_facts(document),
     )
+
+
+def _attachment_facts(document: Document) -> AttachmentFacts | None:
+    files = document.files
+    if not files.included and not files.missing:
+        return None
+    return AttachmentFacts(files.bytes_total or 0, files.included, files.missing)
+
+
+async def _note_files(resources: Resources, document: Document) -> None:
+    """Count the attachments, and log once for each cause why some of a section's are missing."""
+    resources.metrics.attachments.labels("included").inc(document.files.included)
+    for kind, count in document.files.faults.items():
+        resources.metrics.attachments.labels(kind.fault).inc(count)
+        cause = {"cause": kind.cause} if kind.cause else {}
+        log = logger.aerror if kind.fault is Fault.DENIED else logger.awarning
+        await log("files_not_included", section=kind.section, store=kind.store, fault=kind.fault, files=count, **cause)
+
+
+def progress_of(document: Document | None) -> Progress:
+    if document is None:
+        return Progress()
+    return Progress(document.records_done, document.files.bytes_done, document.files.bytes_total)
 
 
 async def require_owner(resources: Resources, export: Export) -> None:

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from service.backends.database import Connection
 from service.backends.storage import ObjectStorage, StoredObject
-from service.bookkeeping.exports import KEYS, OBJECT_KEY, Export, ExportRepository
+from service.bookkeeping.exports import Export, ExportRepository
 from service.exports.files import is_in, key_of
+from service.object_keys import KEYS, OBJECT_KEY
 
 BATCH = 1_000
 UNKNOWN_SECONDS = 86_400.0  # how much longer than a file an unknown object is kept: a better backup may know it

@@ -7,8 +7,9 @@ import structlog
 from service.backends.database import Connection
 from service.backends.storage import ObjectStorage
 from service.bookkeeping.audit import Actor
-from service.bookkeeping.exports import KEYS, Export, ExportStatus, object_key
+from service.bookkeeping.exports import Export, ExportStatus
 from service.errors import ExportGoneError, ExportNotReadyError
+from service.object_keys import KEYS, object_key
 from service.resources import Resources
 
 LOST = "This export's file is not available any more: please request the export again"

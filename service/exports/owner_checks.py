@@ -12,13 +12,12 @@ from service.user_ids import UserId
 async def get_owned(resources: Resources, job_id: uuid.UUID, user_id: UserId, actor: Actor) -> Export:
     """Raises ExportNotFoundError if the id is unknown or the export is another user's; the latter is audited."""
     try:
-        async with resources.connection() as connection:
-            return await resources.exports.get_owned(connection, job_id, user_id)
+        return await resources.exports.get_owned(resources.autocommit, job_id, user_id)
     except ExportNotFoundError:
-        await record_denied(resources, job_id, actor)
+        await record_denial(resources, job_id, actor)
         raise
 
 
-async def record_denied(resources: Resources, job_id: uuid.UUID, actor: Actor) -> None:
+async def record_denial(resources: Resources, job_id: uuid.UUID, actor: Actor) -> None:
     """Audit that the caller may not access the export, at most once a minute per export. Unknown ids aren't audited."""
-    await resources.exports.deny(resources.autocommit, job_id, actor)
+    await resources.exports.record_denial(resources.autocommit, job_id, actor)

@@ -10,7 +10,7 @@ from service.documents.streaming import Document
 from service.errors import ExportSupersededError, ExportTooLargeError, SubjectNotFoundError, UnavailableError
 from service.export_spec import ExportSpec
 from service.exports import attempts
-from service.exports.admission import admission_of
+from service.exports.admission import Admission, admission_of
 from service.resources import Resources
 
 RETRY_AFTER_FAILURE_SECONDS = 2.0
@@ -33,7 +33,7 @@ async def request_export(resources: Resources, request: ExportRequest) -> Export
         if earlier := await admission.check(resources.autocommit, request):
             return earlier
         if request.respond_async:
-            return await _create_queued(resources, request)
+            return await _create_queued(resources, admission, request)
         async with attempts.open_user_document(resources, request.spec, suggest_ranges=True) as document:
             records = document.records_total
             queued = request.spec.format.is_package or records >= resources.settings.small_export_records
@@ -48,9 +48,9 @@ async def request_export(resources: Resources, request: ExportRequest) -> Export
     return export
 
 
-async def _create_queued(resources: Resources, request: ExportRequest) -> Export:
+async def _create_queued(resources: Resources, admission: Admission, request: ExportRequest) -> Export:
     records = await _count_in_time(resources, request.spec)
-    export, is_new = await admission_of(resources).admit(resources.autocommit, request, queued=True, records=records)
+    export, is_new = await admission.admit(resources.autocommit, request, queued=True, records=records)
     if is_new:
         await attempts.enqueue(resources, export)
     return export

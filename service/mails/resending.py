@@ -22,7 +22,7 @@ async def resend(
 async def resend_failed(
     connection: Connection, exports: ExportRepository, notifications: NotificationRepository, *, since_seconds: float
 ) -> list[Notification]:
-    """Resend all mails that failed in the last `since_seconds`, or wait because the mail server refuses us."""
+    """Resend all mails that failed in the last `since_seconds`, or wait for their next attempt."""
     async with connection.transaction():
         resent = await notifications.resend_failed(connection, since_seconds=since_seconds)
         return await _audited(connection, exports, resent)

@@ -1,7 +1,7 @@
 """Sends the mails of exports. A mail is claimed, accepted by the mail server at most once, and its outcome audited."""
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 
 import asyncpg
 import structlog
@@ -11,15 +11,13 @@ from service.backends.mail_addresses import normalize_address
 from service.backends.smtp_replies import Delivery, Outcome
 from service.bookkeeping.exports import Export, ExportStatus
 from service.bookkeeping.mails import Notification
-from service.bookkeeping.outbox import LEASE_SECONDS, EntryState
+from service.bookkeeping.outbox import EntryState, deliver
 from service.documents.selection import selection_words
 from service.errors import EntrySupersededError, UnavailableError
 from service.exports.files import download_url
 from service.mails.messages import compose
 from service.mails.recipients import find_address
 from service.resources import Resources
-
-STOP_SECONDS = 5.0
 
 logger = structlog.get_logger()
 
@@ -34,8 +32,7 @@ async def send_due_mails(resources: Resources, *, limit: int) -> int:
             resources.metrics.mails.labels(lost.state).inc()
             await _audit(resources, connection, lost)
         claimed = await resources.notifications.claim_due(connection, limit=limit)
-    if claimed:
-        await _finish([asyncio.create_task(_deliver(resources, notification)) for notification in claimed])
+    await deliver(claimed, partial(_deliver, resources), superseded="mail_superseded", failed="mail_attempt_failed")
     return len(claimed)
 
 
@@ -46,43 +43,20 @@ async def skip_mails(resources: Resources, connection: Connection, export: Expor
         await _audit(resources, connection, skipped)
 
 
-async def _finish(tasks: Sequence["asyncio.Task[None]"]) -> None:
-    try:
-        await asyncio.wait(tasks)
-    except asyncio.CancelledError:
-        _, unfinished = await asyncio.wait(tasks, timeout=STOP_SECONDS)
-        for task in unfinished:
-            task.cancel()
-        raise
-    finally:
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
 async def _deliver(resources: Resources, notification: Notification) -> None:
     """A failure here keeps the claim until its lease expires; then the mail is retried, or ends as ambiguous."""
     structlog.contextvars.bind_contextvars(  # context variables are local to this task
         job_id=str(notification.job_id), kind=notification.kind, attempt=notification.attempts
     )
-    lease = asyncio.timeout(LEASE_SECONDS)  # afterwards another worker may claim it
-    try:
-        async with lease:
-            export = await _get_export(resources, notification)
-            structlog.contextvars.bind_contextvars(**export.log_context)
-            delivery = await _traced_attempt(resources, notification, export)
-            async with resources.transaction() as connection:
-                ended = await _conclude(resources, connection, notification, delivery)
-    except EntrySupersededError:
-        await logger.awarning("mail_superseded")
-    except Exception as error:  # noqa: BLE001 (one mail's failure must not affect the others)
-        if lease.expired() and isinstance(error, TimeoutError):
-            await logger.awarning("mail_attempt_failed", cause="its lease ran out")
-        else:
-            await logger.aerror("mail_attempt_failed", exc_info=error)
-    else:
-        resources.metrics.mails.labels(ended.state).inc()
-        fine = delivery.outcome in {Outcome.SENT, Outcome.SKIPPED}
-        log = logger.ainfo if fine else logger.awarning
-        await log("mail_attempted", outcome=delivery.outcome, state=ended.state, cause=delivery.cause)
+    export = await _get_export(resources, notification)
+    structlog.contextvars.bind_contextvars(**export.log_context)
+    delivery = await _traced_attempt(resources, notification, export)
+    async with resources.transaction() as connection:
+        ended = await _conclude(resources, connection, notification, delivery)
+    resources.metrics.mails.labels(ended.state).inc()
+    fine = delivery.outcome in {Outcome.SENT, Outcome.SKIPPED}
+    log = logger.ainfo if fine else logger.awarning
+    await log("mail_attempted", outcome=delivery.outcome, state=ended.state, cause=delivery.cause)
 
 
 async def _traced_attempt(resources: Resources, notification: Notification, export: Export) -> Delivery:
@@ -153,6 +127,8 @@ def _facts(resources: Resources, notification: Notification, export: Export) -> 
         "records": export.record_count,
         "size_bytes": export.size_bytes,
         "sha256": export.sha256.hex(),
+        "files_included": export.files_included or 0,
+        "files_missing": export.files_missing or 0,
     }
 
 

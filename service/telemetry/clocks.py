@@ -20,14 +20,17 @@ class Clock:
         self._warned = False
         self.ahead_seconds = 0.0
 
+    @property
+    def differs(self) -> bool:
+        return abs(self.ahead_seconds) > TOLERANCE_SECONDS
+
     async def measure(self, connection: Connection) -> None:
         asked_at = time.time()
         theirs: float = await connection.fetchval(QUERIES["read_clock"])
         self.ahead_seconds = (asked_at + time.time()) / 2 - theirs
         self._skew.set(self.ahead_seconds)
-        differs = abs(self.ahead_seconds) > TOLERANCE_SECONDS
-        if differs != self._warned:
-            self._warned = differs
-            event = "clock_differs" if differs else "clock_agrees"
-            log = logger.awarning if differs else logger.ainfo
+        if self.differs != self._warned:
+            self._warned = self.differs
+            event = "clock_differs" if self.differs else "clock_agrees"
+            log = logger.awarning if self.differs else logger.ainfo
             await log(event, ahead_seconds=round(self.ahead_seconds, 1))

@@ -10,6 +10,7 @@ from typing import Final, Literal, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
+from service.backends.attachments import Fault
 from service.backends.database import QUERIES, Pool, acquire
 from service.errors import TokenFault, UnavailableError
 from service.formats import Format
@@ -17,14 +18,15 @@ from service.formats import Format
 VERSION = version("carryout")
 BACKLOG_TIMEOUT_SECONDS = 2.0
 BACKLOG = (
-    *("queue_exports", "queue_age", "mails_age", "mails_refused"),
+    *("queue_exports", "queue_age", "mails_age", "mails_refused", "events_age", "receiver_gone"),
     *("files_overdue", "files_missing", "unknown_objects"),
 )
 REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 # Each counter is exported as 0 from the start: `increase()` misses the first event of a counter that begins with 1.
 EXPORT_OUTCOMES = tuple(itertools.product(("completed", "failed", "cancelled", "retried"), Format))
 MAIL_OUTCOMES = ("sent", "pending", "failed", "ambiguous", "skipped")
-WorkerLoop = Literal["queue", "repair", "expiry", "erasure", "sweep", "mails"]
+EVENT_OUTCOMES = ("sent", "pending", "failed")
+WorkerLoop = Literal["queue", "repair", "expiry", "erasure", "sweep", "mails", "events", "retention"]
 EXPORT_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 900, 3_600)
 
 
@@ -73,15 +75,28 @@ class Metrics:
             buckets=EXPORT_BUCKETS,
             registry=registry,
         )
+        self.attachments: Final = Counter(
+            "carryout_attachments",
+            "Attachments of packages that were made: included, or the reason why they are missing",
+            ["outcome"],
+            registry=registry,
+        )
         self.mails: Final = Counter(
             "carryout_mails",
             "Attempts to send a mail, by the resulting state; a pending mail will be retried",
             ["outcome"],
             registry=registry,
         )
+        self.events: Final = Counter(
+            "carryout_events",
+            "Attempts to post an event to CARRYOUT_WEBHOOK_URL, by the resulting state; a pending one will be retried",
+            ["outcome"],
+            registry=registry,
+        )
         self.repairs: Final = Counter(
             "carryout_repairs",
-            "Repairs by step: exports requeued, lost, expired or of erased users; orphaned or unknown objects removed",
+            "Repairs by step: exports requeued, lost, expired or of erased users; orphaned or unknown objects removed; "
+            "rows purged",
             ["step"],
             registry=registry,
         )
@@ -112,6 +127,16 @@ class Metrics:
         self._mails_refused: Final = Gauge(
             "carryout_mails_refused",
             "Unsent mails that the mail server refuses because of Carryout's login, sender, name, address or quota",
+            registry=registry,
+        )
+        self._events_age: Final = Gauge(
+            "carryout_events_oldest_age_seconds",
+            "Age of the oldest event that wasn't posted; 0 if there is none, or no receiver",
+            registry=registry,
+        )
+        self._receiver_gone: Final = Gauge(
+            "carryout_webhook_receiver_gone",
+            "1 if the receiver of events answered 410: events wait until an operator resends, else 0",
             registry=registry,
         )
         self._files_overdue: Final = Gauge(
@@ -165,8 +190,12 @@ class Metrics:
             self.token_refusals.labels(fault)
         for outcome, format_ in EXPORT_OUTCOMES:
             self.exports.labels(outcome, format_)
+        for outcome in ("included", *Fault):
+            self.attachments.labels(outcome)
         for outcome in MAIL_OUTCOMES:
             self.mails.labels(outcome)
+        for outcome in EVENT_OUTCOMES:
+            self.events.labels(outcome)
         for loop in get_args(WorkerLoop):
             self.loop_failures.labels(loop)
 
@@ -202,6 +231,8 @@ class Metrics:
         self._queue_age.set(backlog["queue_age"])
         self._mails_age.set(backlog["mails_age"])
         self._mails_refused.set(backlog["mails_refused"])
+        self._events_age.set(backlog["events_age"])
+        self._receiver_gone.set(backlog["receiver_gone"])
         self._files_overdue.set(backlog["files_overdue"])
         self._files_missing.set(backlog["files_missing"])
         self._unknown_objects.set(backlog["unknown_objects"])

@@ -44,15 +44,15 @@ SELECT DISTINCT indrelid AS table, indkey[0]::int AS number
 FROM pg_index
 WHERE indisvalid AND indkey[0] > 0 AND indrelid = ANY ($1::oid[])
 
--- name: list_columns_of_dataset
--- The columns that the temporary function carryout_dataset names anywhere in its body.
-SELECT n.nspname AS schema, c.relname AS relation, a.attname AS column
+-- name: list_columns_of_datasets
+-- The columns that the temporary functions carryout_dataset_N name anywhere in their bodies.
+SELECT DISTINCT n.nspname AS schema, c.relname AS relation, a.attname AS column
 FROM pg_proc p
 JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_class'::regclass
 JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
 JOIN pg_class c ON c.oid = d.refobjid
 JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE p.pronamespace = pg_my_temp_schema() AND p.proname = 'carryout_dataset'
+WHERE p.pronamespace = pg_my_temp_schema() AND starts_with(p.proname, 'carryout_dataset_')
 
 -- name: find_role
 SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1::text)

@@ -112,6 +112,8 @@ SET status = 'processing',
     attempt = attempt + 1,
     failures = failures + (status = 'processing')::int,
     records_done = 0,
+    bytes_done = 0,
+    bytes_total = NULL,
     started_at = now(),
     lease_expires_at = now() + make_interval(secs => $2)
 WHERE id = $1
@@ -123,7 +125,9 @@ RETURNING *
 -- An attempt that has just completed is still ours.
 UPDATE carryout.export_jobs
 SET lease_expires_at = CASE status WHEN 'processing' THEN now() + make_interval(secs => $3) END,
-    records_done = greatest(records_done, $4)
+    records_done = greatest(records_done, $4),
+    bytes_done = greatest(bytes_done, $5),
+    bytes_total = coalesce($6, bytes_total)
 WHERE id = $1 AND status IN ('processing', 'completed') AND attempt = $2
 RETURNING id
 
@@ -131,7 +135,8 @@ RETURNING id
 UPDATE carryout.export_jobs
 SET status = 'completed', lease_expires_at = NULL, completed_at = now(),
     record_count = $3, records_done = $3, file_url = $4, size_bytes = $5, sha256 = $6,
-    expires_at = now() + make_interval(secs => $7), changes_from = $8, schema_digest = $9
+    expires_at = now() + make_interval(secs => $7), changes_from = $8, schema_digest = $9,
+    bytes_done = coalesce($10::bigint, 0), bytes_total = $10::bigint, files_included = $11, files_missing = $12
 WHERE id = $1 AND status = 'processing' AND attempt = $2
 RETURNING *
 
@@ -186,11 +191,12 @@ WHERE id = $1 AND (user_denied_at IS NULL OR user_denied_at <= now() - interval 
 RETURNING *
 
 -- name: estimate_completion
--- The median time per record of recent exports of about this size, times the records of this one; and the overall time per
--- record of the recent ones, times the records ahead of it. A small export takes a hundred times as long per record as a
--- large one.
+-- The median time per record of recent exports of about this size, times the records of this one; the time per byte of
+-- recent attachments, times the bytes that are left of this one's; and the overall time per record of the recent ones,
+-- times the records ahead of it. A small export takes a hundred times as long per record as a large one.
 WITH recent AS (
-  SELECT extract(epoch FROM completed_at - started_at) AS seconds, greatest(record_count, 1) AS records
+  SELECT extract(epoch FROM completed_at - started_at) AS seconds, greatest(record_count, 1) AS records,
+    coalesce(bytes_total, 0) AS bytes
   FROM carryout.export_jobs
   WHERE status = 'completed' AND queued
   ORDER BY completed_at DESC
@@ -199,12 +205,14 @@ WITH recent AS (
   SELECT recent.seconds / recent.records AS seconds_per_record
   FROM recent
   JOIN carryout.export_jobs AS mine ON mine.id = $1
+  WHERE recent.bytes = 0
   ORDER BY abs(ln(recent.records) - ln(mine.estimated_records))
   LIMIT 5
 ), pace AS (
   SELECT
     coalesce((SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds_per_record) FROM alike), 0.00005) AS own,
-    coalesce((SELECT sum(seconds) / sum(records) FROM recent), 0.00005) AS overall
+    coalesce((SELECT sum(seconds) / sum(records) FROM recent WHERE bytes = 0), 0.00005) AS overall,
+    coalesce((SELECT sum(seconds) / sum(bytes) FROM recent WHERE bytes > 0), 0.00000005) AS per_byte
 ), ahead AS (
   SELECT coalesce(sum(greatest(other.estimated_records - other.records_done, 0)), 0) AS records
   FROM carryout.export_jobs AS mine
@@ -214,6 +222,7 @@ WITH recent AS (
 )
 SELECT greatest(mine.run_after, now())
   + make_interval(secs => 1 + pace.overall * ahead.records
-                            + pace.own * greatest(mine.estimated_records - mine.records_done, 0))
+                            + pace.own * greatest(mine.estimated_records - mine.records_done, 0)
+                            + pace.per_byte * greatest(coalesce(mine.bytes_total, 0) - mine.bytes_done, 0))
 FROM carryout.export_jobs AS mine, pace, ahead
 WHERE mine.id = $1

@@ -9,15 +9,15 @@ WHERE job_id = $1 AND state = 'pending'
 RETURNING *
 
 -- name: resend_notifications
--- Those that ended in one of the states $2, and those that wait for an attempt: with $3, only what failed in so many
--- seconds, and what is refused. Attempts go on counting: the number is the fencing number.
+-- Those that wait for their next attempt, and those that ended in one of the states $2: with $3, in so many seconds.
+-- Attempts go on counting: the number is the fencing number.
 UPDATE carryout.export_notifications
 SET state = 'pending', next_attempt_at = pg_catalog.now(), data_started_at = NULL, ended_at = NULL, refused = false,
     resent_at = pg_catalog.now(), earlier_attempts = attempts
 WHERE ($1::uuid IS NULL OR job_id = $1)
   AND (state = ANY($2::text[]) OR (state = 'pending' AND next_attempt_at > pg_catalog.now()))
   AND ($3::float8 IS NULL OR ended_at >= pg_catalog.now() - pg_catalog.make_interval(secs => $3)
-       OR (state = 'pending' AND refused))
+       OR state = 'pending')
 RETURNING *
 
 -- name: list_latest_notifications

@@ -1,13 +1,14 @@
--- {outbox} is the table of an outbox, of which the mails' is one: see service/bookkeeping/outbox.py.
+-- {outbox} is the table of an outbox, as of the mails or the events: see service/bookkeeping/outbox.py.
 
 -- name: claim_due_entries
 -- A lost claim is taken over only if it is certain that no server can have accepted the entry.
 WITH due AS (
   SELECT id
-  FROM {outbox}
-  WHERE (state = 'pending' AND next_attempt_at <= now())
-     OR (state = 'sending' AND lease_expires_at <= now() AND data_started_at IS NULL
-         AND coalesce(resent_at, created_at) > now() - make_interval(secs => $3))
+  FROM {outbox} AS entry
+  WHERE ((state = 'pending' AND next_attempt_at <= now())
+      OR (state = 'sending' AND lease_expires_at <= now() AND data_started_at IS NULL
+          AND coalesce(resent_at, created_at) > now() - make_interval(secs => $3)))
+    AND {may_go}
   ORDER BY next_attempt_at
   LIMIT $1
   FOR UPDATE SKIP LOCKED

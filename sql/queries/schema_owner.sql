@@ -29,17 +29,19 @@ LIMIT 1
 
 -- name: find_foreign_change
 -- The first change of a table that no migration makes: what a table's former owner, or a role with a right on it, can
--- leave there; and that the audit trail's guard is off. `own` is all that is in the schema, and all that goes with it:
+-- leave there; and that a trigger of the audit trail is off, its guard or its events. `own` is all that is in the schema, and all that goes with it:
 -- defaults, constraints, indexes, statistics. None of it needs anything from elsewhere but PostgreSQL itself.
 WITH RECURSIVE tables AS (
   SELECT oid, relname, relrowsecurity, 'table carryout.' || pg_catalog.quote_ident(relname::text) AS table
   FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.to_regnamespace('carryout')::oid
 ), guards AS (
-  SELECT t.oid, t.tgrelid, t.tgenabled
+  SELECT t.oid, t.tgrelid, t.tgname, t.tgenabled
   FROM pg_catalog.pg_trigger AS t
   JOIN tables ON tables.oid = t.tgrelid
-  WHERE tables.relname = 'export_audit'::name AND t.tgname = 'append_only'::name
-    AND t.tgfoid = pg_catalog.to_regprocedure('carryout.refuse_audit_change()')::oid
+  JOIN (
+    VALUES ('append_only'::name, 'carryout.refuse_audit_change()'), ('emit_event'::name, 'carryout.emit_event()')
+  ) AS made (name, function) ON t.tgname = made.name AND t.tgfoid = pg_catalog.to_regprocedure(made.function)::oid
+  WHERE tables.relname = 'export_audit'::name
 ), own AS (
   SELECT d.classid, d.objid
   FROM pg_catalog.pg_depend AS d
@@ -107,9 +109,13 @@ WITH RECURSIVE tables AS (
     OR given.privilege_type = 'UPDATE' AND given.relname IN ('export_audit'::name, 'schema_migrations'::name)
     OR given.privilege_type = 'INSERT' AND given.relname = 'schema_migrations'::name)
   UNION ALL
-  SELECT 10, tables.table || ' lacks its trigger append_only, or has it disabled'
-  FROM tables
-  WHERE relname = 'export_audit'::name AND NOT EXISTS (SELECT FROM guards WHERE tgenabled IN ('O'::"char", 'A'::"char"))
+  -- The second came with a later migration than its table.
+  SELECT 10, tables.table || ' lacks its trigger ' || made.name || ', or has it disabled'
+  FROM tables CROSS JOIN (VALUES ('append_only'::name, true), (
+    'emit_event'::name, pg_catalog.to_regproc('carryout.emit_event') IS NOT NULL
+  )) AS made (name, migrated)
+  WHERE relname = 'export_audit'::name AND made.migrated
+    AND NOT EXISTS (SELECT FROM guards WHERE tgname = made.name AND tgenabled IN ('O'::"char", 'A'::"char"))
 )
 SELECT found FROM changes ORDER BY step, found LIMIT 1
 
@@ -117,8 +123,8 @@ SELECT found FROM changes ORDER BY step, found LIMIT 1
 SELECT pg_catalog.current_database() = $2::name AND EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1::name)
 
 -- name: grant_serving_role
--- All that the code does, and nothing that changes the trail: the guard stays its owner's to lift, and an event's number
--- and time are the database's. Earlier releases granted INSERT on the whole table.
+-- All that the code does, and nothing that changes the trail but the functions of retention, which leave what is younger
+-- than 30 days: the guard stays its owner's to lift, and an event's number and time are the database's. Earlier releases granted INSERT on the whole table.
 DO $$
 DECLARE
   role text := pg_catalog.quote_ident(pg_catalog.current_setting('carryout.serving_role'));
@@ -130,10 +136,10 @@ BEGIN
   FOREACH rights IN ARRAY ARRAY[
     'USAGE ON SCHEMA carryout',
     'USAGE ON TYPE carryout.user_id',
-    'EXECUTE ON FUNCTION carryout.find_admission',
+    'EXECUTE ON FUNCTION carryout.find_admission, carryout.purge_exports, carryout.purge_events',
     'SELECT ON carryout.schema_migrations, carryout.installation',
-    'SELECT, UPDATE ON carryout.turns, carryout.sweep_lease',
-    'SELECT, INSERT, UPDATE ON carryout.export_jobs, carryout.export_notifications',
+    'SELECT, UPDATE ON carryout.turns, carryout.sweep_lease, carryout.webhook',
+    'SELECT, INSERT, UPDATE ON carryout.export_jobs, carryout.export_notifications, carryout.export_events',
     'SELECT, INSERT, UPDATE ON carryout.api_keys, carryout.feature_flags',
     'SELECT, INSERT (actor_type, actor, action, user_id, job_id, format, records, outcome, ip, user_agent, request_id,
       subject) ON carryout.export_audit'

@@ -4,6 +4,8 @@ from typing import Any
 
 import httpx
 
+from tests.support.documents import read_strictly
+
 MEMBERS = {"type", "title", "status", "detail", "status_code", "request_id"}
 
 
@@ -13,7 +15,7 @@ def read_problem(response: httpx.Response, status: int, *fields: str) -> dict[st
     assert response.headers["content-type"] == "application/problem+json"
     assert response.headers["cache-control"] == "no-store"
     assert response.headers["x-content-type-options"] == "nosniff"
-    problem: dict[str, Any] = response.json()
+    problem: dict[str, Any] = read_strictly(response.content)
     assert problem.keys() == MEMBERS | set(fields)
     assert problem["status"] == problem["status_code"] == status
     assert problem["request_id"] == response.headers["x-request-id"]

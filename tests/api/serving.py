@@ -31,8 +31,26 @@ def create_edge(routes: Sequence[BaseRoute]) -> Starlette:
     )
 
 
+class PromptServer(uvicorn.Server):
+    """uvicorn looks ten times a second whether it should stop; this one is told."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def main_loop(self) -> None:
+        ticking = asyncio.create_task(super().main_loop())
+        try:
+            await self._stopping.wait()
+        finally:
+            ticking.cancel()
+
+
 class Served:
-    def __init__(self, server: uvicorn.Server, listener: socket.socket) -> None:
+    def __init__(self, server: PromptServer, listener: socket.socket) -> None:
         self.server = server
         self.host, self.port = listener.getsockname()
         self.url = f"http://{self.host}:{self.port}"
@@ -71,12 +89,12 @@ async def serve(app: ASGIApp) -> AsyncIterator[Served]:
         proxy_headers=False,
         timeout_graceful_shutdown=1,
     )
-    server = uvicorn.Server(config)
+    server = PromptServer(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     await until(lambda: server.started)
     try:
         yield Served(server, listener)
     finally:
-        server.should_exit = True
+        server.stop()
         await serving
         await until(lambda: not server.server_state.tasks)

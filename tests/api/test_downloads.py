@@ -26,11 +26,11 @@ from tests.support.factories import Connection, create_user, list_actions, list_
 
 OTHER_SECRET = "another secret for links, long enough"
 HOSTILE = {
-    "Host": "evil.example",
-    "X-Forwarded-Host": "evil.example",
+    "Host": "evildoers.example",
+    "X-Forwarded-Host": "evildoers.example",
     "X-Forwarded-Proto": "gopher",
-    "X-Forwarded-Prefix": "/evil",
-    "Forwarded": "host=evil.example;proto=gopher",
+    "X-Forwarded-Prefix": "/evildoers",
+    "Forwarded": "host=evildoers.example;proto=gopher",
 }
 TAMPERINGS = [
     ("expires=1", "expires=2"),
@@ -137,6 +137,15 @@ class TestRedirect:
         await database.execute("UPDATE carryout.export_jobs SET expires_at = now() + interval '9 seconds'")
         redirect = await api.get(f"{file.path}/download", headers=bearer(token(file.user_id)))
         assert parse_qs(urlsplit(redirect.headers["location"]).query)["X-Amz-Expires"] == ["10"]
+
+    @pytest.mark.parametrize("ahead", [-600.0, 600.0])
+    async def test_a_wrong_clock_signs_none(
+        self, api: httpx.AsyncClient, file: File, resources: Resources, ahead: float
+    ) -> None:
+        """By the storage's clock a URL of ten minutes ago has ended."""
+        resources.clock.ahead_seconds = ahead
+        sent = await api.get(file.link)
+        assert (sent.status_code, sha256(sent.content)) == (200, file.sha256)
 
     async def test_owner_needs_no_link(self, api: httpx.AsyncClient, file: File, token: Token) -> None:
         redirect = await api.get(f"{file.path}/download", headers=bearer(token(file.user_id)))
@@ -342,8 +351,21 @@ class TestHostileHeaders:
         assert shown.json()["download_url"] == listed.json()["exports"][0]["download_url"] == link
         redirect = await api.get(link.removeprefix(PUBLIC_URL), headers=HOSTILE)
         for response in (created, shown, listed, redirect):
-            assert "evil" not in response.text + str(response.headers)
+            assert "evildoers" not in response.text + str(response.headers)
             assert "gopher" not in response.text + str(response.headers)
+
+
+def test_digests_are_read_as_their_rfc_has_them() -> None:
+    """RFC 9530, B.1."""
+    example = "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:"
+    assert read_digest(example) == hashlib.sha256(b'{"hello": "world"}\n').digest()
+
+
+def read_digest(header: str) -> bytes:
+    """The only member of a dictionary of structured fields, a byte sequence (RFC 9651, 3.2 and 3.3.5)."""
+    found = re.fullmatch(r"sha-256=:([A-Za-z0-9+/]+={0,2}):", header)
+    assert found
+    return base64.b64decode(found[1], validate=True)
 
 
 class TestProxy:
@@ -363,8 +385,18 @@ class TestProxy:
         assert whole.headers["cache-control"] == "private, no-store"
         assert whole.headers["x-content-type-options"] == "nosniff"
         assert whole.headers["accept-ranges"] == "bytes"
-        digest = base64.b64encode(bytes.fromhex(file.sha256)).decode()
-        assert whole.headers["repr-digest"] == f"sha-256=:{digest}:"
+        assert read_digest(whole.headers["repr-digest"]) == hashlib.sha256(whole.content).digest()
+
+    async def test_the_digest_is_of_the_whole_file(self, api: httpx.AsyncClient, file: File) -> None:
+        """RFC 9530, 3: also where a part of it, or none, is sent."""
+        expected = bytes.fromhex(file.sha256)
+        for answer in (
+            await api.get(file.link, headers={"Range": "bytes=5-9"}),
+            await api.get(file.link, headers={"Accept-Encoding": "gzip", "Want-Repr-Digest": "sha-256=10"}),
+            await api.head(file.link),
+        ):
+            assert read_digest(answer.headers["repr-digest"]) == expected
+            assert "content-digest" not in answer.headers
 
     async def test_ranges(self, api: httpx.AsyncClient, file: File, whole: httpx.Response) -> None:
         for asked, expected in RANGES:
@@ -522,7 +554,7 @@ class TestCutProxiedDownload:
     @pytest.mark.usefixtures("large")
     async def test_by_the_end_of_its_link(self, api: httpx.AsyncClient, database: Connection, token: Token) -> None:
         user_id = await database.fetchval("SELECT user_id FROM carryout.export_jobs")
-        await database.execute("UPDATE carryout.export_jobs SET expires_at = now() + interval '3 seconds'")
+        await database.execute("UPDATE carryout.export_jobs SET expires_at = now() + interval '5 seconds'")
         path = f"/api/export/{await database.fetchval('SELECT id FROM carryout.export_jobs')}/download"
         async with api.stream("GET", path, headers=bearer(token(user_id))) as response:
             parts = response.aiter_bytes()
@@ -534,7 +566,7 @@ class TestCutProxiedDownload:
 
     async def test_by_the_longest_time(self, settings: Settings, database: Connection, large: str) -> None:
         async with (
-            open_client(msgspec.structs.replace(settings, stream_seconds=1)) as client,
+            open_client(msgspec.structs.replace(settings, stream_seconds=5)) as client,
             client.stream("GET", large) as response,
         ):
             parts = response.aiter_bytes()

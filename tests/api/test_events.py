@@ -176,7 +176,7 @@ class TestStream:
             assert "end" not in [event.get("event") async for event in stream]
 
     async def test_ends_with_its_token(self, api: httpx.AsyncClient, pending: Watched, ending: Ending) -> None:
-        watched = await ending(pending, 2)
+        watched = await ending(pending, 5)
         async with open_events(api, watched) as stream:
             assert (await next_progress(stream))["status"] == "pending"
             assert [event async for event in stream] == []
@@ -186,7 +186,7 @@ class TestStream:
         self, api: httpx.AsyncClient, pending: Watched, database: Connection, ending: Ending
     ) -> None:
         """Such as the link of an export that became ready after the token's end."""
-        watched = await ending(pending, 3)
+        watched = await ending(pending, 5)
         async with open_events(api, watched) as stream:
             await next_progress(stream)
             async with database.transaction():

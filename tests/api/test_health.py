@@ -16,7 +16,7 @@ import pytest
 import structlog
 from structlog.typing import EventDict
 
-from devstack.roles import with_role
+from devstack.roles import SERVICE, with_role
 from devstack.servers import Redis
 from devstack.stack import Stack
 from service import readiness
@@ -27,8 +27,9 @@ from service.readiness import Servers, watch_servers
 from service.resources import Resources
 from service.settings import Settings
 from tests.api.conftest import ASYNC, Create
-from tests.api.problems import read_problem
+from tests.api.problems import bearer, read_problem
 from tests.api.serving import until
+from tests.conftest import Token
 from tests.support.factories import Connection, create_user
 
 SERVERS = {"postgresql", "source", "redis", "s3"}
@@ -63,6 +64,13 @@ async def test_a_busy_pool_is_ready(api: httpx.AsyncClient, resources: Resources
             for _ in range(pool.get_max_size()):
                 await stack.enter_async_context(pool.acquire())
         assert (await api.get("/readyz")).json() == {"status": "ready", "checks": dict.fromkeys(SERVERS, "ok")}
+
+
+async def test_without_its_rights(api: httpx.AsyncClient, database: Connection, token: Token) -> None:
+    """As after `sql/hand_over.sql`, or on a database that was restored without its grants."""
+    await database.execute(f"REVOKE ALL ON ALL TABLES IN SCHEMA carryout FROM {SERVICE}")
+    assert read_problem(await _until_answered(api, 503), 503, "checks")["detail"] == "Not ready: postgresql"
+    assert (await api.get("/api/export", headers=bearer(token(uuid4())))).status_code == 503
 
 
 async def test_any_number_of_probes_asks_once(

@@ -84,6 +84,13 @@ def test_problems_are_objects_that_generators_of_clients_understand(document: Js
     assert list(_find(schemas, "allOf")) == []
 
 
+def test_no_member_of_a_body_has_a_default(document: Json) -> None:
+    """openapi-typescript takes one that has for a member that can't be left out."""
+    body = document["components"]["schemas"]["CreateExport"]
+    assert body["required"] == ["format"]
+    assert list(_find(body, "default")) == []
+
+
 def test_examples_are_what_their_schemas_say(document: Json) -> None:
     witness = Witness(document)
     contents = list(_contents(document))

@@ -119,6 +119,7 @@ class TestRefusals:
         ("fields", "said"),
         [
             ({"sections": ["orders"]}, "Unknown section orders: the sections are user, activity, content"),
+            ({"sections": [""]}, 'Unknown section "": the sections are user, activity, content'),
             ({"sections": ["activity", "activity"]}, "more than once"),
             ({"sections": []}, "must name at least one of user, activity, content"),
             ({"sections": "activity"}, "Expected `array | null`"),
@@ -133,7 +134,7 @@ class TestRefusals:
             ({"from": 2025}, "Expected `str | null`"),
             ({"from": "2025-01-01", "to": "2025-01-01"}, "from must be before to"),
             ({"from": "2026-01-01", "to": "2025-01-01"}, "from must be before to"),
-            ({"since": "yesterday"}, "Invalid UUID"),
+            ({"since": "yesterday"}, "since must be the job_id of a completed export of yours, which is a UUID"),
             ({"since": str(UNKNOWN_ID)}, "since must be the job_id of a completed export of yours"),
             ({"since": str(UNKNOWN_ID), "from": "2025-01-01"}, "exclude each other"),
             ({"bom": True}, "bom is for csv only"),
@@ -159,6 +160,8 @@ class TestRefusals:
         headers = bearer(token(await create_user(database)))
         problem = read_problem(await api.get("/api/export/stream?format=csv&sections=orders", headers=headers), 422)
         assert "Unknown section orders" in problem["detail"]
+        problem = read_problem(await api.get("/api/export/stream?format=csv&since=1", headers=headers), 422)
+        assert "which is a UUID" in problem["detail"]
 
 
 class TestRanges:

@@ -333,7 +333,7 @@ class TestRate:
 class TestLongestTime:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
-        return msgspec.structs.replace(settings, stream_seconds=2)
+        return msgspec.structs.replace(settings, stream_seconds=5)
 
     async def test_ends_the_stream_and_its_snapshot(
         self, served: Served, database: Connection, token: Token, resources: Resources

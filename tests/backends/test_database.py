@@ -185,6 +185,7 @@ class TestPool:
     @pytest.mark.parametrize(
         ("code", "words"),
         [
+            ("42501", "denies the user access to the database"),
             ("53100", "has no disk space left"),
             ("53200", "has no memory left"),
             ("53300", "has no connection left"),
@@ -204,6 +205,12 @@ class TestPool:
                 async with acquire(pool, timeout_seconds=5) as connection:
                     await connection.execute(f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{code}'; END $$")
         assert describe_postgresql(find_cause(raised.value)) == words
+
+    async def test_a_dataset_that_reads_too_much_is_not_an_outage(self, database_url: str) -> None:
+        async with open_pool(database_url, size=1, application_name="test") as pool:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                async with acquire(pool, timeout_seconds=5, server="source") as connection:
+                    await connection.execute("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '42501'; END $$")
 
     async def test_a_dataset_that_writes_is_not_an_outage(self, database_url: str) -> None:
         async with open_pool(database_url, size=1, application_name="test") as pool:

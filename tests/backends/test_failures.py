@@ -122,6 +122,18 @@ async def test_a_server_without_tls(stack: Stack) -> None:
         assert await ask_s3(stack, host, scheme="https") == CLOSED
 
 
+async def test_a_server_of_another_protocol(stack: Stack) -> None:
+    async with open_server(hang_up) as host:
+        assert await ask_redis(host) == CLOSED
+        assert await ask_s3(stack, host) == CLOSED
+
+
+async def test_a_database_of_redis_that_it_does_not_have(stack: Stack) -> None:
+    assert stack.redis
+    async with open_queue(stack.redis.url.removesuffix("/0") + "/99") as queue:
+        assert await find_words(queue.check()) == "has no database of the number that its URL gives"
+
+
 async def test_a_server_with_an_untrusted_certificate(stack: Stack, tls: ssl.SSLContext) -> None:
     async with open_server(hang_up, tls) as host:
         assert await ask_redis(host, scheme="rediss") == UNTRUSTED

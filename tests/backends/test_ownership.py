@@ -501,6 +501,8 @@ class TestServingRole:
             "CREATE OR REPLACE FUNCTION carryout.refuse_audit_change() RETURNS trigger LANGUAGE sql AS 'SELECT NULL'",
             "UPDATE carryout.export_audit SET outcome = 'nothing'",
             "DELETE FROM carryout.export_audit",
+            "SET carryout.purging = 'on'; DELETE FROM carryout.export_audit",
+            "SELECT carryout.record_purge('events', '1 year', 1, NULL)",
             "INSERT INTO carryout.export_audit (actor_type, action, occurred_at) VALUES ('system', 'a:b', now())",
             "INSERT INTO carryout.export_audit (id, action) OVERRIDING SYSTEM VALUE VALUES (9, 'a:b')",
             "TRUNCATE carryout.export_audit",

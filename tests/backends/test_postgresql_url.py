@@ -82,7 +82,7 @@ class TestHosts:
 
         async with await asyncio.start_server(swallow, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
-            url = f"{_behind(f'127.0.0.1:{port}', database_url)}?connect_timeout=1"
+            url = f"{_behind(f'127.0.0.1:{port}', database_url)}?connect_timeout=4"
             async with (
                 open_pool(url, size=2, application_name="test") as pool,
                 acquire(pool, timeout_seconds=10) as one,

@@ -9,9 +9,10 @@ import msgspec
 import pytest
 
 from service.bookkeeping.audit import SYSTEM
-from service.bookkeeping.exports import MAX_ATTEMPTS, Export, ExportRepository, FileFacts, object_key
+from service.bookkeeping.exports import MAX_ATTEMPTS, Export, ExportRepository, FileFacts, Progress
 from service.errors import ExportSupersededError
 from service.formats import Format
+from service.object_keys import object_key
 from tests.support.exports import insert_export
 from tests.support.factories import Connection
 
@@ -25,7 +26,7 @@ CHANGES: dict[str, Change] = {
     "retry": lambda exports, database, export: exports.retry(database, export, after_seconds=0, cause="late"),
     "hand back": lambda exports, database, export: exports.hand_back(database, export),
     "fail": lambda exports, database, export: exports.fail(database, export, message="late", cause="late"),
-    "renew": lambda exports, database, export: exports.renew_lease(database, export, records_done=2),
+    "renew": lambda exports, database, export: exports.renew_lease(database, export, progress=Progress(2)),
 }
 
 
@@ -100,7 +101,7 @@ class TestClaim:
 
     async def test_a_lost_lease_is_a_failure(self, exports: ExportRepository, database: Connection) -> None:
         export = await begin(exports, database)
-        await exports.renew_lease(database, export, records_done=5)
+        await exports.renew_lease(database, export, progress=Progress(5))
         await lose_lease(database, export)
         began_at = (await read(database, export))["started_at"]
         again = await claim(exports, database, export)
@@ -157,14 +158,14 @@ async def test_a_late_heartbeat_does_not_change_a_completed_export(
 ) -> None:
     export = await begin(exports, database)
     await exports.complete(database, export, FILE, ttl_seconds=60)
-    await exports.renew_lease(database, export, records_done=1)
+    await exports.renew_lease(database, export, progress=Progress(1))
     assert (await read(database, export))["records_done"] == FILE.records
 
 
 async def test_a_heartbeat_keeps_the_lease(exports: ExportRepository, database: Connection) -> None:
     export = await begin(exports, database)
     await lose_lease(database, export)
-    await exports.renew_lease(database, export, records_done=1)
+    await exports.renew_lease(database, export, progress=Progress(1))
     assert await exports.claim(database, export.id) is None
 
 
@@ -237,7 +238,7 @@ class TestEstimate:
 
     async def test_behind_others(self, exports: ExportRepository, database: Connection) -> None:
         running = await begin(exports, database, records=30_000)
-        await exports.renew_lease(database, running, records_done=10_000)
+        await exports.renew_lease(database, running, progress=Progress(10_000))
         cancelled = await insert_export(exports, database, records=50_000)
         await exports.end(database, cancelled.id, SYSTEM, message="cancelled")
         export = await insert_export(exports, database, records=20_000)
@@ -246,7 +247,7 @@ class TestEstimate:
 
     async def test_half_done(self, exports: ExportRepository, database: Connection) -> None:
         export = await begin(exports, database, records=40_000)
-        await exports.renew_lease(database, export, records_done=20_000)
+        await exports.renew_lease(database, export, progress=Progress(20_000))
         assert await self._seconds(exports, database, export) == 2.0
 
     async def test_like_the_exports_of_its_size(self, exports: ExportRepository, database: Connection) -> None:

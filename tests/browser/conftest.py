@@ -105,6 +105,7 @@ async def site(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> AsyncI
     url = f"http://127.0.0.1:{port}"
     limits = {"CARRYOUT_EXPORTS_PER_HOUR": "3", "CARRYOUT_MAX_EXPORT_RECORDS": "3000"}
     async with open_world(stack, folder, CARRYOUT_PUBLIC_URL=url, **limits) as world:
+        world.healing_seconds = PATIENCE_SECONDS
         await start_api(world, port)
         yield Site(world, url)
 
@@ -128,15 +129,21 @@ def tab(site: Site, tmp_path: Path) -> Iterator[Tab]:
 
 @contextmanager
 def open_tab(site: Site, downloads: Path) -> Iterator[Tab]:
+    with open_browser(downloads) as driver:
+        yield Tab(driver, site, downloads)
+
+
+@contextmanager
+def open_browser(downloads: Path) -> Iterator[webdriver.Chrome]:
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or "chromium"
     for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "lang=en-US", "window-size=1000,1000"):
         options.add_argument(f"--{argument}")
     options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     service = webdriver.ChromeService(shutil.which("chromedriver") or "chromedriver")
     driver = webdriver.Chrome(options=options, service=service)
     try:
-        yield Tab(driver, site, downloads)
+        yield driver
     finally:
         driver.quit()

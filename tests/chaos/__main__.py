@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,9 +30,12 @@ from tests.chaos.storm import Storm
 from tests.chaos.users import Visitor, create_users
 from tests.chaos.wire import Wire
 from tests.faults.world import World, open_world
+from tests.support.receiver import SECRET, Receiver, open_receiver
 from tests.support.smtp import SmtpServer, open_smtp_server
 
 HEALING_SECONDS = 120.0
+# The receiver of events draws one for each of them; None drops the connection.
+ANSWERS = (204, 204, 204, 204, 500, 302, None)
 SETTINGS = {
     "CARRYOUT_LEASE_SECONDS": str(LEASE_SECONDS),
     "CARRYOUT_SWEEP_SECONDS": "10",
@@ -42,6 +46,9 @@ SETTINGS = {
     "CARRYOUT_EXPORTS_PER_HOUR": "100000",
     "CARRYOUT_STREAMS_PER_HOUR": "100000",
     "CARRYOUT_KEPT_FILES": "100000",
+    "CARRYOUT_WEBHOOK_ALLOW_PRIVATE": "true",
+    "CARRYOUT_DATASETS_DIR": str(Path(__file__).parent / "datasets"),
+    "CARRYOUT_FILE_STORES": "uploads=s3://carryout/uploads/{user_id}",
     "CARRYOUT_PUBLIC_URL": "http://exports.invalid",  # users follow a link's path to either process
 }
 
@@ -61,12 +68,13 @@ async def run(options: Options) -> list[str]:
         open_stack(options.folder, {}) as stack,
         open_world(stack, options.folder, **SETTINGS) as world,
         open_smtp_server() as smtp,
-        _open_wires(world, smtp) as (wires, through),
+        _open_unsteady_receiver(options.seed) as receiver,
+        _open_wires(world, smtp, receiver) as (wires, through),
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http,
         open_fleet(options.folder / "run", dict(os.environ) | world.environ | through, http) as fleet,
     ):
         world.healing_seconds = HEALING_SECONDS
-        aftermath = Aftermath(world, fleet, Ledger(), smtp, http, await fleet.resident_megabytes())
+        aftermath = Aftermath(world, fleet, Ledger(), smtp, receiver, http, await fleet.resident_megabytes())
         over = asyncio.Event()
         visitors = _visitors(aftermath, await create_users(world, options.users, chance), over, chance)
         storm = Storm(Scene(stack, world.database_url, fleet, wires, smtp), http)
@@ -75,6 +83,7 @@ async def run(options: Options) -> list[str]:
                 lives.create_task(visitor.live())
             await storm.rage(draw(KINDS, options.seed, 60 * options.minutes))
             over.set()
+        receiver.answer = lambda _: HTTPStatus.NO_CONTENT
         healed_at = time.monotonic()
         try:
             await wait_for_rest(world)
@@ -89,18 +98,31 @@ async def run(options: Options) -> list[str]:
 
 
 @asynccontextmanager
-async def _open_wires(world: World, smtp: SmtpServer) -> AsyncIterator[tuple[dict[str, Wire], dict[str, str]]]:
+async def _open_unsteady_receiver(seed: int) -> AsyncIterator[Receiver]:
+    chance = random.Random(seed)  # noqa: S311 (reproducible on purpose)
+    async with open_receiver() as receiver:
+        receiver.answer = lambda _: chance.choice(ANSWERS)
+        yield receiver
+
+
+@asynccontextmanager
+async def _open_wires(
+    world: World, smtp: SmtpServer, receiver: Receiver
+) -> AsyncIterator[tuple[dict[str, Wire], dict[str, str]]]:
     """The wires by the names of their servers, and the settings that lead through them."""
     servers = {
         "postgres": "CARRYOUT_DATABASE_URL",
         "redis": "CARRYOUT_REDIS_URL",
         "s3": "CARRYOUT_S3_ENDPOINT_URL",
+        "store": "CARRYOUT_FILE_STORE_UPLOADS_ENDPOINT_URL",
         "smtp": "CARRYOUT_SMTP_URL",
     }
-    urls = {name: world.environ[setting] for name, setting in servers.items()} | {"smtp": smtp.url}
+    events = {"CARRYOUT_WEBHOOK_URL": receiver.url, "CARRYOUT_WEBHOOK_SECRETS": SECRET}
+    own = {"smtp": smtp.url, "store": world.environ["CARRYOUT_S3_ENDPOINT_URL"]}
+    urls = {name: own.get(name) or world.environ[setting] for name, setting in servers.items()}
     async with AsyncExitStack() as opened:
         wires = {name: await opened.enter_async_context(Wire(url).open()) for name, url in urls.items()}
-        through = {servers[name]: wire.url for name, wire in wires.items()}
+        through = events | {servers[name]: wire.url for name, wire in wires.items()}
         source = urlsplit(world.environ["CARRYOUT_SOURCE_DATABASE_URL"])
         port = urlsplit(wires["postgres"].url).port
         netloc = f"{source.username}:{source.password}@{source.hostname}:{port}"

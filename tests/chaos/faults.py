@@ -192,6 +192,7 @@ for _server, _states in {
     "postgres": ("refused", "hung", "slow", "cut"),
     "redis": ("refused", "hung", "slow", "cut"),
     "s3": ("refused", "hung", "slow", "cut", "500", "507"),
+    "store": ("refused", "hung", "slow", "cut", "500"),
     "smtp": ("refused", "hung", "cut"),
 }.items():
     for _state in _states:

@@ -4,9 +4,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final
 
 import aiohttp
+import asyncpg
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from service.access.flags import Flag, FlagRepository
 from service.bookkeeping.exports import ExportStatus
@@ -22,6 +25,7 @@ from tests.faults.oracle import (
     only_owned_objects,
 )
 from tests.faults.world import World
+from tests.support.receiver import SECRET, Receiver
 from tests.support.smtp import AcceptedMail, SmtpServer
 
 GROWTH_MEGABYTES = 150  # an upload's parts in flight, which the allocator keeps
@@ -43,21 +47,23 @@ class Aftermath:
     fleet: Fleet
     ledger: Ledger
     smtp: SmtpServer
+    receiver: Receiver
     http: aiohttp.ClientSession
     megabytes: dict[str, int]
 
 
 async def wait_for_rest(world: World) -> None:
-    """Until every export and every mail has ended. A mail's pauses are hours long: none is waited for here."""
+    """Until every export, mail and event has ended. Their pauses are hours long: none is waited for here."""
 
     async def hurried() -> bool:
         async with world.database() as connection:
-            await connection.execute(
-                "UPDATE carryout.export_notifications SET next_attempt_at = now() WHERE state = 'pending'"
-            )
+            for outbox in ("export_notifications", "export_events"):
+                await connection.execute(
+                    f"UPDATE carryout.{outbox} SET next_attempt_at = now() WHERE state = 'pending'"
+                )
         return await at_rest(world)
 
-    await world.until(hurried, "every export and mail to end")
+    await world.until(hurried, "every export, mail and event to end")
 
 
 async def every_accepted_export_ended(aftermath: Aftermath) -> None:
@@ -101,6 +107,41 @@ async def at_most_one_mail(aftermath: Aftermath) -> None:
         assert states[key] in {"sent", "ambiguous"}, f"{key} was accepted, and is recorded as {states[key]}"
     unsent = [key for key, state in states.items() if state == "sent" and key not in accepted]
     assert not unsent, f"recorded as sent, and never accepted: {unsent}"
+
+
+async def every_event_is_accepted(aftermath: Aftermath) -> None:
+    """Changes at one moment may be told in either order; but that a file exists is told before the rest."""
+    received = aftermath.receiver.requests
+    for request in received:
+        Webhook(SECRET).verify(request.body, request.headers)
+    events: list[asyncpg.Record] = []
+    accepted: dict[str, None] = {}
+
+    async def all_told() -> bool:
+        nonlocal events, accepted
+        changes, events = await _changes_and_events(aftermath.world)
+        accepted = dict.fromkeys(got.headers["webhook-id"] for got in received if got.status == HTTPStatus.NO_CONTENT)
+        told = Counter((event["job_id"], f"export:{event['kind']}") for event in events)
+        return told == Counter(changes) and all(event["webhook_id"] in accepted for event in events)
+
+    await aftermath.world.until(all_told, "every change to be told")
+    completed = {event["job_id"]: event["webhook_id"] for event in events if event["kind"] == "completed"}
+    job_ids = {event["webhook_id"]: event["job_id"] for event in events}
+    first = {
+        job_id: webhook_id for webhook_id in reversed(accepted) if (job_id := job_ids.get(webhook_id)) in completed
+    }
+    assert first == completed, "another event came before the completion"
+
+
+async def _changes_and_events(world: World) -> tuple[list[tuple[str, str]], list[asyncpg.Record]]:
+    """As of one moment: erased users' exports end at any time."""
+    async with world.database() as connection, connection.transaction(isolation="repeatable_read"):
+        changes = await connection.fetch(
+            "SELECT job_id::text, action FROM carryout.export_audit WHERE action = ANY($1)",
+            [f"export:{kind}" for kind in ("completed", "failed", "downloaded", "expired", "deleted")],
+        )
+        events = await connection.fetch("SELECT job_id::text, kind, webhook_id FROM carryout.export_events")
+    return [(change["job_id"], change["action"]) for change in changes], events
 
 
 def _jobs_of(mail: AcceptedMail) -> set[str]:
@@ -192,6 +233,7 @@ PROMISES: Final[tuple[Promise, ...]] = (
     nobody_saw_what_they_should_not,
     answers_are_documented,
     at_most_one_mail,
+    every_event_is_accepted,
     storage_holds_only_their_files,
     files_match_their_records,
     audit_is_whole,
@@ -210,6 +252,6 @@ async def broken_promises(aftermath: Aftermath, promises: Sequence[Promise] = PR
     for promise in promises:
         try:
             await promise(aftermath)
-        except (AssertionError, ServiceError) as error:
+        except (AssertionError, ServiceError, WebhookVerificationError) as error:
             broken.append(f"{promise.__name__.replace('_', ' ')}: {error}")
     return broken

@@ -2,17 +2,22 @@
 
 import asyncio
 import hashlib
+import io
+import json
 import random
 import re
 import uuid
+import zipfile
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 import asyncpg
 from yarl import URL
 
 from service.access.tokens import create_token
 from service.backends.database import CONNECTION_LOST
+from service.backends.s3 import open_client
 from service.errors import ServiceError
 from service.formats import STREAMED_FORMATS, Format
 from service.settings import from_env
@@ -32,13 +37,18 @@ LONG_TEXT_BYTES = 700
 SHORT_TEXT_BYTES = 60
 WIDE_TEXT_BYTES = 10_000  # read in slices
 ERASED_SHARE = 0.03
+STORED = ("10", "30", "50", "70", "90")
+FILE_BYTES = 60_000
 DATABASE_AWAY = (ServiceError, asyncpg.PostgresError, *CONNECTION_LOST)
 
 
 async def create_users(world: World, count: int, chance: random.Random) -> list[User]:
     settings = from_env(world.environ)
     users = []
-    async with world.database() as connection:
+    async with (
+        world.database() as connection,
+        open_client(settings, settings.s3_endpoint_url, name="S3_ENDPOINT_URL") as s3,
+    ):
         for number in range(count):
             large = number % LARGE_EVERY == LARGE_EVERY - 1
             _, fewest, most = chance.choices(SIZES, [share for share, _, _ in SIZES])[0]
@@ -68,9 +78,22 @@ async def create_users(world: World, count: int, chance: random.Random) -> list[
                 contents,
                 WIDE_TEXT_BYTES,
             )
+            await _store_files(s3, user_id, tag)
             users.append(User(user_id, tag, records, create_token(settings, str(user_id), TOKEN_TTL_SECONDS)))
         await connection.execute("ANALYZE")
     return users
+
+
+async def _store_files(s3: Any, user_id: uuid.UUID, tag: str) -> None:
+    """Half of the files that datasets/content.sql names; the others are missing."""
+    for number in STORED:
+        key = f"uploads/{user_id}/{number}.bin"
+        await s3.put_object(Bucket="carryout", Key=key, Body=stored_file(tag, number))
+
+
+def stored_file(tag: str, number: str) -> bytes:
+    """Too random to be deflated; so its bytes, and whose it is, can be seen in the package."""
+    return tag.encode() + random.Random(tag + number).randbytes(FILE_BYTES)  # noqa: S311 (reproducible on purpose)
 
 
 class Visitor:
@@ -248,8 +271,26 @@ class Visitor:
     def _check(self, content: bytes, format_: str, where: str) -> None:
         foreign = set(TAG.findall(content)) - {self._user.tag.encode()}
         self._require(not foreign, f"{where} holds another user's rows: {foreign}")
+        if format_ == Format.ZIP:
+            self._check_files(content, where)
         records = count_records(content, format_)
         self._require(records == self._user.records, f"{where} has {records} records, not {self._user.records}")
+
+    def _check_files(self, content: bytes, where: str) -> None:
+        """Each attachment is as it was stored, or told. One whose reads all broke off may be missing, too."""
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            files = [name for name in archive.namelist() if name.startswith("files/")]
+            right = all(archive.read(name) == stored_file(self._user.tag, name[-6:-4]) for name in files)
+            manifest = json.loads(archive.read("datapackage.json"))
+            rows = [json.loads(line) for line in archive.read("data/export.ndjson").splitlines()]
+        self._require(right, f"{where} holds a file with other bytes")
+        named = sum(1 for row in rows if row["section"] == "content" and row["row"]["file"])
+        missing = manifest.get("missing", [])
+        self._require(len(files) + len(missing) == named, f"{where} is silent about a file")
+        lost = [one for one in missing if one["reason"] == "missing" and one["title"][:2] in STORED]
+        self._require(not lost, f"{where} calls files missing that the store has: {lost}")
+        self._ledger.counts["attachments checked"] += len(files)
+        self._ledger.counts["attachments missing"] += len(missing)
 
     def _require(self, held: bool, promise: str) -> None:  # noqa: FBT001 (an assertion that doesn't end the life)
         if not held:

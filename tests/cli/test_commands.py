@@ -88,9 +88,16 @@ class TestRefusedStarts:
     @pytest.mark.parametrize(
         ("name", "pattern", "text", "named"),
         [
-            ("CARRYOUT_DATABASE_URL", "/[^/]*$", "/absent", "PostgreSQL has no such database (CARRYOUT_DATABASE_URL)"),
-            ("CARRYOUT_DATABASE_URL", ":[^:@]*@", ":hunter2@", "PostgreSQL refused the password"),
-            ("CARRYOUT_SOURCE_DATABASE_URL", ":[^:@]*@", ":hunter2@", "password (CARRYOUT_SOURCE_DATABASE_URL)"),
+            (
+                *("CARRYOUT_DATABASE_URL", "/[^/]*$", "/absent"),
+                "PostgreSQL has no such database (CARRYOUT_DATABASE_URL; 3D000)",
+            ),
+            (
+                *("CARRYOUT_DATABASE_URL", ":[^:@]*@", ":hunter2@"),
+                "PostgreSQL refused the password (CARRYOUT_DATABASE_URL; 28P01)",
+            ),
+            ("CARRYOUT_SOURCE_DATABASE_URL", ":[^:@]*@", ":hunter2@", "password (CARRYOUT_SOURCE_DATABASE_URL; 28P01)"),
+            ("CARRYOUT_REDIS_URL", "^redis:", "rediss:", "Redis didn't answer in time (does it speak TLS?)"),
             ("CARRYOUT_REDIS_URL", ":[^:@]*@", ":hunter2@", "Redis refused the password (CARRYOUT_REDIS_URL)"),
         ],
     )
@@ -209,6 +216,11 @@ class TestLoading:
         assert command.help
         assert " ".join(command.help.split()).startswith(summary)
         assert re.fullmatch(r"[^.]+\.", summary)
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_a_manual_names_the_command(self, name: str) -> None:
+        manuals = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+        assert any(re.search(rf"\bcarryout {name}\b", manual.read_text()) for manual in manuals)
 
     @pytest.mark.parametrize("arguments", [("--version",), ("export", "--help"), ("users", "--help")])
     async def test_commands_without_servers_import_no_drivers(self, arguments: tuple[str, ...]) -> None:

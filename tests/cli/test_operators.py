@@ -1,5 +1,6 @@
 """The operators' commands, run as they run them."""
 
+import datetime as dt
 import re
 import tracemalloc
 from pathlib import Path
@@ -258,3 +259,32 @@ class TestSettings:
         refused = await run("keys", "create", "x", "--scope", "users:export", CARRYOUT_DATABASE_URL=url)
         assert (refused.status, refused.out) == (2, "")
         assert refused.err.endswith("run `carryout migrate`\n")
+
+
+class TestPurge:
+    async def test_deletes_what_is_older_and_says_who_did(self, run: Run, database: Connection) -> None:
+        old = "INSERT INTO carryout.export_audit (actor_type, action, occurred_at) VALUES ('system', 'test:old', $1)"
+        await database.execute(old, dt.datetime.now(dt.UTC) - dt.timedelta(days=60))
+        for options, said in (
+            (("--older-than", "61d"), "deleted 0 exports and 0 events\n"),
+            (("--older-than", "40d", "--dry-run"), "would delete 0 exports and 1 events\n"),
+            (("--older-than", "40d"), "deleted 0 exports and 1 events\n"),
+        ):
+            ended = await run("purge", *options)
+            assert (ended.status, ended.out, ended.err) == (0, said, "")
+        event = msgspec.json.decode((await run("audit", "--json")).out)
+        assert (event["action"], event["subject"], event["records"]) == ("retention:purged", "events", 1)
+        assert event["outcome"].startswith("before ")
+        assert re.fullmatch(r"carryout \(.+\)", event["user_agent"])
+
+    async def test_period_of_the_setting(self, run: Run) -> None:
+        ended = await run("purge", CARRYOUT_RETENTION_SECONDS="2592000")
+        assert (ended.status, ended.out) == (0, "deleted 0 exports and 0 events\n")
+
+    async def test_no_period_and_one_too_short(self, run: Run) -> None:
+        missing = await run("purge")
+        assert missing.status == 2
+        assert "use --older-than, or set CARRYOUT_RETENTION_SECONDS" in missing.err
+        short = await run("purge", "--older-than", "29d")
+        assert short.status == 2
+        assert "--older-than must be at least 30d" in short.err

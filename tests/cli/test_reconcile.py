@@ -8,9 +8,10 @@ import pytest
 
 from devstack.stack import Stack
 from service.backends.storage import open_storage
-from service.bookkeeping.exports import Export, object_key
+from service.bookkeeping.exports import Export
 from service.exports import files
 from service.formats import Format
+from service.object_keys import object_key
 from service.resources import Resources
 from service.settings import Settings
 from tests.conftest import PUBLIC_URL
@@ -75,7 +76,7 @@ async def test_dry_run_changes_nothing(run: Run, resources: Resources, database:
         ("missing file", str(lost.id)),
         ("unknown object", unknown.split("/")[1]),
     }
-    assert "nothing was changed: --apply mends it" in ended.err
+    assert "nothing was changed: --apply does what it can" in ended.err
     assert await database.fetch("SELECT * FROM carryout.export_jobs ORDER BY id") == before
     assert await list_actions(database) == events
 

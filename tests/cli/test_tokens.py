@@ -70,10 +70,10 @@ async def test_a_refused_one(token: str, cause: str, shown: str) -> None:
     assert token not in finished.err
 
 
-async def test_keys_that_cannot_be_had(unused_tcp_port: int) -> None:
+async def test_keys_that_cannot_be_had() -> None:
     settings = {name: text for name, text in SETTINGS.items() if name != "CARRYOUT_JWT_SECRET"}
     key = ed25519.Ed25519PrivateKey.generate()
-    url = {"CARRYOUT_JWT_JWKS_URL": f"http://127.0.0.1:{unused_tcp_port}/keys"}
+    url = {"CARRYOUT_JWT_JWKS_URL": "http://127.0.0.1:1/keys"}
     finished = await run(settings | url, "token", "check", jwt.encode(GOOD, key, "EdDSA"))
     words = "can't be reached: nothing listens there (CARRYOUT_JWT_JWKS_URL)"
     assert (finished.status, finished.err) == (1, f"carryout: unknown: the identity provider {words}\n")

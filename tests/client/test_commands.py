@@ -112,6 +112,17 @@ class TestExport:
         assert (start.folder / "data.csv").read_bytes().count(b"\r\n") == 1 + SMALL_EXPORT_RECORDS
         assert err.endswith(b" bytes, checked\n")
 
+    @pytest.mark.usefixtures("worker")
+    async def test_a_package_is_verified(self, start: Start, url: str, database: Connection, token: Token) -> None:
+        variables = {"CARRYOUT_TOKEN": token(await create_user_with(database, 30))}
+        export = await start("export", "--url", url, "--format", "zip", "-o", "data.zip", variables=variables)
+        _, err = await export.communicate()
+        assert export.returncode == 0, err
+        assert err.endswith(b" bytes, all as the manifest says\n")
+        verify = await start("verify", "data.zip", variables={})
+        _, err = await verify.communicate()
+        assert (verify.returncode, err.split(b":")[0]) == (0, b"data.zip")
+
     async def test_interrupted_it_says_how_to_go_on(
         self, start: Start, url: str, doors: Doors, database: Connection, token: Token
     ) -> None:
@@ -279,6 +290,19 @@ class TestExitCodes:
         document = json.loads(file.read_text())
         assert "new" in [row["kind"] for row in document["activity"]]
         assert document["filter"]["since"]
+
+    async def test_since_last_that_had_an_end(
+        self, invoke: Invoke, file: Path, database: Connection, token: Token
+    ) -> None:
+        user_id = await create_user(database)
+        insert = "INSERT INTO public.activity (user_id, kind, occurred_at) VALUES ($1, $2, $2::text::timestamptz)"
+        await database.executemany(insert, [(user_id, "2024-05-05"), (user_id, "2025-05-05")])
+        for given, kinds in ([["--to", "2025-01-01"], ["2024-05-05"]], [["--since-last"], ["2025-05-05"]]):
+            made = await invoke("export", *given, "--format", "json", "--force", CARRYOUT_TOKEN=token(user_id))
+            assert made.exit_code == ExitCode.OK
+            document = json.loads(file.read_text())
+            assert [row["kind"] for row in document["activity"]] == kinds
+        assert document["filter"]["from"] == "2025-01-01"
 
     async def test_options_that_exclude_each_other(self, invoke: Invoke) -> None:
         for options in (["--since-last", "--from", "2025-01-01"], ["--job", str(UUID(int=1)), "--to", "2025-01-01"]):

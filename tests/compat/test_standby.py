@@ -161,8 +161,9 @@ class TestLag:
         assert (await api.get(JSON_STREAM, headers=bearer(token(user_id)))).status_code == 200
 
     async def test_a_change_that_is_being_replayed_is_none(
-        self, api: httpx.AsyncClient, token: Token, pair: Pair
+        self, api: httpx.AsyncClient, token: Token, pair: Pair, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr("service.backends.database.CATCH_UP_LOOKS", 600)
         user_id = await create_user_with(pair.database, 3)
         await pair.replayed()
         await pair.replica.execute("SELECT pg_wal_replay_pause()")

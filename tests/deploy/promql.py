@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-WORDS = frozenset({"abs", "absent", "and", "count", "histogram_quantile", "increase", "max", "rate", "sum", "time"})
+WORDS = frozenset({"absent", "and", "count", "histogram_quantile", "increase", "max", "or", "rate", "sum", "time"})
 GROUPING = re.compile(r"\b(?:by|on|group_left)\s*\(([^)]*)\)")
 SELECTOR = re.compile(r"\b([a-zA-Z_][\w:]*)\s*(?:\{([^}]*)\})?")
 MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"')

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import httpx
 
+from devstack.ports import keep_port
 from devstack.roles import make_roles
 from devstack.sample import SAMPLE_DIR, grant_reader
 from devstack.stack import Stack
@@ -23,7 +23,7 @@ PATIENCE_SECONDS = 60.0
 
 
 async def test_a_release(stack: Stack, manifests: Manifests, tmp_path: Path) -> None:
-    ports = {"8000": _unused_port(), "8001": _unused_port()}
+    ports = {name: str(keep_port(tmp_path / f"{name}.port")) for name in ("8000", "8001")}
     async with _new_database(stack) as url, AsyncExitStack() as running:
         environ = _environ(stack, manifests) | {
             **database_environ(stack, url),
@@ -88,8 +88,3 @@ async def _kill(process: Process) -> None:
     if process.returncode is None:
         process.kill()
         await process.wait()
-
-
-def _unused_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return str(listener.getsockname()[1])

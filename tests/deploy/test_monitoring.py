@@ -14,7 +14,7 @@ from service.bookkeeping.outbox import EntryState
 from service.errors import ConfigurationError
 from service.readiness import SERVERS
 from service.settings import from_env
-from service.telemetry.metrics import EXPORT_OUTCOMES, MAIL_OUTCOMES, Metrics
+from service.telemetry.metrics import EVENT_OUTCOMES, EXPORT_OUTCOMES, MAIL_OUTCOMES, Metrics
 from tests.deploy.manifests import DEPLOY, ROOT, Manifests, container
 from tests.deploy.promql import Selector, groupings, selectors
 from tests.test_settings import REQUIRED
@@ -38,6 +38,7 @@ OF_TARGETS = {"job", "instance", "namespace", "pod"}
 VALUES: dict[str, dict[str, set[str]]] = {
     "carryout_exports_total": {"outcome": {outcome for outcome, _ in EXPORT_OUTCOMES}},
     "carryout_mails_total": {"outcome": set(MAIL_OUTCOMES)},
+    "carryout_events_total": {"outcome": set(EVENT_OUTCOMES)},
     "carryout_streams_total": {"outcome": set(StreamEnd)},
     "carryout_server_reachable": {"server": set(SERVERS)},
     "carryout_pool_connections": {"state": {"idle", "used"}},

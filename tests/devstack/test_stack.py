@@ -94,7 +94,7 @@ def listens(url: str) -> bool:
 
 async def falls_silent(url: str) -> None:
     """The children of a killed PostgreSQL hold its listener until they notice."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while listens(url):
             await asyncio.sleep(0.05)
 

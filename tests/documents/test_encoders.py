@@ -23,7 +23,7 @@ from service.errors import DocumentError
 from service.formats import STREAMED_FORMATS, Format
 from tests.sql.databases import open_database
 from tests.sql.sources import load
-from tests.support.documents import make_document, read_csv, read_xlsx, unguard
+from tests.support.documents import make_document, read_csv, read_strictly, read_xlsx, unguard
 
 Retype: TypeAlias = Callable[[str, str, str, str], Awaitable[str]]
 
@@ -428,6 +428,54 @@ async def test_each_ndjson_line_ends_in_its_row(pool: Pool, database: Connection
     lines = document.split(b"\n")
     assert [json.loads(line)["section"] for line in lines[:-1]] == ["user", "value", "end"]
     assert lines[-1] == b""
+
+
+@pytest.mark.parametrize("encoder", [NdjsonEncoder, JsonEncoder])
+@pytest.mark.parametrize("padding", ["", "x" * 5_000], ids=["short", "in slices"])
+async def test_json_that_the_application_wrote_on_several_lines_takes_one(
+    pool: Pool, database: Connection, tmp_path: Path, encoder: type[Encoder], padding: str
+) -> None:
+    """The type json keeps its text, with white space, as jsonb doesn't."""
+    value = 'E\'{\\n\\t"a":\\r\\n["\\\\n"]\\r}\'::json'
+    await database.execute("CREATE TYPE public.holder AS (held json); CREATE DOMAIN public.note AS json")
+    for cell, expected in (
+        (value, {"a": ["\n"]}),
+        (f"array[{value}]", [{"a": ["\n"]}]),
+        (f"{value}::public.note", {"a": ["\n"]}),
+        (f"ROW({value})::public.holder", {"held": {"a": ["\n"]}}),
+        (f"array[ROW({value})::public.holder]", [{"held": {"a": ["\n"]}}]),
+    ):
+        document = await export_values(pool, database, tmp_path, f"{cell} AS cell, '{padding}' AS padding", encoder())
+        lines = document.splitlines()
+        assert len(lines) == 3
+        row = json.loads(document)["value"][0] if encoder is JsonEncoder else json.loads(lines[1])["row"]
+        assert row == {"cell": expected, "padding": padding}
+
+
+STRICT = r"""
+    'NaN'::float8 AS a, '-Infinity'::float4 AS b, 'NaN'::numeric AS c, 'Infinity'::numeric AS d, '-0'::float8 AS e,
+    array['NaN', 'Infinity']::float8[] AS f, ROW('NaN'::float8, 'Infinity'::numeric)::public.pair AS g,
+    numrange('-Infinity', NULL) AS h, point('NaN', 'Infinity') AS i, 'infinity'::timestamptz AS j, '\x00ff'::bytea AS k,
+    E'\x01\x1f\x7f\u2028\ufeff\uffff\U0010ffff"\\' AS l, '{"a": 1, "a": 2, "n": 1e400}'::jsonb AS m,
+    E'["\\u00e9\\ud83d\\ude00"]'::json AS n,
+    1 AS "a""b\c", 2 AS "\u0061", 1e400::numeric AS o, 123456789012345678901 AS p
+"""
+
+
+@pytest.mark.parametrize("encoder", [NdjsonEncoder, JsonEncoder])
+async def test_json_is_strict(pool: Pool, database: Connection, tmp_path: Path, encoder: type[Encoder]) -> None:
+    """But for a column of the type json: PostgreSQL keeps the text that the application wrote there."""
+    await database.execute("CREATE TYPE public.pair AS (one float8, two numeric)")
+
+    document = await export_values(pool, database, tmp_path, STRICT, encoder())
+
+    if encoder is JsonEncoder:
+        value = read_strictly(document)["value"][0]
+    else:
+        _, value, _ = [read_strictly(line).get("row") for line in document.split(b"\n")[:-1]]
+    assert [value[name] for name in "abcd"] == ["NaN", "-Infinity", "NaN", "Infinity"]
+    assert value["g"] == {"one": "NaN", "two": "Infinity"}
+    assert (value["m"]["a"], value["n"]) == (2, ["é\U0001f600"])
 
 
 async def test_the_servers_own_formats_do_not_show(

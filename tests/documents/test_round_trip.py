@@ -23,6 +23,7 @@ from service.documents.user_lists import open_user_list
 from service.documents.xlsx_encoder import XlsxEncoder
 from tests.sql.databases import open_database
 from tests.support.documents import make_document, read_csv, read_xlsx, unguard
+from tests.support.spreadsheets import OTHERS, read_with_openpyxl
 
 Text: TypeAlias = st.SearchStrategy[str]
 Row: TypeAlias = Mapping[str, str | None]
@@ -288,6 +289,15 @@ async def test_every_value_survives_xlsx(connection: Connection, pool: Pool, dat
     texts |= {name: f"({name} + 0)::text" for name in ("a_float4", "a_float8")}
     texts |= {"a_numeric": "trim_scale(a_numeric)::text"}
     assert await list_differences(connection, "from_xlsx", texts) == []
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", OTHERS)
+async def test_every_value_is_the_same_in_other_readers(
+    pool: Pool, datasets: tuple[Dataset, ...], tmp_path: Path, name: str
+) -> None:
+    document = await make_document(pool, datasets, USER_ID, XlsxEncoder())
+    assert OTHERS[name](document, tmp_path) == read_with_openpyxl(document, tmp_path)
 
 
 def literal(value: object) -> str | None:

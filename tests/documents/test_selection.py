@@ -99,6 +99,12 @@ class TestFacts:
             ("-- time: id", "must name a timestamptz, timestamp or date column; it is int8"),
             ("-- time: at\n-- time: at", "it has two lines `-- time:`"),
             ("-- about text: x", "`-- about text:` names none of its columns"),
+            ("-- file: id", "must read as `-- file: key_column from store as name_column`"),
+            ("-- file id: id from uploads", "must read as `-- file: key_column from store as name_column`"),
+            ("-- file: id from uploads as", "must read as `-- file: key_column from store as name_column`"),
+            ("-- file: url from uploads", "`-- file: url from uploads` needs a column url, which it lacks"),
+            ("-- file: id from uploads as url", "`-- file: id from uploads` needs a column url, which it lacks"),
+            ("-- file: id from a\n-- file: id from b", "it has two lines `-- file: id from …`"),
             ("-- about id: x\n-- about id: y", "it has two lines `-- about id:`"),
         ],
     )

@@ -1,4 +1,4 @@
-"""XLSX as openpyxl and calamine read it; LibreOffice reads it in tests/hostile/test_spreadsheets.py."""
+"""XLSX as openpyxl and calamine read it; tests/documents/test_xlsx_readers.py compares them with LibreOffice."""
 
 import io
 import re

@@ -38,6 +38,7 @@ async def at_rest(world: World) -> bool:
         busy: int = await connection.fetchval(
             """SELECT (SELECT count(*) FROM carryout.export_jobs WHERE status IN ('pending', 'processing'))
             + (SELECT count(*) FROM carryout.export_notifications WHERE state IN ('pending', 'sending'))
+            + (SELECT count(*) FROM carryout.export_events WHERE state IN ('pending', 'sending'))
             + (SELECT count(*) FROM carryout.export_jobs
                WHERE status = 'completed' AND expires_at <= now() AND file_deleted_at IS NULL)"""
         )

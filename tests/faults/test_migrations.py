@@ -7,7 +7,15 @@ from service.errors import UnavailableError
 from tests.faults.oracle import assert_healed
 from tests.faults.world import World
 
-TABLES = ("api_keys", "export_audit", "export_jobs", "export_notifications", "feature_flags")
+TABLES = (
+    "api_keys",
+    "export_audit",
+    "export_events",
+    "export_jobs",
+    "export_notifications",
+    "feature_flags",
+    "webhook",
+)
 
 
 async def test_a_running_worker_makes_and_announces_exports_on_a_newer_schema(world: World) -> None:

@@ -11,9 +11,10 @@ from structlog.testing import capture_logs
 
 from devstack.ports import keep_port
 from devstack.stack import Stack
-from service.bookkeeping.exports import Export, object_key
+from service.bookkeeping.exports import Export
 from service.errors import OutageError, UnavailableError
 from service.formats import Format
+from service.object_keys import object_key
 from tests.faults.oracle import at_rest
 from tests.faults.proxy import FaultProxy
 from tests.faults.world import World, open_world

@@ -26,7 +26,7 @@ from tests.support import processes
 from tests.support.exports import start_export
 from tests.support.processes import CARRYOUT
 
-HEALING_SECONDS = 30.0
+HEALING_SECONDS = 60.0
 # Short, so that a lost worker is missed soon; long enough for a busy machine.
 QUICK = {
     "CARRYOUT_LEASE_SECONDS": "2",

@@ -44,7 +44,9 @@ LINK = SIGNER.sign(JOB, datetime(2026, 1, 1, tzinfo=UTC)).partition("&signature=
 KEY = "co_abcdefgh_" + "A" * 43
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 # The fixtures hold no state that one example could spoil for the next.
-FUZZ = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(
+    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 tried: Counter[str] = Counter()
 
 

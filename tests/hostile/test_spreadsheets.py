@@ -26,6 +26,7 @@ from tests.conftest import PUBLIC_URL, OpenDatabase, Token, on_database, open_cl
 from tests.support.documents import read_xlsx
 from tests.support.factories import CANARY, Connection, create_user
 from tests.support.operators import create_key
+from tests.support.spreadsheets import convert
 
 GUARDED = [
     *("=1+1", "+1+1", "-1+1", "@SUM(1+1)", "=", "=SUM(1;2)", "=1+1;=1+1", "=1+1\r\n=1+1"),
@@ -108,14 +109,7 @@ def text_of(element: ET.Element) -> str:
 
 def read_workbook(path: Path) -> dict[str, Sheet]:
     """A workbook as LibreOffice shows it."""
-    subprocess.run(
-        [
-            *("soffice", f"-env:UserInstallation={(path.parent / 'profile').as_uri()}", "--headless"),
-            *("--convert-to", "fods", "--outdir", path.parent, path),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    convert("fods", path.parent, path)
     tables = ET.parse(path.with_suffix(".fods")).iter(f"{TABLE}table")  # noqa: S314 (LibreOffice wrote it)
     return {
         table.get(f"{TABLE}name", ""): [

@@ -11,7 +11,7 @@ import pytest
 
 from devstack.stack import Stack
 from service.backends.database import Connection, connect
-from service.documents.equality import check_equality
+from service.documents.equality import check_equality, read_functions
 from service.documents.query_trees import parse
 from service.errors import ConfigurationError
 from tests.sql.databases import open_database
@@ -301,7 +301,7 @@ async def test_a_comparison_that_takes_two_for_one(
 ) -> None:
     assert any([await others(source, sql, user_id) for user_id in user_ids])
     with pytest.raises(ConfigurationError) as raised:
-        await check_equality(source, sql)
+        await check_equality(source, sql, await read_functions(source))
     assert re.search("|".join(map(re.escape, fault.split("|"))), raised.value.detail), raised.value.detail
 
 
@@ -316,17 +316,17 @@ async def test_a_comparison_that_takes_two_for_one(
 async def test_an_ordinary_comparison(source: Connection, user_ids: list[UserId], sql: str) -> None:
     assert not any([await others(source, sql, user_id) for user_id in user_ids])
     assert await source.fetch(sql, user_ids[0])
-    await check_equality(source, sql)
+    await check_equality(source, sql, await read_functions(source))
 
 
 @pytest.mark.parametrize(("parts", "fits"), [(150, True), (2_000, False)])
 async def test_a_deep_query(source: Connection, parts: int, *, fits: bool) -> None:
     sql = f"SELECT {' || '.join(['body'] * parts)} AS body FROM posts WHERE user_id = $1"
     if fits:
-        await check_equality(source, sql)
+        await check_equality(source, sql, await read_functions(source))
     else:
         with pytest.raises(ConfigurationError, match="nested too deeply"):
-            await check_equality(source, sql)
+            await check_equality(source, sql, await read_functions(source))
 
 
 def test_names_that_look_like_fields() -> None:

@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from devstack.stack import Stack
-from service.api.http.responses import DEFAULT_PATIENCE
+from service.api.http.slow_clients import DEFAULT_PATIENCE
 from tests.load.conftest import Report
 from tests.load.serving import Api, open_api, until
 from tests.support.factories import Connection, create_user

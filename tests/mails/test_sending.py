@@ -10,12 +10,12 @@ import pytest
 import structlog
 
 from service.backends import smtp as mailer_module
+from service.bookkeeping import outbox
 from service.bookkeeping.exports import FileFacts
 from service.bookkeeping.mails import Notification
 from service.bookkeeping.outbox import EntryState
 from service.documents.datasets import Dataset
 from service.errors import EntrySupersededError
-from service.mails import sending
 from service.mails.sending import send_due_mails
 from service.resources import Resources
 from service.settings import Settings
@@ -193,7 +193,7 @@ async def test_a_worker_lost_inside_the_mail_leaves_it_ambiguous(
 
 async def _lose_worker(resources: Resources, smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut it off where the server hangs: nothing is tidied up, as after SIGKILL."""
-    monkeypatch.setattr(sending, "STOP_SECONDS", 0)
+    monkeypatch.setattr(outbox, "STOP_SECONDS", 0)
     worker = asyncio.create_task(send_due_mails(resources, limit=1))
     await smtp.hanging.wait()
     worker.cancel()
@@ -250,7 +250,7 @@ async def test_a_stopping_worker_hears_the_answer(resources: Resources, database
 async def test_a_doubtful_mail_is_never_sent_again(
     resources: Resources, database: Connection, smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch, reply: str
 ) -> None:
-    monkeypatch.setattr(mailer_module, "CONVERSATION_SECONDS", 0.5)
+    monkeypatch.setattr(mailer_module, "CONVERSATION_SECONDS", 4.0)
     wanted = await create_ready(resources, database)
     smtp.replies["MESSAGE"] = reply
 
@@ -462,7 +462,7 @@ async def test_a_user_of_an_infinite_age_gets_the_mail(
 async def test_a_stuck_source_holds_up_no_mails(
     resources: Resources, database: Connection, smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sending, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(outbox, "LEASE_SECONDS", 0.5)
     wanted = await create_ready(resources, database)
     async with database.transaction():
         await database.execute("LOCK TABLE public.users")

@@ -28,6 +28,26 @@ async def test_a_new_column_of_a_table_that_is_not_personal_is_a_finding(applica
     assert (await application.check()).undecided_columns == ["public.shop_product.seller"]
 
 
+@committed("empty")
+async def test_a_users_picture_an_address_and_tokens_are_found_without_a_link(application: Application) -> None:
+    await application.connection.execute("""
+        CREATE TABLE pictures (id bigint PRIMARY KEY, bytes text);
+        CREATE TABLE plans (id bigint PRIMARY KEY, label text);
+        CREATE TABLE users (id bigint PRIMARY KEY, email text NOT NULL UNIQUE, avatar_id bigint REFERENCES pictures,
+            plan_id bigint REFERENCES plans);
+        CREATE TABLE validations (id bigint PRIMARY KEY, medium text, address text);
+        CREATE TABLE tokens (id bigint PRIMARY KEY, value text);
+    """)
+    outcome = await application.initialize()
+    assert {one.table.name: str(one.verdict) for one in outcome.drafts.tables} == {
+        "pictures": "undecided", "validations": "undecided", "tokens": "deny", "plans": "not personal",
+    }  # fmt: skip
+    assert (await application.check()).unlinked_tables == {
+        "public.pictures": "no link to a user was found, but public.users.avatar_id leads to it",
+        "public.validations": "no link to a user was found, but address may be a person's",
+    }
+
+
 @of("shop")
 async def test_tables_without_a_link_are_listed_most_suspicious_first(application: Application) -> None:
     application.given()

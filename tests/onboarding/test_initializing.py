@@ -350,7 +350,7 @@ async def test_a_unique_link_is_the_users_own(application: Application) -> None:
 async def test_rows_below_other_people_are_doubted(application: Application) -> None:
     outcome = application.given()
     assert doubts(outcome) == {
-        "contacts": "identity.contacts is about other people, by its name",
+        "contacts": "it is about other people, by its name",
         "invitations": "rows below one that the user made or runs may belong to other people",
         "calls": "identity.contacts is about other people, by its name",
     }
@@ -480,7 +480,7 @@ async def test_files_that_were_there_and_do_not_load_are_refused(application: Ap
 @of("shop")
 async def test_asks_when_two_tables_could_be_the_users(application: Application) -> None:
     await application.connection.execute(
-        "CREATE TABLE users (id integer PRIMARY KEY, email text NOT NULL);"
+        "CREATE TABLE users (id integer PRIMARY KEY, email text NOT NULL, password text);"
         "ALTER TABLE shop_return ADD agent integer REFERENCES users"
     )
     await application.connection.execute(
@@ -528,7 +528,7 @@ async def test_a_table_with_a_secrets_name_is_doubted(application: Application) 
         " question text, answer text)"
     )
     outcome = await application.initialize()
-    assert doubts(outcome) == {"security_answers": "public.security_answers holds secrets, by its name"}
+    assert doubts(outcome) == {"security_answers": "it holds secrets, by its name"}
 
 
 @of("saas")

@@ -239,3 +239,110 @@ async def test_columns_of_several_tables_are_asked_at_once(application: Applicat
         assert await terminal.end() == 0
     assert "\n-- deny column *_score: may be written by staff" in application.read("tables.sql")
     assert (await application.check()).is_clean
+
+
+@committed("empty")
+async def test_columns_of_several_tables_can_be_exported_at_once(application: Application) -> None:
+    await application.connection.execute("""
+        CREATE TABLE users (id bigint PRIMARY KEY, email text NOT NULL UNIQUE, name text);
+        CREATE TABLE boats (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, aura text);
+        CREATE TABLE sails (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, aura text);
+    """)
+    async with open_terminal(*arguments(application)) as terminal:
+        shown = await begin(terminal)
+        assert "\ncolumns of several tables\n\naura  (1 left)\n" in shown
+        assert "  [e] export  d deny  o one by one  " in shown
+        await terminal.press("e", "0 questions are open.")
+        assert await terminal.end() == 0
+    assert "aura," in application.live_lines("boats.sql")
+    assert "aura," in application.live_lines("sails.sql")
+    assert "aura" not in application.read("tables.sql")
+    assert (await application.check()).is_clean
+    await load_datasets(application.connection, application.directory, user_id_type="bigint", forbidden=FORBIDDEN)
+
+
+@committed("empty")
+async def test_tables_without_a_link_are_asked_about_at_once(application: Application) -> None:
+    await application.connection.execute("""
+        CREATE TABLE users (id bigint PRIMARY KEY, email text NOT NULL UNIQUE, name text);
+        CREATE TABLE rules (id bigint PRIMARY KEY, text text);
+        CREATE TABLE hints (id bigint PRIMARY KEY, body text);
+        CREATE TABLE visitors (id bigint PRIMARY KEY, email_seen text, body text);
+    """)
+    async with open_terminal(*arguments(application)) as terminal:
+        shown = await begin(terminal)
+        assert "\n  public.hints: id, body\n  public.rules: id, text\n" in shown
+        assert "\n  no link to a user was found, but a column may be written by a user\n" in shown
+        shown = await terminal.press("n", PROMPT)
+        assert "  2 tables called not personal.\n" in shown
+        assert "\npublic.visitors\n" in shown
+        assert "\n  public.hints: id, body\n" in await terminal.press("u", PROMPT)
+        await terminal.press("n", PROMPT)
+        await terminal.press("t", "0 questions are open.")
+        assert await terminal.end() == 0
+    tables = application.read("tables.sql")
+    assert "-- not personal table public.hints (id, body): an operator's decision" in tables
+    assert "-- deny table public.visitors: " in tables
+    assert (await application.check()).is_clean
+
+
+@committed("empty")
+async def test_columns_that_are_new_in_files_that_were_there_are_asked_about(application: Application) -> None:
+    await application.connection.execute("""
+        CREATE TABLE users (id bigint PRIMARY KEY, email text NOT NULL UNIQUE, name text);
+        CREATE TABLE boats (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, title text);
+        CREATE TABLE sails (id bigint PRIMARY KEY, boat_id bigint NOT NULL REFERENCES boats, title text);
+        CREATE TABLE seas (id bigint PRIMARY KEY, title text);
+        CREATE TABLE oars (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, title text);
+    """)
+    await application.initialize()
+    (application.directory / "oars.sql").write_text(
+        "-- table: public.oars\nSELECT id, title FROM public.oars WHERE user_id = $1::bigint ORDER BY id\n"
+        "-- key user_id: the user's own id\n"
+    )
+    assert (await application.check()).is_clean
+    await application.connection.execute("""
+        ALTER TABLE users ADD aura jsonb;
+        ALTER TABLE sails ADD city text, ADD door_code text;
+        ALTER TABLE seas ADD finder_email text;
+        ALTER TABLE oars ADD city text;
+    """)
+    async with open_terminal(*arguments(application)) as terminal:
+        assert "\naura  jsonb  (" in await begin(terminal)
+        assert "\ncity  text  (" in await terminal.press("d", PROMPT)
+        shown = await terminal.press("\r", PROMPT)
+        assert "\ncity  text  (" in shown
+        assert "\n  new in the table, init would export it\n" in shown
+        assert "\ndoor_code  text  (" in await terminal.press("e", PROMPT)
+        assert "\npublic.seas\n" in await terminal.press("\r", PROMPT)
+        await terminal.press("t", "0 questions are open.")
+        assert await terminal.end() == 0
+    assert (await application.check()).is_clean
+    loaded = await load_datasets(
+        application.connection, application.directory, user_id_type="bigint", forbidden=FORBIDDEN
+    )
+    names = {one.name: [column.name for column in one.columns] for one in loaded}
+    assert names["oars"] == ["city", "id", "title"]
+    assert set(names["sails"]) == {"id", "boat_id", "title", "city"}
+
+
+@committed("empty")
+async def test_a_new_column_of_a_file_that_cannot_be_edited_is_named(application: Application) -> None:
+    await application.connection.execute("""
+        CREATE TABLE users (id bigint PRIMARY KEY, email text NOT NULL UNIQUE, name text);
+        CREATE TABLE oars (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, title text);
+    """)
+    await application.initialize()
+    text = (
+        "-- table: public.oars\n-- key user_id: the user's own id\nWITH mine AS (SELECT id, title FROM public.oars "
+        "WHERE user_id = $1::bigint)\nSELECT id, title FROM mine ORDER BY id\n"
+    )
+    (application.directory / "oars.sql").write_text(text)
+    await application.connection.execute("ALTER TABLE oars ADD city text")
+    async with open_terminal(*arguments(application)) as terminal:
+        await terminal.until("0 questions are open.")
+        assert await terminal.end() == 0
+        shown = " ".join(terminal.text.split())
+    assert "new columns in their files, which init can't edit: public.oars.city" in shown
+    assert application.read("oars.sql") == text
+    assert (await application.check()).undecided_columns == ["public.oars.city"]

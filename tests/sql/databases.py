@@ -22,12 +22,18 @@ async def open_database(server_url: str, options: str = "") -> AsyncIterator[str
     """
     name = f"test_{uuid4().hex}"
     async with connect(server_url) as server:
-        await server.execute(f"CREATE DATABASE {name} {options}")
+        await create_database(server, name, options)
     try:
         yield with_database(server_url, name)
     finally:
         async with connect(server_url) as server:
             await server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+async def create_database(server: Connection, name: str, options: str = "") -> None:
+    """Copies its template's files, as PostgreSQL 14 does anyway: block by block through the log takes twice the CPU."""
+    strategy = "STRATEGY FILE_COPY" if server.get_server_version() >= (15,) else ""
+    await server.execute(f"CREATE DATABASE {name} {options} {strategy}")
 
 
 @asynccontextmanager

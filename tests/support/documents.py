@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 import zipfile
 from collections.abc import AsyncGenerator, Iterable, Sequence
@@ -110,6 +111,23 @@ def count_records(content: bytes, format_: str) -> int:
                 return count_records(archive.read("data/export.ndjson"), Format.NDJSON)
 
 
+def read_strictly(content: bytes) -> Any:
+    """JSON that every reader reads alike (RFC 7493): UTF-8 without lone surrogates, names once, finite numbers."""
+    value = json.loads(content.decode(), object_pairs_hook=_members, parse_constant=_refuse)
+    msgspec.json.decode(content)  # it knows no lone surrogates and no byte order mark
+    return value
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    assert len(members) == len(pairs), f"A name comes twice: {pairs}"
+    return members
+
+
+def _refuse(name: str) -> None:
+    raise AssertionError(f"{name} is not JSON")
+
+
 def read_xlsx(content: bytes) -> dict[str, list[list[Any]]]:
     """The records of each sheet, as openpyxl reads them; texts that go on in further rows are whole."""
     book = openpyxl.load_workbook(io.BytesIO(content))
@@ -119,7 +137,7 @@ def read_xlsx(content: bytes) -> dict[str, list[list[Any]]]:
 def _records(rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
     records: list[list[Any]] = []
     for row in rows:
-        values = [_unescaped(cell.value) for cell in row]
+        values = [unescape_xlsx(cell.value) for cell in row]
         if any(cell.font.i for cell in row):
             records[-1] = [old if new is None else old + new for old, new in zip(records[-1], values, strict=True)]
         else:
@@ -127,7 +145,7 @@ def _records(rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
     return records
 
 
-def _unescaped(value: Any) -> Any:
+def unescape_xlsx(value: Any) -> Any:
     """The escapes of ECMA-376 are left in inline texts by openpyxl."""
     return XLSX_ESCAPE.sub(lambda found: chr(int(found[1], 16)), value) if isinstance(value, str) else value
 

@@ -18,6 +18,8 @@ READY: dict[str, object] = {
     "records": 54_321,
     "size_bytes": 12_345_678,
     "sha256": "5f" * 32,
+    "files_included": 0,
+    "files_missing": 0,
     "url": f"https://exports.example.com/api/export/{UUID(int=1)}/download?expires=1772962319&signature={'s' * 43}",
 }
 FAILED: dict[str, object] = {

@@ -1,6 +1,7 @@
 """A mail server that does as it is told, step by step, and remembers what it was told."""
 
 import asyncio
+import base64
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -41,11 +42,12 @@ class AcceptedMail:
 class SmtpServer:
     """`replies` maps a step (CONNECT, a command, RESPONSE to a
     334, or MESSAGE for its final dot) to a reply, HANG, DROP, ENDLESS or LOSE. In a reply, surrogates are
-    bytes that aren't UTF-8.
+    bytes that aren't UTF-8. With `passwords`, AUTH PLAIN is refused to a client that has none of them.
     """
 
     def __init__(self, *, extensions: Sequence[str], tls: ssl.SSLContext | None) -> None:
         self.replies: dict[str, str] = {}
+        self.passwords: set[str] = set()
         self.commands: list[str] = []
         self.mails: list[AcceptedMail] = []
         self.hanging = asyncio.Event()
@@ -58,6 +60,9 @@ class SmtpServer:
     @property
     def url(self) -> str:
         return f"smtp://localhost:{self.port}?starttls=never"
+
+    def login_url(self, password: str) -> str:
+        return f"smtp://carryout:{password}@localhost:{self.port}?starttls=never"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -79,7 +84,7 @@ class SmtpServer:
             line = (await reader.readuntil(b"\r\n")).decode().rstrip("\r\n")
             self.commands.append(line)
             command = "RESPONSE" if reply.startswith("334") else line.partition(" ")[0]
-            reply = await self._answer(writer, command, self._default(command))
+            reply = await self._answer(writer, command, self._default(command, line))
             if command == "RCPT":
                 recipients.append(line)
             elif command == "STARTTLS" and self._tls:
@@ -97,7 +102,9 @@ class SmtpServer:
             elif command == "QUIT":
                 return
 
-    def _default(self, command: str) -> str:
+    def _default(self, command: str, line: str) -> str:
+        if command == "AUTH" and self.passwords and _password_in(line) not in self.passwords:
+            return "535 5.7.8 Authentication credentials invalid"
         if command == "EHLO":
             return "\r\n".join(["250-test", *(f"250-{name}" for name in self._extensions), "250 HELP"])
         return _REPLIES[command]
@@ -132,6 +139,11 @@ async def open_smtp_server(
         server.close()
         await smtp.stop()
         await server.wait_closed()
+
+
+def _password_in(line: str) -> str:
+    """The password that `AUTH PLAIN …` presents (RFC 4616)."""
+    return base64.b64decode(line.rpartition(" ")[2]).rpartition(b"\0")[2].decode()
 
 
 def _undo_dots(content: bytes) -> bytes:

@@ -9,6 +9,7 @@ import asyncpg
 import httpx
 import pytest
 
+from devstack.ports import keep_port
 from devstack.stack import Stack
 from service.telemetry.metrics import Metrics
 from tests.faults.world import Process, World, open_world
@@ -18,10 +19,8 @@ from tests.support.smtp import HANG, open_smtp_server
 
 
 @pytest.fixture
-def unused_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+def unused_port(tmp_path: Path) -> int:
+    return keep_port(tmp_path / "port")
 
 
 async def test_without_postgresql_the_rest_is_told(unused_port: int) -> None:

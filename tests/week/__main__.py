@@ -13,9 +13,13 @@ from pathlib import Path
 import aiohttp
 import structlog
 
+from devstack.files import own_folder
 from devstack.servers import find_postgres
 from devstack.stack import open_stack
+from service.access.tokens import create_token
 from service.backends.database import MIGRATION_URL
+from service.errors import ConfigurationError
+from service.settings import from_env
 from tests.chaos.__main__ import SETTINGS
 from tests.chaos.client import Ledger
 from tests.chaos.faults import Scene
@@ -24,13 +28,17 @@ from tests.chaos.promises import Aftermath, broken_promises, wait_for_rest
 from tests.chaos.users import create_users
 from tests.faults.world import open_world
 from tests.sql.databases import owner_url
+from tests.support.receiver import Receiver
 from tests.support.smtp import open_smtp_server
-from tests.week.load import Load
-from tests.week.nginx import Nginx
+from tests.week.days import find_libfaketime
+from tests.week.load import TOKEN_SECONDS, Load
+from tests.week.nginx import NGINX, Nginx
 from tests.week.promises import WEEK_PROMISES
-from tests.week.steps import STEPS, Week
+from tests.week.schedule import DAYS
+from tests.week.week import Week
 
 USERS = 30
+OWN_SETTINGS = {"CARRYOUT_STREAM_POOL_SIZE": "32"}  # one process serves all users while the other is restarted
 DEBIAN_POSTGRES = "/usr/lib/postgresql/15/bin"
 
 
@@ -39,8 +47,8 @@ async def run(folder: Path, days: list[str]) -> list[str]:
     chance = random.Random(1)  # noqa: S311 (reproducible on purpose)
     async with (
         open_stack(folder, {}) as stack,
-        open_smtp_server() as smtp,
-        open_world(stack, folder, **SETTINGS, CARRYOUT_SMTP_URL=smtp.url) as world,
+        open_smtp_server(extensions=["AUTH PLAIN"]) as smtp,
+        open_world(stack, folder, **SETTINGS | OWN_SETTINGS, CARRYOUT_SMTP_URL=smtp.url) as world,
         # A reload of nginx closes idle connections, which a client may be about to use again.
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as http,
     ):
@@ -53,31 +61,52 @@ async def run(folder: Path, days: list[str]) -> list[str]:
             try:
                 users = [user for user in await create_users(world, USERS, chance) if user.records < 1_000]
                 ledger = Ledger()
-                load = Load(nginx.url, http, users, ledger, lambda user: user.token)
+                settings = from_env(world.environ)
+                load = Load(
+                    nginx.url, http, users, ledger, lambda user: create_token(settings, str(user.id), TOKEN_SECONDS)
+                )
                 scene = Scene(stack, world.database_url, fleet, {}, smtp)
                 week = Week(world, fleet, nginx, load, scene, environ, find_postgres())
-                aftermath = Aftermath(world, fleet, ledger, smtp, http, await fleet.resident_megabytes())
+                aftermath = Aftermath(world, fleet, ledger, smtp, Receiver(), http, await fleet.resident_megabytes())
                 for name in days:
                     started = time.monotonic()
-                    answer = await STEPS[name](week)
+                    answer = await DAYS[name](week)
                     print(f"  {name:<24} {answer} ({time.monotonic() - started:.0f} s)", flush=True)
                 await wait_for_rest(world)
+                left = await week.carryout("reconcile")
+                week.require((left.status, left.err) == (0, "nothing differs\n"), f"carryout reconcile: {left}")
                 return [*week.broken, *await broken_promises(aftermath, WEEK_PROMISES)]
             finally:
                 await nginx.stop()
+
+
+def needed() -> dict[str, bool]:
+    """Each thing that a day needs, and whether this machine has it."""
+    return {
+        "root, to mount a small disk": os.geteuid() == 0,
+        f"PostgreSQL at {DEBIAN_POSTGRES}": Path(DEBIAN_POSTGRES).is_dir(),
+        "nginx": NGINX.is_file(),
+        "faketime": bool(find_libfaketime()),
+    }
 
 
 def main() -> int:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # our own pools' worries
     parser = argparse.ArgumentParser(prog="python -m tests.week")
     parser.add_argument("--folder", type=Path, default=Path(".carryout-week"))
-    parser.add_argument("--day", action="append", choices=STEPS, help="only this day; repeatable")
+    parser.add_argument("--day", action="append", choices=DAYS, help="only this day; repeatable")
     given = parser.parse_args()
+    if missing := [what for what, there in needed().items() if not there]:
+        parser.error(f"a bad week needs {', '.join(missing)}")
     folder: Path = given.folder.resolve()
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        with own_folder(folder):  # no other week is under way there
+            shutil.rmtree(folder)
+    except ConfigurationError as error:
+        parser.error(error.detail)
     folder.mkdir(parents=True)
     started = time.monotonic()
-    broken = asyncio.run(run(folder, given.day or [*STEPS]))
+    broken = asyncio.run(run(folder, given.day or [*DAYS]))
     for promise in broken:
         print(f"\nBROKEN: {promise}")
     print(

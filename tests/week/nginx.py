@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import shutil
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -12,6 +11,7 @@ from devstack.ports import ask, keep_port
 from service.settings import SQL_DIR
 
 SHIPPED = SQL_DIR.parent / "deploy" / "nginx" / "carryout.conf"
+NGINX = Path("/usr/sbin/nginx")
 AROUND = """
 daemon off;
 pid {folder}/nginx.pid;
@@ -30,7 +30,7 @@ READING_SECONDS = 1.0  # until the workers of the earlier configuration accept n
 
 class Nginx:
     def __init__(self, folder: Path, ports: Sequence[int]) -> None:
-        self._folder = folder
+        self.folder = folder
         self._port = keep_port(folder / "nginx.port")
         self._ports = list(ports)
         self._process: asyncio.subprocess.Process | None = None
@@ -38,9 +38,8 @@ class Nginx:
 
     async def start(self) -> None:
         self._write(self._ports)
-        binary = shutil.which("nginx") or "/usr/sbin/nginx"
         self._process = await asyncio.create_subprocess_exec(
-            *(binary, "-c", self._folder / "nginx.conf", "-p", self._folder, "-e", self._folder / "nginx.error.log")
+            *(NGINX, "-c", self.folder / "nginx.conf", "-p", self.folder, "-e", self.folder / "nginx.error.log")
         )
         async with asyncio.timeout(30):
             while not (await ask(self._port, b"GET /livez HTTP/1.0\r\n\r\n")).startswith(b"HTTP/"):
@@ -68,5 +67,5 @@ class Nginx:
         servers = "\n".join(f"    server 127.0.0.1:{port};" for port in ports)
         text = re.sub(r"(upstream carryout \{\n).*?\n\}", rf"\g<1>{servers}\n}}", SHIPPED.read_text(), flags=re.DOTALL)
         text = text.replace("listen 8080;", f"listen 127.0.0.1:{self._port};")
-        text = text.replace("/var/log/nginx", str(self._folder))
-        (self._folder / "nginx.conf").write_text(AROUND.format(folder=self._folder, shipped=text))
+        text = text.replace("/var/log/nginx", str(self.folder))
+        (self.folder / "nginx.conf").write_text(AROUND.format(folder=self.folder, shipped=text))

@@ -15,10 +15,11 @@ from structlog.testing import capture_logs
 from service.backends.queue import QUEUE_NAME, open_queue
 from service.backends.storage import ObjectStorage, OpenUpload
 from service.bookkeeping.audit import Actor
-from service.bookkeeping.exports import MAX_ATTEMPTS, Export, ExportStatus, object_key
+from service.bookkeeping.exports import MAX_ATTEMPTS, Export, ExportStatus
 from service.errors import ExportGoneError
 from service.exports import cancellation, files
 from service.formats import Format
+from service.object_keys import object_key
 from service.resources import Resources
 from tests.support.exports import start_export
 from tests.support.factories import Connection, create_user_with, list_actions
@@ -193,7 +194,7 @@ async def test_one_worker_sweeps_at_a_time(resources: Resources, database: Conne
 async def test_a_long_sweep_keeps_its_lease(
     resources: Resources, database: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.orphans.LEASE_SECONDS", 0.3)
+    monkeypatch.setattr("worker.orphans.LEASE_SECONDS", 3.0)
     taken = "SELECT expires_at FROM carryout.sweep_lease WHERE expires_at > now()"
     seen: set[object] = set()
 

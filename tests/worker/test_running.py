@@ -54,6 +54,7 @@ async def test_a_failure_is_tried_again_ever_later(resources: Resources, databas
     ("change", "cause"),
     [
         ("DROP TABLE public.content", 'relation "public.content" does not exist (42P01)'),
+        ("ALTER TABLE public.content RENAME title TO titles", 'column "title" does not exist (42703)'),  # with a hint
         ("REVOKE ALL ON public.content FROM carryout_reader", "permission denied for table content (42501)"),
     ],
 )
@@ -110,7 +111,7 @@ async def test_a_storage_whose_lists_never_end_holds_no_worker(
     resources: Resources, database: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The attempt fails, and what it left is looked for only so long."""
-    monkeypatch.setattr(orphans, "CLEAN_UP_SECONDS", 0.5)
+    monkeypatch.setattr(orphans, "CLEAN_UP_SECONDS", 3.0)
     job_id = await ask(resources, database)
     await database.execute("DROP TABLE public.content")
     async with ScriptedS3().open() as scripted:

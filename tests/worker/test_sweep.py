@@ -6,10 +6,10 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from service.bookkeeping.exports import object_key
 from service.exports import files
 from service.exports.comparison import Comparison, Mismatch
 from service.formats import Format
+from service.object_keys import object_key
 from service.resources import Resources
 from service.settings import Settings
 from tests.support.exports import find_export, make_small_export

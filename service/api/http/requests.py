@@ -18,6 +18,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 INCOMPLETE_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 NOT_JSON = "The body is not valid JSON"
+ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # after an even number of backslashes
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 MAX_QUOTED = 64
 
@@ -71,14 +72,19 @@ def repeated_param(request: Request, allowed: str) -> list[str]:
 
 def job_id_of(request: Request) -> uuid.UUID:
     """The export's id. Raises ExportNotFoundError if it isn't a UUID, as for an unknown id."""
-    text = request.path_params["job_id"]
-    try:
-        job_id = uuid.UUID(text)
-    except ValueError:
-        raise ExportNotFoundError from None
-    if str(job_id) != text.lower():
+    job_id = parse_uuid(request.path_params["job_id"])
+    if job_id is None:
         raise ExportNotFoundError
     return job_id
+
+
+def parse_uuid(text: str) -> uuid.UUID | None:
+    """None if it isn't a UUID with its hyphens; `uuid.UUID` also takes braces, and digits of other scripts."""
+    try:
+        parsed = uuid.UUID(text)
+    except ValueError:
+        return None
+    return parsed if str(parsed) == text.lower() else None
 
 
 def bearer_token(request: Request) -> str:
@@ -145,7 +151,7 @@ def _check_syntax(body: bytes) -> None:
         raise InvalidRequestError(f"The body has a duplicate key: {name}") from None
     except (ValueError, RecursionError):
         raise InvalidRequestError(NOT_JSON) from None
-    if b"\\u0000" in body:
+    if ESCAPED_NUL.search(body):
         raise InvalidValueError("The body contains a NUL character")
 
 

@@ -1,9 +1,7 @@
 """Responses: JSON, streams that never look complete if they were cut, and downloads with a safe filename."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -14,29 +12,12 @@ from starlette.types import Message, Receive, Scope, Send
 
 from service.api.http.compression import Compressor, Encoding, negotiate
 from service.api.http.protocol import ABORT
+from service.api.http.slow_clients import DEFAULT_PATIENCE, Patience, PatientSender, SlowClientError
 from service.content_disposition import attachment
 from service.errors import ServiceError
 
-# Bytes that the server and both kernels may buffer before the client has read any.
-BUFFERED_BYTES = 1024 * 1024
 # An abort by StreamingProtocol disconnects at once; another server may not disconnect at all.
 LOST_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class Patience:
-    """The time budget of a slow client: `initial_seconds` at first, increased by every byte that it reads.
-
-    Until BUFFERED_BYTES have left, the budget is capped at `initial_seconds`, so that a client that reads nothing is
-    cut after that time even if buffers took data. Later the cap is `max_seconds`, for clients that read in bursts: curl
-    7.88 with `--limit-rate 20k` reads 2 MB and then nothing for 101 s. Waiting for rows doesn't count.
-    """
-
-    initial_seconds: float = 30.0
-    max_seconds: float = 120.0
-    bytes_per_second: int = 8 * 1024
-    crowded_bytes_per_second: int = 64 * 1024
-    """The same while all places are taken: slow clients then give theirs up within minutes."""
 
 
 class StreamEnd(StrEnum):
@@ -48,16 +29,6 @@ class StreamEnd(StrEnum):
     """The stream exceeded the time limit of the settings."""
     FAILED = "failed"
     """The chunks raised, or the server is stopping."""
-
-
-DEFAULT_PATIENCE = Patience()
-
-
-class SlowClientError(ServiceError):
-    """The client read too slowly; its connection is cut."""
-
-    def __init__(self) -> None:
-        super().__init__("The client read too slowly")
 
 
 class OverdueError(ServiceError):
@@ -101,10 +72,7 @@ class ChunkedStream(Response):
         self._chunks = chunks
         self._on_end = on_end
         self._max_seconds = max_seconds
-        self._is_crowded = is_crowded
-        self._patience = patience
-        self._patience_seconds = patience.initial_seconds
-        self._sent_bytes = 0
+        self._sender = PatientSender(patience, is_crowded=is_crowded)
         self._closing = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -145,31 +113,16 @@ class ChunkedStream(Response):
     async def _send_all(self, send: Send) -> None:
         first = await anext(self._chunks, b"")
         compressor = Compressor(self._encoding) if self._encoding else None
-        await self._send(send, self._start())
+        await self._sender.send(send, self._start())
         await self._send_chunk(send, first, compressor)
         async for chunk in self._chunks:
             await self._send_chunk(send, chunk, compressor)
-        await self._send(send, _body(await compressor.finish() if compressor else b"", more=False))
+        await self._sender.send(send, _body(await compressor.finish() if compressor else b"", more=False))
 
     async def _send_chunk(self, send: Send, chunk: bytes, compressor: Compressor | None) -> None:
         body = await compressor.compress(chunk) if compressor else chunk
         if body:
-            await self._send(send, _body(body))
-
-    async def _send(self, send: Send, message: Message) -> None:
-        started_at = time.monotonic()
-        try:
-            async with asyncio.timeout(self._patience_seconds):
-                await send(message)
-        except TimeoutError:
-            raise SlowClientError from None
-        size = len(message.get("body", b""))
-        self._sent_bytes += size
-        patience = self._patience
-        most = patience.max_seconds if self._sent_bytes > BUFFERED_BYTES else patience.initial_seconds
-        wanted = patience.crowded_bytes_per_second if self._is_crowded() else patience.bytes_per_second
-        left = self._patience_seconds - (time.monotonic() - started_at) + size / wanted
-        self._patience_seconds = min(left, most)
+            await self._sender.send(send, _body(body))
 
     async def _end(self, scope: Scope, pump: asyncio.Task[None], watch: asyncio.Task[None]) -> None:
         await asyncio.wait({pump, watch})

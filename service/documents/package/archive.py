@@ -4,7 +4,8 @@ import asyncio
 import datetime as dt
 import hashlib
 import zipfile
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, suppress
 from typing import IO, NamedTuple
 
 from service.documents.archive_sink import Sink
@@ -12,6 +13,10 @@ from service.documents.archive_sink import Sink
 # Rows are alike: a higher level makes the tables a seventh smaller, and takes twice the time.
 DEFLATE_LEVEL = 1
 READABLE_BY_ALL = 0o644 << 16
+# The growth of content that can't be compressed.
+MOST_GROWTH = 1.05
+# A thread takes so much at a time; less isn't worth handing over.
+PIECE_BYTES = 128 * 1024
 
 
 class Entry(NamedTuple):
@@ -31,19 +36,29 @@ class Archive:
         self._zip = zipfile.ZipFile(self._sink, "w", compresslevel=DEFLATE_LEVEL)
         self.last: Entry  # of those that were added whole
 
-    async def add(self, path: str, pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-        """The archive's bytes for an entry with the content `pieces`. Compression runs in a thread."""
+    async def add(
+        self, path: str, pieces: AsyncIterator[bytes], *, deflate: bool = True, most_bytes: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """The archive's bytes for an entry with the content `pieces`; a thread compresses each while the next is made.
+
+        `most_bytes`: it isn't larger. An entry that raises is left out of the archive's directory, where readers look
+        for entries; what came of it stays between the others.
+        """
         info = zipfile.ZipInfo(path, self._date)
-        info.compress_type = zipfile.ZIP_DEFLATED
+        info.compress_type = zipfile.ZIP_DEFLATED if deflate else zipfile.ZIP_STORED
         info.external_attr = READABLE_BY_ALL
-        digest = hashlib.sha256()
-        size_bytes = 0
-        with self._zip.open(info, "w", force_zip64=True) as entry:
-            async for piece in pieces:
-                await asyncio.to_thread(_write, entry, digest, piece)
-                size_bytes += len(piece)
-                yield self._sink.take()
-        self.last = Entry(path, size_bytes, digest.hexdigest())
+        content = _Content()
+        # Some readers know no large entries, so an entry is called one only if it may be.
+        large = most_bytes is None or most_bytes * MOST_GROWTH > zipfile.ZIP64_LIMIT
+        try:
+            with self._zip.open(info, "w", force_zip64=large) as entry:
+                async with aclosing(_in_thread(content.write_to(entry), pieces)) as written:
+                    async for _ in written:
+                        yield self._sink.take()
+        except BaseException:
+            self._drop(info)
+            raise
+        self.last = Entry(path, content.size_bytes, content.digest.hexdigest())
         yield self._sink.take()
 
     def end(self) -> bytes:
@@ -51,7 +66,57 @@ class Archive:
         self._zip.close()
         return self._sink.take()
 
+    def _drop(self, info: zipfile.ZipInfo) -> None:
+        with suppress(ValueError):
+            self._zip.filelist.remove(info)
+        self._zip.NameToInfo.pop(info.filename, None)
 
-def _write(entry: IO[bytes], digest: "hashlib._Hash", piece: bytes) -> None:
-    digest.update(piece)
-    entry.write(piece)
+
+class _Content:
+    def __init__(self) -> None:
+        self.size_bytes = 0
+        self.digest = hashlib.sha256()
+
+    def write_to(self, entry: IO[bytes]) -> Callable[[bytes], None]:
+        def write(piece: bytes) -> None:
+            self.digest.update(piece)
+            self.size_bytes += len(piece)
+            entry.write(piece)
+
+        return write
+
+
+async def _in_thread(write: Callable[[bytes], None], pieces: AsyncIterator[bytes]) -> AsyncGenerator[None, None]:
+    """Write the pieces, each while the next is made. Nothing is being written whenever this yields, or has ended."""
+    async with aclosing(_joined(pieces)) as joined:
+        piece = await anext(joined, b"")
+        while piece:
+            writing = asyncio.create_task(asyncio.to_thread(write, piece))
+            try:
+                piece = await anext(joined, b"")
+            finally:
+                await _end(writing)
+            yield
+
+
+async def _end(writing: asyncio.Task[None]) -> None:
+    """Wait for the thread, which can't be cancelled, also if this task is."""
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait({writing})
+        raise
+
+
+async def _joined(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """The same bytes, PIECE_BYTES and more at a time."""
+    waiting: list[bytes] = []
+    size_bytes = 0
+    async for piece in pieces:
+        waiting.append(piece)
+        size_bytes += len(piece)
+        if size_bytes >= PIECE_BYTES:
+            yield b"".join(waiting)
+            waiting, size_bytes = [], 0
+    if size_bytes:
+        yield b"".join(waiting)

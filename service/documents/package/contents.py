@@ -5,17 +5,23 @@ whole in memory.
 """
 
 import datetime as dt
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+import sys
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, closing
+from itertools import groupby
+from types import MappingProxyType
 
+from service.backends.attachments import AttachmentError, Fault
 from service.documents.csv_encoder import CsvEncoder
 from service.documents.datasets import Dataset
 from service.documents.encoding import RowText
 from service.documents.ndjson_encoder import NdjsonEncoder
 from service.documents.package import pages
 from service.documents.package.archive import Archive
-from service.documents.package.manifest import PATH, Json, Manifest, describe_table, table_path
-from service.documents.selection import selection_words, title_of
+from service.documents.package.attachments import Attachment, Attachments, Stores
+from service.documents.package.manifest import PATH, Json, Manifest, MissingFile, describe_table, table_path
+from service.documents.selection import section_name, selection_words, title_of
 from service.documents.streaming import Document
 
 # Each row is read for the pages, for the tables, and for machines.
@@ -28,32 +34,53 @@ INFORMATION = (
     ("recipients", "Who receives it"),
     ("source", "Where it comes from"),
 )
+NO_STORES: Stores = MappingProxyType({})
+REASONS = {
+    Fault.OUTSIDE: "its record names a place that isn't one of this account's files",
+    Fault.MISSING: "the service doesn't have it any more",
+    Fault.CHANGED: "it was changed while this package was made",
+    Fault.DENIED: "the service may not read it",
+    Fault.UNREADABLE: "it could not be read to its end",
+}
 
 
 class Package:
     """The package of an open document, whose counters grow with it."""
 
-    def __init__(self, document: Document, archive: Archive, manifest: Manifest) -> None:
+    def __init__(self, document: Document, archive: Archive, manifest: Manifest, attachments: Attachments) -> None:
         self._document = document
         self._archive = archive
         self._manifest = manifest
+        self._attachments = attachments
         self._datasets = [one.dataset for one in document.selected]
         self._rows_read = 0
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        for part in self._parts():
+        await self._attachments.find()
+        for part in self._rows_parts():
             async with aclosing(part):
                 async for piece in part:
                     yield piece
         await self._document.require_whole()
+        if len(self._attachments):  # reading them may take hours
+            await self._document.end_snapshot()
+        for part in self._files_parts():
+            async with aclosing(part):
+                async for piece in part:
+                    yield piece
         yield self._archive.end()
 
-    def _parts(self) -> Iterator[AsyncGenerator[bytes, None]]:
+    def _rows_parts(self) -> Iterator[AsyncGenerator[bytes, None]]:
         for position, dataset in enumerate(self._datasets):
             yield self._pages(position)
             facts = describe_table(dataset, self._document.counts[position])
             yield self._entry(table_path(dataset), self._table(position), facts)
         yield self._entry("data/export.ndjson", self._lines())
+
+    def _files_parts(self) -> Iterator[AsyncGenerator[bytes, None]]:
+        by_page = groupby(self._attachments, lambda file: (file.position, pages.page_of(file.row)))
+        for (position, number), files in by_page:
+            yield self._files(position, number, list(files))
         yield self._entry("index.html", _once(self._index()))
         yield self._archive.add(PATH, self._manifest.content())
 
@@ -64,6 +91,52 @@ class Package:
             async for piece in added:
                 yield piece
         self._manifest.add(self._archive.last, facts or {})
+
+    async def _files(self, position: int, number: int, files: Sequence[Attachment]) -> AsyncGenerator[bytes, None]:
+        """The files of the rows of one page, and the page that shows them."""
+        dataset = self._datasets[position]
+        shown: list[pages.ShownFile] = []
+        for file in files:
+            async with aclosing(self._file(dataset, file, shown)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        section = pages.page_path(dataset, number)
+        page = pages.render("files.html", title=title_of(dataset), section=section, files=shown)
+        async with aclosing(self._entry(pages.files_path(dataset, number), _once(page))) as entry:
+            async for piece in entry:
+                yield piece
+
+    async def _file(
+        self, dataset: Dataset, file: Attachment, shown: list[pages.ShownFile]
+    ) -> AsyncGenerator[bytes, None]:
+        """The file's entry, if it can be read; it is added to `shown` and to the manifest in any case."""
+        fault = file.fault
+        if not fault:
+            try:
+                async with aclosing(self._content(file)) as content:
+                    async for piece in content:
+                        yield piece
+            except AttachmentError as error:
+                fault = error.fault
+                self._attachments.note_fault(file, fault, error.detail)
+        section = section_name(dataset)
+        if fault:
+            self._manifest.add_missing(MissingFile(section, file.row, file.title, fault))
+            shown.append(pages.ShownFile(file.row, file.title, reason=REASONS[fault]))
+        else:
+            entry = self._archive.last
+            self._document.files.included += 1
+            self._manifest.add(entry, {"title": file.title, "section": section, "row": file.row})
+            shown.append(pages.ShownFile(file.row, file.title, entry.path, entry.size_bytes))
+
+    async def _content(self, file: Attachment) -> AsyncGenerator[bytes, None]:
+        content = await self._attachments.open(file)
+        pieces, size_bytes = content.pieces(), content.size_bytes
+        deflate = content.is_worth_deflating
+        added = self._archive.add(file.path, pieces, deflate=deflate, most_bytes=size_bytes)
+        async with aclosing(pieces), aclosing(added):
+            async for piece in added:
+                yield piece
 
     async def _rows(self, row_text: RowText, position: int) -> AsyncGenerator[list[bytes], None]:
         async with aclosing(self._document.rows(row_text, position)) as batches:
@@ -90,6 +163,7 @@ class Package:
             title=title_of(dataset),
             about=dataset.facts.about,
             columns=[(column.name, dataset.facts.columns.get(column.name, "")) for column in dataset.columns],
+            has_files=bool(dataset.facts.files),
             first=done + 1,
             last=min(done + pages.ROWS_PER_PAGE, count),
             count=count,
@@ -99,9 +173,10 @@ class Package:
             rows=PLACE_OF_ROWS,
         )
         head, _, foot = frame.partition(PLACE_OF_ROWS.encode())
+        files = pages.files_path(dataset, number).encode()
         yield head
         async for taken in rows.take(pages.ROWS_PER_PAGE):
-            yield pages.table_rows(taken, first=done + 1)
+            yield pages.table_rows(taken, first=done + 1, files=files)
             done += len(taken)
         yield foot
 
@@ -140,12 +215,22 @@ class Package:
             filter_words=selection_words(self._document.spec),
             moment=f"{dt.datetime.fromisoformat(self._document.exported_at):%Y-%m-%d %H:%M:%S} UTC",
             sections=sections,
+            files=self._document.files,
+            missing=self._missing(),
             left_out=[
                 f"{name if name.startswith('table ') else f'{title_of(dataset)}, {name}'}: {why}"
                 for dataset in self._datasets
                 for name, why in dataset.facts.left_out.items()
             ],
         )
+
+    def _missing(self) -> list[tuple[str, str, int]]:
+        """Sections, why some of their files are missing, and how many."""
+        titles = {dataset.name: title_of(dataset) for dataset in self._datasets}
+        counts: Counter[tuple[str, str]] = Counter()
+        for kind, count in self._document.files.faults.items():
+            counts[titles[kind.section], REASONS[kind.fault]] += count
+        return [(title, reason, count) for (title, reason), count in counts.items()]
 
 
 class _Rows:
@@ -172,11 +257,20 @@ class _Rows:
             pass
 
 
-async def package_chunks(document: Document) -> AsyncGenerator[bytes, None]:
-    """The package in chunks, under the same promise as `Document.chunks`: one that ends is whole."""
+async def package_chunks(
+    document: Document, stores: Stores = NO_STORES, *, max_bytes: int = sys.maxsize
+) -> AsyncGenerator[bytes, None]:
+    """The package in chunks, under the same promise as `Document.chunks`: one that ends is whole, but for attachments
+    that it says are missing. `max_bytes` is the most that those may have.
+
+    Raises also ExportTooLargeError, and OutageError if one of the stores is down.
+    """
     archive = Archive(dt.datetime.fromisoformat(document.exported_at))
-    with closing(Manifest(document.exported_at)) as manifest:
-        package = Package(document, archive, manifest)
+    with (
+        closing(Manifest(document.exported_at)) as manifest,
+        closing(Attachments(document, stores, max_bytes=max_bytes)) as attachments,
+    ):
+        package = Package(document, archive, manifest, attachments)
         async with aclosing(document.joined(package.pieces())) as chunks:
             async for chunk in chunks:
                 yield chunk

@@ -8,6 +8,7 @@ import msgspec
 
 from service.documents.datasets import Column, Dataset
 from service.documents.package.archive import Entry
+from service.documents.package.spool import Spool
 from service.documents.selection import title_of
 
 Json: TypeAlias = dict[str, Any]
@@ -33,6 +34,15 @@ TYPES: Mapping[str, str] = {
 }
 
 
+class MissingFile(msgspec.Struct, frozen=True):
+    """A file that a row names, and that isn't in the package."""
+
+    section: str
+    row: int
+    title: str
+    reason: str
+
+
 class Manifest:
     """Grows with the archive; beyond a megabyte on the disk, as a package may have a hundred thousand files."""
 
@@ -40,9 +50,14 @@ class Manifest:
         self._head: Json = {"$schema": SCHEMA, "name": "personal-data", "title": "Your data", "created": moment}
         self._resources = tempfile.SpooledTemporaryFile(max_size=KEPT_IN_MEMORY)  # noqa: SIM115 (see `close`)
         self._number = 0
+        self._missing = Spool(MissingFile)
 
     def close(self) -> None:
         self._resources.close()
+        self._missing.close()
+
+    def add_missing(self, file: "MissingFile") -> None:
+        self._missing.add(file)
 
     def add(self, entry: Entry, facts: Json) -> None:
         """`facts` are members beside those that every file has, such as those of `describe_table`."""
@@ -60,7 +75,12 @@ class Manifest:
 
     async def content(self, **further: object) -> AsyncGenerator[bytes, None]:
         """The file, with `further` members."""
-        yield msgspec.json.encode(self._head | further)[:-1] + b',"resources":[\n'
+        yield msgspec.json.encode(self._head | further)[:-1]
+        if len(self._missing):
+            for number, file in enumerate(self._missing):
+                yield (b",\n" if number else b',"missing":[\n') + msgspec.json.encode(file)
+            yield b"\n]"
+        yield b',"resources":[\n'
         self._resources.seek(0)
         while piece := self._resources.read(KEPT_IN_MEMORY):
             yield piece

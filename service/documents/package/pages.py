@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jinja2
 
@@ -22,8 +23,16 @@ REPLACEMENTS = (
     (b"\x02n", b'<span class="null"></span>'),
     (b"\x02e", b"&#2;"),
 )
+# The only mark that stays until the row's number is known.
+FILE_CELL = b"\x02f"
 MARKED_CELL = "E'\\x02c'::pg_catalog.text"
 MARKED_NULL = "E'\\x02n'::pg_catalog.text"
+MARKED_FILE = "E'\\x02f'::pg_catalog.text"
+
+FILE_LINK = b'<a href="%b#row-%d">File</a>'
+FILES = "files"
+# Those that browsers show, and that run no script.
+PICTURES = frozenset({"avif", "bmp", "gif", "jpeg", "jpg", "png", "webp"})
 
 templates = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -37,17 +46,36 @@ templates = jinja2.Environment(
 def row_text(dataset: Dataset) -> str:
     """The SQL query that gives `dataset`'s rows as one text column, in order."""
     between = f" OPERATOR(pg_catalog.||) {MARKED_CELL} OPERATOR(pg_catalog.||) "
-    cells = between.join(_cell(column) for column in dataset.columns)
+    cells = between.join([*(_cell(column) for column in dataset.columns), *_file_cell(dataset)])
     return f'SELECT {cells} FROM ({dataset.sql}) AS "row"'  # noqa: S608 (checked at start-up)
 
 
-def table_rows(rows: Sequence[bytes], *, first: int) -> bytes:
-    """Rows of `row_text` as rows of an HTML table; the id of each is its number, `first` the first one's."""
+def table_rows(rows: Sequence[bytes], *, first: int, files: bytes) -> bytes:
+    """Rows of `row_text` as rows of an HTML table; the id of each is its number, `first` the first one's.
+
+    `files` is the path of the page with these rows' files.
+    """
     text = ROW_END.join(rows)
     for old, new in REPLACEMENTS:
         text = text.replace(old, new)
-    lines = enumerate(text.split(ROW_END), start=first)
+    lines = list(enumerate(text.split(ROW_END), start=first))
+    if FILE_CELL in text:
+        lines = [(number, line.replace(FILE_CELL, FILE_LINK % (files, number))) for number, line in lines]
     return b"".join([b'<tr id="row-%d"><td>%b</td></tr>\n' % line for line in lines])
+
+
+class ShownFile(NamedTuple):
+    """A row's file; one without a path isn't in the package, for a reason."""
+
+    row: int
+    title: str
+    path: str = ""
+    size_bytes: int = 0
+    reason: str = ""
+
+    @property
+    def is_picture(self) -> bool:
+        return self.path.rpartition(".")[2].lower() in PICTURES
 
 
 def render(template: str, **facts: object) -> bytes:
@@ -60,9 +88,24 @@ def page_path(dataset: Dataset, number: int) -> str:
     return f"{stem}.html" if number == 1 else f"{stem}-{number}.html"
 
 
+def files_path(dataset: Dataset, number: int) -> str:
+    """The path of the page with the files of the rows of a section's page."""
+    stem = page_path(dataset, 1).removesuffix(".html")
+    return f"{stem}-{FILES}.html" if number == 1 else f"{stem}-{FILES}-{number}.html"
+
+
 def page_of(row: int) -> int:
     """The number of the page that has the row; both are counted from 1."""
     return (row - 1) // ROWS_PER_PAGE + 1
+
+
+def _file_cell(dataset: Dataset) -> list[str]:
+    """A last cell, if rows have files: whether the row has one."""
+    if not dataset.facts.files:
+        return []
+    columns = {column.name: text_of(column) for column in dataset.columns}
+    has_key = " OR ".join(f"{columns[file.key]} OPERATOR(pg_catalog.<>) ''" for file in dataset.facts.files)
+    return [f"CASE WHEN {has_key} THEN {MARKED_FILE} ELSE {MARKED_NULL} END"]
 
 
 def _cell(column: Column) -> str:

@@ -232,7 +232,7 @@ async def test_a_stopping_server_says_so_to_whom_it_keeps_waiting() -> None:
     async with serve(create_edge([Route("/", hang)])) as served, served.client() as client:
         waiting = asyncio.create_task(client.get("/", timeout=30))
         await asked.wait()
-        served.server.should_exit = True
+        served.server.stop()
         response = await waiting
     assert (response.status_code, response.json()["detail"]) == (503, "Shutting down")
     assert response.headers["retry-after"] == "1"

@@ -18,14 +18,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from service.api.http.responses import (
-    BUFFERED_BYTES,
-    DEFAULT_PATIENCE,
-    ChunkedStream,
-    Patience,
-    StreamEnd,
-    attachment_headers,
-)
+from service.api.http.responses import ChunkedStream, StreamEnd, attachment_headers
+from service.api.http.slow_clients import BUFFERED_BYTES, DEFAULT_PATIENCE, Patience
 from service.errors import DocumentError
 from tests.api.serving import Served, create_edge, serve, until
 
@@ -256,7 +250,7 @@ async def read_slowly(reader: asyncio.StreamReader) -> bytes:
 
 async def test_a_slow_but_living_client_is_served() -> None:
     source = Source(*[CHUNK] * 48)
-    patience = Patience(initial_seconds=2, max_seconds=2, bytes_per_second=100_000)
+    patience = Patience(initial_seconds=2, max_seconds=2, bytes_per_second=20_000)
     async with serve(create_edge([stream(source, patience=patience)])) as served:
         reader, writer = await connect(served)
         assert (await read_slowly(reader)).endswith(b"0\r\n\r\n")
@@ -278,7 +272,7 @@ async def test_a_client_below_the_rate_is_cut() -> None:
 @pytest.mark.parametrize("is_crowded", [False, True])
 async def test_a_slow_client_is_cut_while_all_places_are_taken(*, is_crowded: bool) -> None:
     source = Source(*[CHUNK] * 48)
-    patience = Patience(initial_seconds=2, max_seconds=2, bytes_per_second=100_000, crowded_bytes_per_second=10_000_000)
+    patience = Patience(initial_seconds=2, max_seconds=2, bytes_per_second=20_000, crowded_bytes_per_second=10_000_000)
     async with serve(create_edge([stream(source, patience=patience, is_crowded=is_crowded)])) as served:
         reader, writer = await connect(served)
         with pytest.raises(ConnectionResetError) if is_crowded else nullcontext():

@@ -110,7 +110,7 @@ class TestTrail:
 class TestPlaces:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
-        return msgspec.structs.replace(settings, stream_pool_size=1, list_pool_size=4, acquire_timeout_seconds=0.1)
+        return msgspec.structs.replace(settings, stream_pool_size=1, list_pool_size=4)
 
     async def test_users_who_read_slowly_take_none_of_them(
         self, operator: httpx.AsyncClient, resources: Resources, database: Connection
@@ -140,7 +140,7 @@ class TestPlaces:
 class TestLongestTime:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
-        return msgspec.structs.replace(settings, stream_seconds=2)
+        return msgspec.structs.replace(settings, stream_seconds=5)
 
     async def test_ends_the_list_and_its_snapshot(
         self, operator: httpx.AsyncClient, database: Connection, resources: Resources

@@ -150,23 +150,29 @@ async def test_facts_are_told(pool: Pool, database: Connection, tmp_path: Path) 
     assert field == {"name": "n", "type": "integer", "description": "A <number>"}
 
 
+@pytest.fixture
+async def hostile_datasets(database: Connection, tmp_path: Path) -> tuple[Dataset, ...]:
+    """Datasets with a table for any cells."""
+    await database.execute("CREATE TABLE public.hostile (n int PRIMARY KEY, user_id uuid NOT NULL, a text, b text)")
+    hostile = 'SELECT a, b AS "<i>b</i>" FROM public.hostile WHERE user_id = $1 ORDER BY n'
+    return await load(database, tmp_path, {"profile.sql": PROFILE, "hostile.sql": hostile})
+
+
 @hypothesis.given(cells=st.lists(st.lists(st.none() | TEXT, min_size=2, max_size=2), min_size=1, max_size=5))
 @hypothesis.example(cells=[["</td><script>alert(1)</script>", "\x02c\x02r\x02n\x02e\x02"], ["<!-- rows -->", "&lt;"]])
 @hypothesis.settings(
-    max_examples=100, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+    max_examples=100,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
 )
-async def test_cells_are_text(pool: Pool, database: Connection, tmp_path: Path, cells: list[list[str | None]]) -> None:
-    hostile = 'SELECT a, b AS "<i>b</i>" FROM public.hostile WHERE user_id = $1 ORDER BY n'
-    await database.execute(
-        "CREATE TABLE IF NOT EXISTS public.hostile (n int PRIMARY KEY, user_id uuid NOT NULL, a text, b text)"
-    )
+async def test_cells_are_text(
+    pool: Pool, database: Connection, hostile_datasets: tuple[Dataset, ...], cells: list[list[str | None]]
+) -> None:
     user_id = await create_user(database)
     await database.execute("TRUNCATE public.hostile")
     await database.executemany(
         "INSERT INTO public.hostile VALUES ($1, $2, $3, $4)", [(n, user_id, *row) for n, row in enumerate(cells)]
     )
-    datasets = await load(database, tmp_path, {"profile.sql": PROFILE, "hostile.sql": hostile})
-    files = unpack(await make_package(pool, datasets, user_id))
+    files = unpack(await make_package(pool, hostile_datasets, user_id))
     page = read_page(files["hostile.html"])
     assert page.rows == cells
     assert page.columns == ["a", "<i>b</i>"]

@@ -43,7 +43,7 @@ export function showItem(item, view) {
   download.setAttribute("aria-label", `Download ${name(view)}`);
   if (word === "ready") download.href = view.download_url;
   const newer = find(item, ".newer");
-  newer.hidden = word !== "ready" || Boolean(view.filter?.to); // a copy that ends earlier lacks what followed
+  newer.hidden = word !== "ready";
   newer.setAttribute("aria-label", `What is new since then, ${name(view)}`);
   const remove = find(item, ".remove");
   remove.hidden = !running && word !== "ready";
@@ -53,22 +53,30 @@ export function showItem(item, view) {
 }
 
 function showProgress(item, view) {
-  const { records_done: done, records_total: total } = view.progress;
+  const { records_done: done, records_total: total, bytes_done: read, bytes_total: toRead } = view.progress;
+  const reading = Boolean(toRead) && done >= total; // attachments come after the records
   const bar = find(item, "progress");
-  bar.max = total;
-  bar.value = done;
+  bar.max = reading ? toRead : total;
+  bar.value = reading ? read : done;
   bar.setAttribute("aria-label", `Progress of ${name(view)}`);
-  find(item, ".counted").textContent = `${count(done)} of ${records(total)}`;
+  find(item, ".counted").textContent = reading
+    ? `${size(read)} of ${size(toRead)} of attachments`
+    : `${count(done)} of ${records(total)}`;
 }
 
 function facts(view, word) {
   const ending = word === "ready" ? "Link ends" : "Link ended";
   return [
     fact("Records", count(view.record_count)),
+    ...(view.files ? [fact("Attachments", attachments(view.files))] : []),
     fact("Size", size(view.size_bytes)),
     fact(ending, time(view.expires_at)),
     fact("SHA-256 checksum", view.sha256, "wide"),
   ];
+}
+
+function attachments({ included, missing }) {
+  return missing ? `${count(included)}, and ${count(missing)} missing: index.html says why` : count(included);
 }
 
 function fact(term, value, className = "") {

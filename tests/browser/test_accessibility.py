@@ -1,0 +1,150 @@
+"""The page in every state, as all can use it: axe-core, both themes, a narrow window, large text, forced colours."""
+
+import pytest
+
+from tests.browser.conftest import Site, Tab
+from tests.browser.test_page import FIRST, OVERFLOW, SMALL_TARGETS, create_large, faults, insert_failed
+
+# WCAG 2.2, 1.4.12: text that a reader spaces out as far as this still fits.
+SPACE_OUT = """
+const sheet = new CSSStyleSheet();
+sheet.replaceSync(`* { line-height: 1.5 !important; letter-spacing: 0.12em !important; word-spacing: 0.16em !important }
+p { margin-bottom: 2em !important }`);
+document.adoptedStyleSheets = arguments[0] ? [sheet] : [];
+"""
+ENLARGE = "document.documentElement.style.fontSize = arguments[0]"
+# Boxes that cut off the text in them.
+CUT_TEXTS = """
+return [...document.body.querySelectorAll("*")]
+  .filter((element) => element.checkVisibility() && element.matches(":not(.sr-only)"))
+  .filter((element) => getComputedStyle(element).overflow !== "visible")
+  .filter((element) => element.scrollWidth > element.clientWidth + 1)
+  .map((element) => element.outerHTML.slice(0, 120));
+"""
+MOTIONS = """
+const parts = [null, "::before", "::after", "::-webkit-progress-value"];
+const moves = ({ transitionDuration, animationDuration }) =>
+  `${transitionDuration},${animationDuration}`.split(",").some((time) => parseFloat(time) > 0);
+return [...document.body.querySelectorAll("*")]
+  .filter((element) => parts.some((part) => moves(getComputedStyle(element, part))))
+  .map((element) => element.outerHTML.slice(0, 80));
+"""
+PHONE = 320
+DESKTOP = 1000
+pytestmark = pytest.mark.timeout(600)  # axe-core runs dozens of times
+
+
+def emulate(tab: Tab, **features: str) -> None:
+    given = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
+    tab.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": given})
+
+
+def resize(tab: Tab, width: int) -> None:
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    tab.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def barriers(tab: Tab) -> list[str]:
+    """All that keeps a person out of the page as it is shown now."""
+    found: list[str] = []
+    for looks in ({"prefers_color_scheme": "light"}, {"prefers_color_scheme": "dark"}, {"forced_colors": "active"}):
+        emulate(tab, **looks)
+        found += [f"{looks}: {fault}" for fault in faults(tab)]
+    emulate(tab, prefers_reduced_motion="reduce")
+    found += [f"moves: {fault}" for fault in tab.driver.execute_script(MOTIONS)]
+    emulate(tab)
+    resize(tab, PHONE)
+    found += [f"narrow: {fault}" for fault in [*fits(tab), *tab.driver.execute_script(SMALL_TARGETS)]]
+    tab.driver.execute_script(SPACE_OUT, True)
+    found += [f"spaced out: {fault}" for fault in fits(tab)]
+    tab.driver.execute_script(SPACE_OUT, False)
+    resize(tab, 2 * PHONE)
+    tab.driver.execute_script(ENLARGE, "200%")
+    found += [f"enlarged: {fault}" for fault in fits(tab)]
+    tab.driver.execute_script(ENLARGE, "")
+    resize(tab, DESKTOP)
+    return found
+
+
+def fits(tab: Tab) -> list[str]:
+    beyond = tab.driver.execute_script(OVERFLOW)
+    return [*([f"{beyond} px too wide"] if beyond else []), *tab.driver.execute_script(CUT_TEXTS)]
+
+
+async def test_signing_in(tab: Tab) -> None:
+    tab.open()
+    tab.until(lambda: tab.is_shown("#sign-in"))
+    tab.find(".curl summary").click()
+    assert barriers(tab) == []
+    tab.open("/#token=x.y.z")
+    tab.until_text("#alert", "isn't valid")
+    assert barriers(tab) == []
+    tab.complaints()  # of the refused token
+
+
+async def test_copies_in_every_state(site: Site, tab: Tab) -> None:
+    user_id = await site.world.create_user(records=2_500)
+    tab.sign_in(user_id)
+    tab.until(lambda: tab.is_shown("#part"))
+    tab.find("#part summary").click()
+    assert barriers(tab) == []
+    async with site.world.database() as connection:
+        await insert_failed(connection, user_id, 12, "The application's database didn't answer: ask again later")
+    tab.ask("csv")
+    tab.until_text(f"{FIRST} .badge", "Waiting")
+    assert barriers(tab) == []
+    async with site.world.database() as connection:
+        await connection.execute(
+            """UPDATE carryout.export_jobs SET status = 'processing', attempt = 1, lease_expires_at = now(),
+            records_done = 1000 WHERE user_id = $1 AND status = 'pending'""",
+            user_id,
+        )
+    tab.until_text(f"{FIRST} .counted", "1,000 of 2,500 records")
+    assert barriers(tab) == []
+    tab.open()
+    tab.until_count("#history .badge.failed", 9)
+    tab.find(f"{FIRST} .remove").click()
+    tab.until(lambda: tab.is_shown("#confirm"))
+    assert barriers(tab) == []
+    tab.find("#confirm-yes").click()
+    tab.until_text(f"{FIRST} .badge", "Cancelled")
+    assert barriers(tab) == []
+
+
+async def test_a_refusal_with_ranges(site: Site, tab: Tab) -> None:
+    tab.sign_in(await create_large(site))
+    tab.ask("json")
+    tab.until_count("#ranges-list li", 3)
+    assert barriers(tab) == []
+    tab.complaints()  # of the refusal
+
+
+@pytest.mark.parametrize(
+    ("path", "heading"),
+    [
+        ("/nowhere", "This link doesn't lead to a file"),
+        ("/api/export/0190b7f2-5d3c-7c1e-8a44-3f6f0b1f2a10/download?expires=1&signature=x", "This link"),
+        ("/api/export", "Please sign in"),
+    ],
+)
+async def test_error_pages(tab: Tab, path: str, heading: str) -> None:
+    tab.open(path)
+    assert heading in tab.text("h1")
+    assert barriers(tab) == []
+    tab.complaints()  # of the status
+
+
+async def test_a_link_that_has_ended(site: Site, tab: Tab) -> None:
+    user_id = await site.world.create_user(records=1)
+    tab.sign_in(user_id)
+    tab.ask("csv")
+    tab.until_text(f"{FIRST} .badge", "Ready")
+    link = tab.find(f"{FIRST} .download").get_attribute("href")
+    tab.find(f"{FIRST} .remove").click()
+    tab.find("#confirm-yes").click()
+    tab.until_text(f"{FIRST} .badge", "Ended")
+    assert barriers(tab) == []
+    tab.driver.get(link or "")
+    assert tab.text("h1") == "This link has ended"
+    assert barriers(tab) == []
+    tab.complaints()  # of the 410
