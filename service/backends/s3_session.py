@@ -9,7 +9,7 @@ import aiohttp
 from aiobotocore.httpsession import AIOHTTPSession
 from botocore.exceptions import HTTPClientError
 
-from service.backends.authorities import add_authorities
+from service.backends.authorities import add_authorities, require_authorities
 
 MAX_ANSWER_BYTES = 4 * 2**20  # a page of 1,000 keys of the longest kind, each byte escaped
 # By botocore's rule, an answer from 300 on is an error document, also where an object was asked for.
@@ -19,8 +19,11 @@ REGION = "x-amz-bucket-region"
 
 class S3Session(AIOHTTPSession):  # type: ignore[misc] # untyped
     def __init__(self, *arguments: Any, ca_file: str, **options: Any) -> None:
+        """Raises ConfigurationError for a wrong file in AWS's own variable."""
         super().__init__(*arguments, **options)
         self._ca_file = ca_file
+        if isinstance(self._verify, str):
+            require_authorities(self._verify, "AWS_CA_BUNDLE or REQUESTS_CA_BUNDLE")
 
     def _get_ssl_context(self) -> ssl.SSLContext:
         """The parent adds AWS_CA_BUNDLE, or else botocore's own list, which lacks what the machine trusts."""

@@ -18,7 +18,7 @@ from devstack.servers import CLEAN_ENVIRON
 from devstack.stack import Stack
 from service.backends.failures import describe_cause
 from service.backends.storage import PART_BYTES, ObjectStorage, open_storage
-from service.errors import OutageError, UnavailableError
+from service.errors import ConfigurationError, OutageError, UnavailableError
 from service.settings import Settings, from_env
 
 CSV = "text/csv; charset=utf-8"
@@ -90,6 +90,16 @@ def at(settings: Settings, url: str, **changes: object) -> Settings:
 
 async def chunks(size: int) -> AsyncIterator[bytes]:
     yield b"x" * size
+
+
+@pytest.mark.parametrize("name", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
+async def test_a_wrong_file_of_authorities(settings: Settings, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for variable in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(name, "/no/such.pem")
+    with pytest.raises(ConfigurationError, match=r"^AWS_CA_BUNDLE or REQUESTS_CA_BUNDLE names a file that can't be "):
+        async with open_storage(settings):
+            pass
 
 
 class TestRequests:

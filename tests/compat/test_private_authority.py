@@ -138,8 +138,9 @@ async def test_so_does_one_whose_other_servers_are_unknown(private: Private, ser
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "AWS_CA_BUNDLE"])
 async def test_an_s3_of_the_machine_s_list(private: Private, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Botocore itself reads only AWS_CA_BUNDLE."""
-    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
+    """Botocore itself reads only AWS_CA_BUNDLE and REQUESTS_CA_BUNDLE."""
+    for variable in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv(name, str(private.certificates["authority"]))
     async with private.serving("s3", "good") as changed, open_storage(from_env(private.environ | changed)) as storage:
         await storage.delete("exports/none")  # which has more patience than a probe
