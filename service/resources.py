@@ -32,6 +32,7 @@ from service.backends.failures import (
     NO_BUCKET,
     NO_BUCKET_NAME,
     NO_CREDENTIALS,
+    NO_LISTENER,
     NO_PRIMARY,
     VIRTUAL_ONLY,
     WRONG_KEYS,
@@ -57,6 +58,7 @@ from service.telemetry.tracing import Tracer
 
 S3_KEY_SETTINGS = "CARRYOUT_S3_ACCESS_KEY_ID, CARRYOUT_S3_SECRET_ACCESS_KEY"
 START_CHECKS = 5
+FAILOVER_CHECKS = 15
 START_PAUSE_SECONDS = 1.0
 S3_SETTINGS = {
     NO_BUCKET: "CARRYOUT_S3_BUCKET",
@@ -260,7 +262,7 @@ async def _open_tracer(settings: Settings) -> AsyncIterator[Tracer]:
 
 async def _require_servers(resources: Resources) -> None:
     try:
-        await _check_with_retries(resources.queue.check)
+        await _check_with_retries(resources.queue.check, failing_over="+sentinel:" in resources.settings.redis_url)
     except UnavailableError as error:
         cause = describe_cause(error)
         # One that doesn't speak TLS waits for the end of a command.
@@ -276,13 +278,17 @@ async def _require_servers(resources: Resources) -> None:
         raise ConfigurationError(f"S3 {cause}, asked for {bucket} ({names})") from error
 
 
-async def _check_with_retries(check: Callable[[], Awaitable[None]]) -> None:
-    """Retry what passes: the checks' time limits suit probes, but a busy server, or a failover, may take longer."""
-    for _ in range(START_CHECKS - 1):
+async def _check_with_retries(check: Callable[[], Awaitable[None]], *, failing_over: bool = False) -> None:
+    """Retry what passes: the checks' time limits suit probes, but a busy server may take longer.
+
+    `failing_over`: Sentinels may name a primary that is lost, or none, until they have chosen another.
+    """
+    for _ in range((FAILOVER_CHECKS if failing_over else START_CHECKS) - 1):
         try:
             await check()
         except UnavailableError as error:
-            if describe_cause(error) not in {NO_ANSWER, NO_PRIMARY}:
+            cause = describe_cause(error)
+            if cause not in {NO_ANSWER, NO_PRIMARY} and not (failing_over and cause == NO_LISTENER):
                 raise
             await asyncio.sleep(START_PAUSE_SECONDS)
         else:

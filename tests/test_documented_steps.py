@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from uuid import uuid4
 
 import asyncpg
 import httpx
@@ -16,10 +17,7 @@ from tests.support.factories import Connection
 ROOT = Path(__file__).parent.parent
 GDPR = (ROOT / "docs" / "gdpr.md").read_text()
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
-EVENTS = """
-INSERT INTO carryout.export_audit (actor_type, action, occurred_at)
-VALUES ('system', 'export:expired', now() - interval '4 years'), ('system', 'export:expired', now())
-"""
+EVENT = "INSERT INTO carryout.export_audit (actor_type, action, user_id) VALUES ('system', 'export:expired', $1)"
 ENDED_FILE = """
 INSERT INTO carryout.export_jobs (user_id, format, queued, estimated_records, status, completed_at, file_url,
   size_bytes, sha256, record_count, expires_at)
@@ -33,18 +31,21 @@ def sql_in(page: str) -> str:
     return str(block)
 
 
-async def test_retention_is_the_owners(stack: Stack, database: Connection, database_url: str) -> None:
-    await database.execute(EVENTS)
+async def test_deleting_a_users_rows_is_the_owners(stack: Stack, database: Connection, database_url: str) -> None:
+    users = [uuid4(), uuid4()]
+    for user_id in users:
+        await database.execute(EVENT, user_id)
+    deletion = sql_in(GDPR).replace("'ID'", f"'{users[0]}'")
     async with connect(serving_url(stack, database_url)) as serving:
-        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="must be owner of table export_audit"):
-            await serving.execute(sql_in(GDPR))
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="permission denied for table export_audit"):
+            await serving.execute(deletion)
     assert await database.fetchval("SELECT count(*) FROM carryout.export_audit") == 2
 
     async with connect(owner_url(stack, database_url)) as owner:
-        await owner.execute(sql_in(GDPR))
-        await check_schema(owner, user_id_type="uuid")  # the guard is on again
+        await owner.execute(deletion)
+        await check_schema(owner, user_id_type="uuid")
 
-    assert await database.fetchval("SELECT count(*) FROM carryout.export_audit") == 1
+    assert await database.fetchval("SELECT user_id FROM carryout.export_audit") == users[1]
 
 
 async def test_files_of_an_earlier_bucket_are_the_serving_roles_to_tick_off(

@@ -22,6 +22,7 @@ NAMES_OBJECT: Final = re.compile(
     r"permission denied for \w+ \S{1,130}|(relation|table|column|schema|type) \S{1,130} does not exist"
 )
 UNREACHABLE: Final = "can't be reached"
+NO_LISTENER: Final = f"{UNREACHABLE}: nothing listens there"
 NO_ANSWER: Final = "didn't answer in time"
 NO_TLS: Final = f"{UNREACHABLE} by TLS"
 CLOSED: Final = f"{UNREACHABLE}: it closed the connection (do both sides speak TLS?)"
@@ -43,7 +44,7 @@ NO_SENTINEL: Final = "has no Sentinel that can be asked: the first"
 OS_FAILURES: Final[Failures] = (
     (TimeoutError, NO_ANSWER),
     (socket.gaierror, f"{UNREACHABLE}: its host is unknown"),
-    (ConnectionRefusedError, f"{UNREACHABLE}: nothing listens there"),
+    (ConnectionRefusedError, NO_LISTENER),
     (FileNotFoundError, f"{UNREACHABLE}: a file or socket that its URL names is missing"),
     (ssl.SSLError, NO_TLS),
     (ConnectionError, CLOSED),

@@ -69,7 +69,8 @@ async def _explain(connection: Connection, queries: Sequence[str], parameter_typ
                     for name in prepared
                 ]
         finally:  # after a refusal too, the statements must go
-            await connection.execute("; ".join(f"DEALLOCATE {name}" for name in prepared))
+            if prepared:
+                await connection.execute("; ".join(f"DEALLOCATE {name}" for name in prepared))
     return [msgspec.json.decode(text)[0]["Plan"] for text in texts]
 
 

@@ -152,7 +152,7 @@ class TestSentinels:
             await one.kill()
             await until(lambda: has_no_primary(queue))
             async with open_resources(msgspec.structs.replace(settings, redis_url=url)) as resources:
-                await resources.queue.check_writable()
+                await until(lambda: is_writable(resources.queue))
 
     @pytest.mark.parametrize("url", ["redis+sentinel://127.0.0.1:1", "redis+sentinel://127.0.0.1:1/x?no_such=1"])
     async def test_a_wrong_url_is_refused(self, url: str) -> None:

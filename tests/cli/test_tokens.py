@@ -26,7 +26,7 @@ GOOD = {"sub": str(USER), "iss": "https://id.example/", "aud": "app"}
 
 
 def make(secret: str = SECRET, header: Mapping[str, object] | None = None, **changes: object) -> str:
-    return jwt.encode({**GOOD, "exp": int(time.time()) + 600, **changes}, secret, headers=dict(header or {}))
+    return jwt.encode({**GOOD, "exp": int(time.time()) + 86_400, **changes}, secret, headers=dict(header or {}))
 
 
 async def check(token: str, *more: str, **settings: str) -> Ended:
