@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 from selenium import webdriver
-from selenium.common.exceptions import TimeoutException
+from selenium.common.exceptions import JavascriptException, StaleElementReferenceException, TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
@@ -71,7 +71,10 @@ class Tab:
         return found
 
     def until(self, true: Callable[[], bool]) -> None:
-        WebDriverWait(self.driver, PATIENCE_SECONDS, poll_frequency=0.05).until(lambda _: true())
+        """Also across a navigation: what was found on the page before it is stale, and its scripts end."""
+        passing = (StaleElementReferenceException, JavascriptException)
+        wait = WebDriverWait(self.driver, PATIENCE_SECONDS, poll_frequency=0.05, ignored_exceptions=passing)
+        wait.until(lambda _: true())
 
     def until_text(self, selector: str, wanted: str) -> None:
         try:
