@@ -6,6 +6,7 @@ import signal
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import arq.utils
@@ -99,7 +100,7 @@ class _Worker:
             asyncio.create_task(self._restarting("mails", self._mail_forever)),
         }
         if self._resources.settings.webhook_url:
-            loops.add(asyncio.create_task(self._restarting("events", self._send_events_forever)))
+            loops.add(asyncio.create_task(self._restarting("events", self._post_forever)))
         if retention_seconds := self._resources.settings.retention_seconds:
             purging = self._restarting("retention", lambda: purge_forever(self._resources, retention_seconds))
             loops.add(asyncio.create_task(purging))
@@ -201,21 +202,23 @@ class _Worker:
 
     async def _mail_forever(self) -> None:
         outages = OutageLog("mails_postponed", "mails_resumed")
-        while True:
-            self._beat("mails")
-            tried = 0
-            async with outages.catching(UnavailableError):
-                tried = await send_due_mails(self._resources, limit=MAILS_AT_ONCE)
-            if tried < MAILS_AT_ONCE:
-                await asyncio.sleep(OUTBOX_SECONDS)
+        await self._send_forever("mails", partial(send_due_mails, self._resources), outages, limit=MAILS_AT_ONCE)
 
-    async def _send_events_forever(self) -> None:
+    async def _post_forever(self) -> None:
         outages = OutageLog("events_postponed", "events_resumed")
+        send = partial(send_due_events, self._resources, self._receiver)
+        await self._send_forever("events", send, outages, limit=EVENTS_AT_ONCE)
+
+    async def _send_forever(
+        self, loop: WorkerLoop, send_due: Callable[..., Awaitable[int]], outages: OutageLog, *, limit: int
+    ) -> None:
+        """Send an outbox's entries, `limit` at once; pause when fewer were due."""
         while True:
+            self._beat(loop)
             tried = 0
             async with outages.catching(UnavailableError):
-                tried = await send_due_events(self._resources, self._receiver, limit=EVENTS_AT_ONCE)
-            if tried < EVENTS_AT_ONCE:
+                tried = await send_due(limit=limit)
+            if tried < limit:
                 await asyncio.sleep(OUTBOX_SECONDS)
 
 

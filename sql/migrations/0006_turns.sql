@@ -1,4 +1,4 @@
--- What requests of one user take turns by: a row is locked by roles with a right to it alone, an advisory lock by anybody.
+-- Requests of one user take turns by a row: only a role with a right to it can lock it, but any role an advisory lock.
 
 CREATE TABLE carryout.turns (
   slot bigint PRIMARY KEY -- the last ten bits of a hash of the user's id

@@ -1,7 +1,6 @@
 -- Retention: exports and events of the trail are deleted a batch at a time by functions of the schema's owner, which the
 -- serving role may call. They delete nothing younger than 30 days, and each batch leaves an event: a serving role in the
--- wrong hands can't hide its recent deeds. `account` is that of the
--- operator who asked, or null.
+-- wrong hands can't hide its recent deeds. `account` is that of the operator who asked, or null.
 
 CREATE OR REPLACE FUNCTION carryout.refuse_audit_change() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

@@ -357,19 +357,17 @@ async def test_what_was_not_looked_at_counts_when_it_is_read(
 
 
 async def test_the_snapshot_ends_before_files_are_read(make: Maker, s3: ScriptedStore, database: Connection) -> None:
-    seen = []
+    held = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in %'"
+    seen = {}
 
     async def look(request: Any, content: bytes) -> Any:
-        if request.method == "GET":
-            seen.append(await database.fetchval("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in %'"))
+        seen[request.method] = await database.fetchval(held)
         return await whole(request, content)
 
     s3.objects = {f"{PREFIX}a.jpg": CONTENT}
     s3.answers[f"{PREFIX}a.jpg"] = look
     await make(photo("a.jpg"))
-    own_database = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in %'"
-    assert seen
-    assert await database.fetchval(own_database) == 0
+    assert seen == {"HEAD": 1, "GET": 0}
 
 
 async def test_several_files_of_a_row(
