@@ -301,7 +301,7 @@ class ExportRepository:
                 yield msgspec.convert(dict(row), ExportSummary)
 
     async def show(self, connection: Connection, job_id: uuid.UUID) -> dict[str, Any]:
-        """Each column of the export that holds a value, and its `mails`, for operators. Raises ExportNotFoundError."""
+        """Each column that has a value, `mails` and `webhooks`, for operators. Raises ExportNotFoundError."""
         found: str | None = await connection.fetchval(QUERIES["show_export"], job_id)
         if found is None:
             raise ExportNotFoundError

@@ -91,7 +91,7 @@ def list_exports(  # noqa: PLR0913 (a command's options)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @env_file_option
 def show_export(job_id: uuid.UUID, *, as_json: bool, env_file: Path | None) -> None:
-    """Show all that is known of the export JOB_ID: its row, its mails, its events, and whether its file is there."""
+    """Show all that is known of the export JOB_ID: row, mails, webhooks and events, and whether its file is there."""
     settings = load_settings(env_file)
 
     async def show() -> dict[str, Any]:
@@ -108,7 +108,7 @@ def show_export(job_id: uuid.UUID, *, as_json: bool, env_file: Path | None) -> N
     if as_json:
         echo_json([shown])
     else:
-        _echo_parts(shown, {name: shown.pop(name, []) for name in ("mails", "events")})
+        _echo_parts(shown, {name: shown.pop(name, []) for name in ("mails", "webhooks", "events")})
 
 
 def _set_fields(event: AuditEvent) -> dict[str, Any]:

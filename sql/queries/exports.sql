@@ -93,6 +93,10 @@ SELECT jsonb_strip_nulls(
     'mails', (
       SELECT jsonb_agg(jsonb_strip_nulls(to_jsonb(mail) - 'job_id') ORDER BY mail.id)
       FROM carryout.export_notifications AS mail WHERE mail.job_id = job.id
+    ),
+    'webhooks', (
+      SELECT jsonb_agg(jsonb_strip_nulls(to_jsonb(event) - 'job_id' - 'data') ORDER BY event.id)
+      FROM carryout.export_events AS event WHERE event.job_id = job.id
     )
   )
 )::text

@@ -83,6 +83,17 @@ async def test_a_receiver_that_was_gone_is_told_of_and_tried_again(
     assert (await run("list")).err == ""
 
 
+async def test_an_export_is_shown_with_its_webhooks(
+    stack: Stack, database_url: str, resources: Resources, database: Connection
+) -> None:
+    await resources.events.note_receiver(database, URL)
+    export = await complete(resources, database)
+    given = stack.environ | database_environ(stack, database_url) | {"CARRYOUT_PUBLIC_URL": PUBLIC_URL}
+    ended = await processes.run(given, "exports", "show", "--json", str(export.id))
+    (webhook,) = msgspec.json.decode(ended.out)["webhooks"]
+    assert (webhook["kind"], webhook["state"], webhook["attempts"]) == ("completed", "pending", 0)
+
+
 @pytest.mark.parametrize("arguments", [(), ("00000000-0000-0000-0000-000000000000", "--failed-since", "1h")])
 async def test_one_of_both_must_be_given(run: Run, arguments: tuple[str, ...]) -> None:
     ended = await run("resend", *arguments)
