@@ -2,6 +2,7 @@
 is read further than the manifest says.
 """
 
+import errno
 import hashlib
 import zipfile
 import zlib
@@ -21,6 +22,7 @@ MAX_MANIFEST_BYTES = 512 * 1024 * 1024
 PIECE_BYTES = 1024 * 1024
 SHOWN_FAULTS = 20
 ENCRYPTED = 0x1
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # All that zipfile raises for an archive that isn't one; NotImplementedError for what no package has.
 BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError, OverflowError)
 
@@ -52,6 +54,9 @@ def verify(path: Path, console: Console) -> Verified:
         with path.open("rb") as file, _open_archive(path, file) as archive:
             return _verify(path, archive, console)
     except OSError as error:
+        # What seek says where a damaged directory points before the first byte; newer Pythons raise BadZipFile first.
+        if error.errno == errno.EINVAL:
+            raise ChecksumError(f"{path} is not a whole ZIP") from None
         raise OutputError(f"{path} can't be read: {error.strerror or error}") from None
 
 
@@ -61,6 +66,8 @@ def _open_archive(path: Path, file: IO[bytes]) -> zipfile.ZipFile:
     except BROKEN:
         raise ChecksumError(f"{path} is not a whole ZIP") from None
     packed = sum(info.compress_size for info in archive.infolist())
+    if any(info.compress_type not in METHODS for info in archive.infolist()):
+        raise ChecksumError(f"{path} is not a package: it is compressed by another method than deflate")
     if packed > path.stat().st_size:
         raise ChecksumError(f"{path} is not a package: its entries overlap")
     return archive

@@ -138,6 +138,23 @@ def test_an_encrypted_entry_is_named(file: Path) -> None:
     assert "index.html is encrypted" in refusal(file, bytes(content))
 
 
+def test_a_directory_before_the_first_byte_is_refused(file: Path) -> None:
+    """zipfile seeks to where it should begin; Python 3.11 gets EINVAL of the file then."""
+    content = bytearray(archive_of(FILES, manifest_of(FILES)))
+    size_at = content.rindex(b"PK\x05\x06") + 12
+    content[size_at : size_at + 4] = struct.pack("<L", len(content))
+    assert refusal(file, bytes(content)) == "FILE is not a whole ZIP"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_another_method_is_refused(file: Path, method: int) -> None:
+    """Their decompressors raise errors of their own for damaged bytes; a package has none of them."""
+    content = bytearray(archive_of(FILES, manifest_of(FILES)))
+    entry = content.index(b"PK\x01\x02")
+    content[entry + 10 : entry + 12] = struct.pack("<H", method)
+    assert "another method than deflate" in refusal(file, bytes(content))
+
+
 @hypothesis.settings(
     max_examples=300, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
 )
