@@ -13,6 +13,7 @@ from aiobotocore.session import AioSession, get_session
 from botocore.exceptions import BotoCoreError, ClientError, InvalidRegionError
 from botocore.parsers import ResponseParserError
 
+from service.backends.failures import STS_OPERATION
 from service.backends.s3_session import S3Session
 from service.errors import ConfigurationError, OutageError, UnavailableError
 from service.settings import Settings
@@ -37,12 +38,15 @@ _OUTAGE_CODES = frozenset(
         "AuthorizationHeaderMalformed",  # the wrong region
         "ExpiredToken",
         "InvalidAccessKeyId",
+        "InvalidRequest",  # of an object without a checksum, in a bucket with a retention period
         "InvalidToken",
         "NoSuchBucket",
+        "QuotaExceeded",
         "RequestTimeTooSkewed",
         "RequestTimeout",
         "SignatureDoesNotMatch",
         "TokenRefreshRequired",
+        "XMinioAdminBucketQuotaExceeded",
     }
 )
 
@@ -139,7 +143,7 @@ async def answer_within(seconds: float, *, may_hold_key: bool = False) -> AsyncI
 def _is_outage(error: ClientError, *, may_hold_key: bool) -> bool:
     status = error.response["ResponseMetadata"]["HTTPStatusCode"]
     refused = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
-    if not refused or _code_of(error) in _OUTAGE_CODES:
+    if not refused or error.operation_name.startswith(STS_OPERATION) or _code_of(error) in _OUTAGE_CODES:
         return True
     return status in _OUTAGE_STATUSES and not (may_hold_key and status == HTTPStatus.FORBIDDEN)
 
