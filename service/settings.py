@@ -176,7 +176,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         CommaSeparated,
         Meta(description="Accepted algorithms. Default: `HS256`, or `RS256,ES256,EdDSA,Ed25519` for a key"),
     ] = ()
-    jwt_issuer: Annotated[str, Meta(description="Required `iss`; empty: not checked")] = ""
+    jwt_issuer: Annotated[CommaSeparated, Meta(description="Accepted values of `iss`; empty: not checked")] = ()
     jwt_audience: Annotated[
         CommaSeparated,
         Meta(description="Accepted values of `aud`; empty: tokens must have none"),
