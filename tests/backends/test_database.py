@@ -167,7 +167,7 @@ class TestPool:
         query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'idle'"
 
         async def is_closed() -> bool:
-            return await database.fetchval(query) == 0
+            return bool(await database.fetchval(query) == 0)
 
         assert database_module.IDLE_SECONDS < AZURES_IDLE_SECONDS
         monkeypatch.setattr(database_module, "IDLE_SECONDS", 0.1)

@@ -209,6 +209,17 @@ class TestRefusals:
                 await storage.upload("k", chunks(10), content_type=CSV)
         assert describe_cause(caught.value) == words
 
+    @pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (400, "InvalidRequest")])
+    async def test_a_hold_on_one_object_is_none(
+        self, settings: Settings, scripted: ScriptedS3, status: int, code: str
+    ) -> None:
+        """AWS' and MinIO's words: the others can be deleted meanwhile."""
+        scripted.refusals["DELETE"] = (status, code)
+        async with open_storage(at(settings, scripted.url)) as storage:
+            with pytest.raises(UnavailableError) as caught:
+                await storage.delete("exports/1")
+        assert not isinstance(caught.value, OutageError)
+
     async def test_checksums_are_sent_where_a_bucket_wants_them(self, settings: Settings, scripted: ScriptedS3) -> None:
         async with open_storage(at(settings, scripted.url, s3_checksums="when_supported")) as storage:
             await storage.upload("k", chunks(PART_BYTES + 1), content_type=CSV)
