@@ -197,7 +197,7 @@ class TestRefusedWrites:
         async with open_server(tmp_path, "one", "--dir", str(folder), "--save", "3600 1") as server:
             async with administering(server) as redis:
                 folder.rmdir()
-                await redis.bgsave()  # type: ignore[no-untyped-call] # the library has no types here
+                await redis.bgsave()
                 await until(lambda: has_failed_to_save(redis))
             words = "takes no writes, because it can't save its data to disk: MISCONF"
             assert await find_cause(server.url) == words
@@ -232,4 +232,5 @@ async def is_cause(url: str, words: str) -> bool:
 
 
 async def has_failed_to_save(redis: Redis) -> bool:
-    return (await redis.info("persistence"))["rdb_last_bgsave_status"] == "err"
+    state: str = (await redis.info("persistence"))["rdb_last_bgsave_status"]
+    return state == "err"
