@@ -30,7 +30,7 @@ _SILENCE = (BotoCoreError, aiohttp.ClientError, OSError)  # TimeoutError is an O
 # botocore and its callers raise these for an answer that isn't S3's: another server's page, or one without its fields.
 _NONSENSE = (ResponseParserError, LookupError, ValueError, TypeError, RecursionError)
 
-# Of an object without a checksum, in a bucket with a retention period. MinIO says it of a deletion under a hold, too.
+# A bucket with a retention period refuses an object without a checksum so, and MinIO the deletion of one under a hold.
 NO_CHECKSUM: Final = "InvalidRequest"
 # Errors that S3 would return for any request: outages, and a bucket, credentials or rights that an operator has to fix.
 # Rights are included because they are the same for all of our keys; but see answer_within.

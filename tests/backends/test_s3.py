@@ -123,7 +123,7 @@ class TestRequests:
         assert not [name for name in names if "checksum" in name or name in {"x-amz-trailer", "content-md5"}]
 
     async def test_parts_have_one_length(self, settings: Settings, scripted: ScriptedS3) -> None:
-        """All but the last, whatever the lengths of the chunks: Cloudflare's R2 takes no others."""
+        """Cloudflare's R2 wants that of all but the last, and chunks have any length."""
 
         async def uneven() -> AsyncIterator[bytes]:
             for size in (1, PART_BYTES - 2, 5, PART_BYTES + 3, 7):
