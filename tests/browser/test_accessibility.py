@@ -30,6 +30,7 @@ return [...document.body.querySelectorAll("*")]
   .map((element) => element.outerHTML.slice(0, 80));
 """
 PHONE = 320
+AXE_SECONDS = 240
 DESKTOP = 1000
 pytestmark = pytest.mark.timeout(600)  # axe-core runs dozens of times
 
@@ -173,10 +174,8 @@ async def test_the_reference(tab: Tab, theme: str) -> None:
     emulate(tab, prefers_color_scheme=theme)
     tab.open("/docs")
     tab.until(lambda: tab.is_shown(".opblock-delete"))
-    assert pale_reference(tab) == []
     tab.driver.execute_script(OPEN_EACH_KIND)
     tab.until_count(".try-out__btn", 3)
-    assert pale_reference(tab) == []
     tab.driver.execute_script(TRY_THEM_OUT)
     tab.until_count(".btn.execute", 3)
     assert pale_reference(tab) == []
@@ -186,6 +185,7 @@ async def test_the_reference(tab: Tab, theme: str) -> None:
 
 
 def pale_reference(tab: Tab) -> list[str]:
+    tab.driver.set_script_timeout(AXE_SECONDS)  # it is a long page
     tab.driver.execute_script(AXE.read_text(encoding="utf-8"))
     found: list[str] = tab.driver.execute_async_script(RUN_AXE_ON_DOCS)
     return found
