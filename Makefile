@@ -115,7 +115,7 @@ lock: ## resolve the dependencies again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --all-extras --group dev pyproject.toml -o requirements/dev.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group bench -c requirements/dev.lock -o requirements/bench.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group browser -c requirements/dev.lock -o requirements/browser.lock
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group compat -c requirements/dev.lock -o requirements/compat.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group compat -c requirements/dev.lock -c requirements/browser.lock -o requirements/compat.lock
 
 swagger-ui: ## fetch what shows the API at /docs again (needs npm, GNU tar) [SWAGGER_UI=5.35.0]
 	@npm pack --silent --pack-destination "$${TMPDIR:-/tmp}" swagger-ui-dist@$(SWAGGER_UI)
