@@ -65,6 +65,7 @@ $(COMPAT_STAMP): $(PROVIDER_STAMP) requirements/compat.lock
 
 compat: $(COMPAT_STAMP) ## other people's servers: poolers, standbys, S3s, Postfix (needs root and Debian's packages: CONTRIBUTING.md)
 	@$(BIN)/python -m pytest tests/compat tests/fleet --surroundings $(SURROUNDINGS) -n 2
+	@$(BIN)/python -m pytest tests/documents/package -p tests.compat.data_packages -n 2
 
 large: $(COMPAT_STAMP) ## a package of more than 4 GiB, unpacked by other people's programs (minutes; 13 GiB of disk)
 	@$(BIN)/python -m pytest tests/compat -m large
