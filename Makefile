@@ -65,6 +65,7 @@ $(COMPAT_STAMP): $(PROVIDER_STAMP) requirements/compat.lock
 
 compat: $(COMPAT_STAMP) ## other people's servers: poolers, standbys, S3s, Postfix (needs root and Debian's packages: CONTRIBUTING.md)
 	@$(BIN)/python -m pytest tests/compat tests/fleet --surroundings $(SURROUNDINGS) -n 2
+	@$(BIN)/python -m pytest tests/documents/package -p tests.compat.data_packages -n 2
 
 large: $(COMPAT_STAMP) ## a package of more than 4 GiB, unpacked by other people's programs (minutes; 13 GiB of disk)
 	@$(BIN)/python -m pytest tests/compat -m large
@@ -115,7 +116,7 @@ lock: ## resolve the dependencies again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --all-extras --group dev pyproject.toml -o requirements/dev.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group bench -c requirements/dev.lock -o requirements/bench.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group browser -c requirements/dev.lock -o requirements/browser.lock
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group compat -c requirements/dev.lock -o requirements/compat.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group compat -c requirements/dev.lock -c requirements/browser.lock -o requirements/compat.lock
 
 swagger-ui: ## fetch what shows the API at /docs again (needs npm, GNU tar) [SWAGGER_UI=5.35.0]
 	@npm pack --silent --pack-destination "$${TMPDIR:-/tmp}" swagger-ui-dist@$(SWAGGER_UI)

@@ -12,7 +12,7 @@ import asyncpg
 
 from bench.clients import curl
 from bench.data import SMALL_RECORDS, SMALL_USERS, history_user, small_user
-from bench.measure import Contender, Measured, Spread, Transfer, resident_mib, watch_memory
+from bench.measure import Contender, Measured, Spread, Transfer, ratio, resident_mib, watch_memory
 from bench.report import Report, Table
 from bench.streams import FORMATS, RECORDS, load_documents
 from bench.world import World, stream_url
@@ -28,6 +28,8 @@ TIMEOUT_SECONDS = 300
 ALLOWANCE_SECONDS = 0.5
 PICK_UP_SECONDS = 0.3
 WORKER_MIB = 48
+PACKAGE = f"queued {Format.ZIP}"
+PACKAGE_BY_CSV = 2.5
 
 
 async def measure_queued(world: World, report: Report) -> None:
@@ -45,12 +47,15 @@ async def measure_queued(world: World, report: Report) -> None:
             Contender(f"queued {format_}", world.worker_pid, partial(_queue, world, USER_100000, format_, picked_up)),
         )
     ]
+    contenders.append(Contender(PACKAGE, world.worker_pid, partial(_queue, world, USER_100000, Format.ZIP, picked_up)))
     measured = await world.meter.interleave(f"queued exports of {RECORDS:,} records", contenders, world.size.rounds)
     for format_ in FORMATS:
         seconds = measured[f"queued {format_}"].seconds.median
         goal = 1.5 * measured[f"stream {format_}"].seconds.median + ALLOWANCE_SECONDS
         work = f"queued export of {RECORDS:,} records as {format_}, POST to completed (1.5 x its live stream + 0.5 s)"
         report.limit(work, seconds, round(goal, 2), "s")
+    work = f"queued package of {RECORDS:,} records, by a queued csv"
+    report.limit(work, ratio(measured, PACKAGE, f"queued {Format.CSV}"), PACKAGE_BY_CSV)
     report.limit("picked up by the worker after the POST", Spread.of(picked_up).median, PICK_UP_SECONDS, "s")
     report.tables.append(_queued_table(measured))
     grown = await _worker_growth(world, idle)

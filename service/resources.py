@@ -192,6 +192,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         resources.metrics.exposed_columns.set(len(source.exposed_columns))
         resources.metrics.trail_unguarded.set(trail_unguarded)
         await _require_servers(resources)
+        await _warn_of_stores(resources)
         if source.exposed_columns:
             await logger.awarning("source_role_can_read_forbidden_columns", columns=source.exposed_columns)
         if accepts_any_purpose(settings):
@@ -278,6 +279,15 @@ async def _require_servers(resources: Resources) -> None:
         cause, bucket = describe_cause(error), resources.settings.s3_bucket
         names = S3_SETTINGS.get(cause.partition(":")[0], "CARRYOUT_S3_ENDPOINT_URL")
         raise ConfigurationError(f"S3 {cause}, asked for {bucket} ({names})") from error
+
+
+async def _warn_of_stores(resources: Resources) -> None:
+    """Packages without their files are better than no service, so a store that can't be read stops no start."""
+    stores = list(resources.file_stores.values())
+    failures = await asyncio.gather(*(store.find_failure() for store in stores))
+    for store, failure in zip(stores, failures, strict=True):
+        if failure:
+            await logger.awarning("file_store_unusable", store=store.name, cause=failure)
 
 
 async def _check_with_retries(check: Callable[[], Awaitable[None]], *, failing_over: bool = False) -> None:

@@ -1,11 +1,12 @@
-"""The internals of uvicorn and arq that our subclasses override or call: an upgrade that moves one fails here.
+"""The internals of others that our code overrides or calls: an upgrade that moves one fails here.
 
-pyproject.toml bounds both to the minor version that this was read in.
+pyproject.toml bounds uvicorn and arq to the minor version that this was read in.
 """
 
 import inspect
 import re
 import tomllib
+import zipfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -99,6 +100,12 @@ def test_a_transaction_of_ours_begins_as_one_of_asyncpg() -> None:
     assert set(re.findall(r"(?:self|con)\.(_\w+) = ", source)) == {"_top_xact", "_nested", "_id", "_state"}
     assert "self._state = TransactionState.STARTED" in source
     assert source.count("self._connection.execute(query)") == 1
+
+
+def test_an_entry_of_a_zip_is_deflated_by_its_own_compressor() -> None:
+    source = inspect.getsource(zipfile._ZipWriteFile)  # type: ignore[attr-defined]
+    assert source.count("self._compressor = ") == 1
+    assert set(re.findall(r"self\._compressor\.(\w+)", source)) == {"compress", "flush"}
 
 
 def test_the_loop_ends_with_a_heart_beat() -> None:

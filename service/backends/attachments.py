@@ -25,6 +25,8 @@ CHECK_TIMEOUT_SECONDS: Final = 10.0
 READ_TIMEOUT_SECONDS: Final = 30.0
 SLOWEST_BYTES_PER_SECOND: Final = 32 * 1024
 TRIES: Final = 3
+# The name of no object. It is asked for to hear how the store refuses it.
+PROBE: Final = "carryout-probe"
 
 
 class Fault(StrEnum):
@@ -37,6 +39,8 @@ class Fault(StrEnum):
     UNREADABLE = "unreadable"
 
 
+# Without s3:ListBucket, S3 answers so for each missing object, however well its rights fit.
+DENIALS: Final = frozenset({"403", "AccessDenied", "Forbidden"})
 # S3's codes of refusals that are about one object; the others deny it.
 FAULTS: Final[Mapping[str, Fault]] = {
     "404": Fault.MISSING,
@@ -128,6 +132,19 @@ class AttachmentStore:
         except OutageError as error:
             raise self._outage() from error
 
+    async def find_failure(self) -> str | None:
+        """The reason why no file at all can be read: wrong keys, no such bucket, or no answer. Rights to read can't be
+        told: see DENIALS.
+        """
+        try:
+            await self._look(self._store.common_prefix + PROBE)
+        except AttachmentError as error:
+            is_about_object = error.fault is not Fault.DENIED or _code_of(find_cause(error)) in DENIALS
+            return None if is_about_object else error.detail
+        except OutageError as error:
+            return describe_cause(error)
+        return None
+
     async def _read_from(
         self, key: str, version: Version, start: int, patience: "_Patience"
     ) -> AsyncGenerator[bytes, None]:
@@ -207,8 +224,12 @@ async def _naming_refusals() -> AsyncIterator[None]:
     except ClientError as error:
         if not is_refusal(error):
             raise
-        code = str(error.response["Error"].get("Code", "Unknown"))
-        raise AttachmentError(FAULTS.get(code, Fault.DENIED), describe_cause(error)) from error
+        raise AttachmentError(FAULTS.get(_code_of(error), Fault.DENIED), describe_cause(error)) from error
+
+
+def _code_of(error: BaseException) -> str:
+    """S3's code of a refusal."""
+    return str(error.response["Error"].get("Code", "Unknown")) if isinstance(error, ClientError) else ""
 
 
 def _is_overload(cause: BaseException) -> bool:

@@ -10,6 +10,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from service.api.app import ROUTES
 from service.api.http.responses import StreamEnd
+from service.backends.attachments import Fault
 from service.bookkeeping.outbox import EntryState
 from service.errors import ConfigurationError
 from service.readiness import SERVERS
@@ -37,6 +38,7 @@ RUNBOOK = ROOT / "docs" / "operations.md"
 OF_TARGETS = {"job", "instance", "namespace", "pod"}
 VALUES: dict[str, dict[str, set[str]]] = {
     "carryout_exports_total": {"outcome": {outcome for outcome, _ in EXPORT_OUTCOMES}},
+    "carryout_attachments_total": {"outcome": {"included", *Fault}},
     "carryout_mails_total": {"outcome": set(MAIL_OUTCOMES)},
     "carryout_events_total": {"outcome": set(EVENT_OUTCOMES)},
     "carryout_streams_total": {"outcome": set(StreamEnd)},

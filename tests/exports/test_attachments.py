@@ -14,7 +14,8 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from service.backends.attachments import AttachmentError, Fault
+from service.backends.attachments import PROBE, AttachmentError, Fault
+from service.backends.failures import NO_BUCKET
 from service.backends.s3 import open_client
 from service.file_stores import FileStore
 from service.resources import Resources, open_resources
@@ -23,7 +24,7 @@ from tests.api.problems import bearer
 from tests.conftest import PUBLIC_URL, Token, on_database
 from tests.documents.package.reading import read_page
 from tests.support.factories import Connection, create_user
-from tests.support.scripted_s3 import ScriptedStore, open_scripted_store, refusing, whole
+from tests.support.scripted_s3 import Answer, ScriptedStore, open_scripted_store, refusing, whole
 from worker.running import run_export
 
 PROFILE = "SELECT id, email FROM public.users WHERE id = $1"
@@ -132,6 +133,25 @@ class TestOnAStoreThatFails:
         await run_export(resources, job_id)
         assert await database.fetchval("SELECT (files_included, files_missing) FROM carryout.export_jobs") == (2, 0)
 
+    @pytest.mark.parametrize(
+        ("answer", "causes"),
+        [
+            (refusing(403, "InvalidAccessKeyId"), ["refuses the keys: InvalidAccessKeyId"]),
+            (refusing(404, "NoSuchBucket"), [NO_BUCKET]),
+            (refusing(403, "AccessDenied"), []),  # as without s3:ListBucket, if all is well
+            (refusing(404, "NoSuchKey"), []),
+        ],
+    )
+    async def test_a_start_warns_of_a_store_that_can_not_be_read(
+        self, settings: Settings, s3: ScriptedStore, answer: Answer, causes: list[str]
+    ) -> None:
+        s3.answers[f"photos/{PROBE}"] = answer
+        assert await warned_causes(settings) == causes
+
+    async def test_a_start_warns_of_a_store_that_is_down(self, settings: Settings, s3: ScriptedStore) -> None:
+        s3.down = 503
+        assert len(await warned_causes(settings)) == 1
+
     async def test_wrong_rights_are_told_once(
         self, ask: Callable[[], Any], s3: ScriptedStore, resources: Resources, database: Connection
     ) -> None:
@@ -185,6 +205,14 @@ async def test_a_store_that_no_setting_names_stops_the_start(
     with pytest.raises(Exception, match=r"^Dataset photos\.sql: its line `-- file:` names the store uploads, which"):
         async with open_resources(settings):
             pass
+
+
+async def warned_causes(settings: Settings) -> list[str]:
+    """Why a start says that stores can't be read."""
+    with capture_logs() as logs:
+        async with open_resources(settings):
+            pass
+    return [line["cause"] for line in logs if line["event"] == "file_store_unusable"]
 
 
 def uploads(*, prefix: str, endpoint_url: str = "") -> FileStore:

@@ -8,10 +8,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, suppress
 from typing import IO, NamedTuple
 
+from isal import isal_zlib
+
 from service.documents.archive_sink import Sink
 
-# Rows are alike: a higher level makes the tables a seventh smaller, and takes twice the time.
+# ISA-L's level 1 makes files as small as zlib's does, in a quarter of the CPU.
 DEFLATE_LEVEL = 1
+RAW_DEFLATE = -15
 READABLE_BY_ALL = 0o644 << 16
 # The growth of content that can't be compressed.
 MOST_GROWTH = 1.05
@@ -33,7 +36,7 @@ class Archive:
     def __init__(self, moment: dt.datetime) -> None:
         self._date = moment.timetuple()[:6]
         self._sink = Sink()
-        self._zip = zipfile.ZipFile(self._sink, "w", compresslevel=DEFLATE_LEVEL)
+        self._zip = zipfile.ZipFile(self._sink, "w")
         self.last: Entry  # of those that were added whole
 
     async def add(
@@ -52,6 +55,8 @@ class Archive:
         large = most_bytes is None or most_bytes * MOST_GROWTH > zipfile.ZIP64_LIMIT
         try:
             with self._zip.open(info, "w", force_zip64=large) as entry:
+                if deflate:
+                    _deflate_fast(entry)
                 async with aclosing(_in_thread(content.write_to(entry), pieces)) as written:
                     async for _ in written:
                         yield self._sink.take()
@@ -70,6 +75,12 @@ class Archive:
         with suppress(ValueError):
             self._zip.filelist.remove(info)
         self._zip.NameToInfo.pop(info.filename, None)
+
+
+def _deflate_fast(entry: IO[bytes]) -> None:
+    """Let an entry that was begun be deflated by ISA-L. zipfile has no parameter for another compressor."""
+    compressor = isal_zlib.compressobj(DEFLATE_LEVEL, isal_zlib.DEFLATED, RAW_DEFLATE)
+    entry._compressor = compressor  # type: ignore[attr-defined]  # noqa: SLF001 (tests/test_internals.py knows it)
 
 
 class _Content:

@@ -1,7 +1,13 @@
-"""A package's pages, read as browsers do: also a reference to a control character is that character."""
+"""Packages, unpacked, and their pages, read as browsers do: also a reference to a control character is that
+character.
+"""
 
+import io
+import json
+import zipfile
 from html import unescape
 from html.parser import HTMLParser
+from typing import Any
 
 VOID = {"meta", "br", "img"}
 
@@ -61,3 +67,15 @@ def read_page(content: bytes) -> Page:
     assert not page._open
     page.rows = [row for row in page.rows if row]
     return page
+
+
+def unpack(content: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert archive.testzip() is None
+        assert len(set(archive.namelist())) == len(archive.namelist())
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def read_manifest(files: dict[str, bytes]) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads(files["datapackage.json"])
+    return manifest

@@ -22,8 +22,8 @@ from service.documents.package.contents import package_chunks
 from service.errors import ExportTooLargeError, OutageError
 from service.file_stores import FileStore
 from service.settings import Settings, from_env
-from tests.documents.package.reading import read_page
-from tests.documents.package.test_contents import PROFILE, read_manifest, unpack
+from tests.documents.package.reading import read_manifest, read_page, unpack
+from tests.documents.package.test_contents import PROFILE
 from tests.sql.sources import load
 from tests.support.documents import open_package, read_chunks
 from tests.support.factories import Connection, create_user

@@ -7,7 +7,7 @@ import json
 import tracemalloc
 import zipfile
 from pathlib import Path, PurePosixPath
-from typing import Any
+from uuid import UUID
 
 import hypothesis
 import pytest
@@ -20,7 +20,7 @@ from service.documents.streaming import open_document
 from service.errors import DocumentError, UnavailableError
 from service.export_spec import ExportSpec
 from service.formats import Format
-from tests.documents.package.reading import read_page
+from tests.documents.package.reading import read_manifest, read_page, unpack
 from tests.documents.test_round_trip import TEXT
 from tests.sql.sources import load
 from tests.support.documents import POOL_NAME, make_package, open_package, read_chunks, read_csv
@@ -28,18 +28,6 @@ from tests.support.factories import Connection, create_user, create_user_with
 
 PROFILE = "SELECT id, email FROM public.users WHERE id = $1"
 MEGABYTE = 1024 * 1024
-
-
-def unpack(content: bytes) -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        assert archive.testzip() is None
-        assert len(set(archive.namelist())) == len(archive.namelist())
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def read_manifest(files: dict[str, bytes]) -> dict[str, Any]:
-    manifest: dict[str, Any] = json.loads(files["datapackage.json"])
-    return manifest
 
 
 async def test_the_manifest_describes_every_file(
@@ -158,21 +146,34 @@ async def hostile_datasets(database: Connection, tmp_path: Path) -> tuple[Datase
     return await load(database, tmp_path, {"profile.sql": PROFILE, "hostile.sql": hostile})
 
 
+@pytest.fixture
+async def hostile_user(database: Connection) -> UUID:
+    """One for all examples."""
+    return await create_user(database)
+
+
 @hypothesis.given(cells=st.lists(st.lists(st.none() | TEXT, min_size=2, max_size=2), min_size=1, max_size=5))
 @hypothesis.example(cells=[["</td><script>alert(1)</script>", "\x02c\x02r\x02n\x02e\x02"], ["<!-- rows -->", "&lt;"]])
 @hypothesis.settings(
-    max_examples=100,
+    max_examples=500,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
 )
 async def test_cells_are_text(
-    pool: Pool, database: Connection, hostile_datasets: tuple[Dataset, ...], cells: list[list[str | None]]
+    *,
+    pool: Pool,
+    database: Connection,
+    hostile_user: UUID,
+    hostile_datasets: tuple[Dataset, ...],
+    cells: list[list[str | None]],
 ) -> None:
-    user_id = await create_user(database)
-    await database.execute("TRUNCATE public.hostile")
-    await database.executemany(
-        "INSERT INTO public.hostile VALUES ($1, $2, $3, $4)", [(n, user_id, *row) for n, row in enumerate(cells)]
+    await database.execute("DELETE FROM public.hostile")
+    await database.execute(
+        "INSERT INTO public.hostile SELECT n, $1, a, b"
+        " FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS cells (a, b, n)",
+        hostile_user,
+        *([row[column] for row in cells] for column in range(2)),
     )
-    files = unpack(await make_package(pool, hostile_datasets, user_id))
+    files = unpack(await make_package(pool, hostile_datasets, hostile_user))
     page = read_page(files["hostile.html"])
     assert page.rows == cells
     assert page.columns == ["a", "<i>b</i>"]
