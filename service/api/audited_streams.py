@@ -34,7 +34,8 @@ class AuditedStream:
 
     `started` is recorded before the first byte leaves. `ended` records the outcome and the number of records. A record
     counts once it has been handed to the network or, in a compressed stream, to the compressor (which holds it for at
-    most FLUSH_SECONDS). The records of a chunk that was cut off don't count.
+    most FLUSH_SECONDS). The records of a chunk that was cut off don't count. `per_hour` is how many streams the user
+    may begin in an hour; one more is refused with RateLimitedError.
     """
 
     resources: Resources
@@ -44,6 +45,7 @@ class AuditedStream:
     started: AuditAction
     ended: AuditAction
     user_id: UserId | None = None
+    per_hour: int | None = None
     subject: str | None = None
     _began: bool = field(default=False, init=False)
     _records: int = field(default=0, init=False)
@@ -72,7 +74,18 @@ class AuditedStream:
                     self._count(made, len(chunk))  # counted after the chunk has been sent
 
     async def _begin(self, opened: Opened) -> None:
-        await self._record(self.started, opened.records, opened.outcome)
+        if self.user_id is None or self.per_hour is None:
+            await self._record(self.started, opened.records, opened.outcome)
+        else:
+            await self.resources.audit.record_stream_start(
+                self.resources.autocommit,
+                self.actor,
+                self.started,
+                user_id=self.user_id,
+                format_=self.format,
+                records=opened.records,
+                per_hour=self.per_hour,
+            )
         self._began = True
         self.resources.metrics.streams_open.labels(self.kind).inc()
 
@@ -88,14 +101,13 @@ class AuditedStream:
             await self._record(self.ended, self._records, end)
 
     async def _record(self, action: AuditAction, records: int | None, outcome: str | None) -> None:
-        async with self.resources.transaction() as connection:
-            await self.resources.audit.record(
-                connection,
-                self.actor,
-                action,
-                user_id=self.user_id,
-                subject=self.subject,
-                format_=self.format,
-                records=records,
-                outcome=outcome,
-            )
+        await self.resources.audit.record(
+            self.resources.autocommit,
+            self.actor,
+            action,
+            user_id=self.user_id,
+            subject=self.subject,
+            format_=self.format,
+            records=records,
+            outcome=outcome,
+        )

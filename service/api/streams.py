@@ -32,7 +32,6 @@ from service.export_spec import ExportSpec
 from service.exports import attempts
 from service.formats import STREAMED_FORMATS, Format
 from service.resources import Resources
-from service.user_ids import UserId
 
 WANTED_QUERY = f"give format={' or format='.join(STREAMED_FORMATS)}, and bom=1 with csv only"
 NO_STREAM = "format=zip can't be streamed: ask for an export with POST /api/export"
@@ -63,7 +62,9 @@ async def stream_export(request: Request) -> Response:
     spec = msgspec.structs.replace(
         spec, bom=query.bom == "1", unguarded=query.guard == "none", big_as_text=query.big == "text"
     )
-    await _check_rate(resources, user_id)
+    per_hour = resources.settings.streams_per_hour
+    # Checked again when its begin is recorded: the user can begin no other stream by then, in any process.
+    await resources.audit.check_stream_rate(resources.autocommit, user_id, per_hour=per_hour)
     stream = AuditedStream(
         resources=resources,
         actor=user_actor(request, user_id),
@@ -72,6 +73,7 @@ async def stream_export(request: Request) -> Response:
         started=AuditAction.STREAM_STARTED,
         ended=AuditAction.STREAMED,
         user_id=user_id,
+        per_hour=per_hour,
     )
     return stream.response(
         request,
@@ -101,15 +103,8 @@ def _query(request: Request) -> StreamQuery:
 @asynccontextmanager
 async def _open(resources: Resources, spec: ExportSpec) -> AsyncIterator[Opened]:
     async with attempts.open_user_document(resources, spec, exclusive=True, suggest_ranges=True) as document:
-        # Check again: from here on, the user can begin no other stream, in any process.
-        await _check_rate(resources, spec.user_id)
         encoder = create_encoder(spec.format, document.options)
         yield Opened(document, document.chunks(encoder), records=document.records_total)
-
-
-async def _check_rate(resources: Resources, user_id: UserId) -> None:
-    async with resources.connection() as connection:
-        await resources.audit.check_stream_rate(connection, user_id, per_hour=resources.settings.streams_per_hour)
 
 
 STREAM_EXPORT = Operation(

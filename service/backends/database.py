@@ -392,6 +392,10 @@ class Autocommit:
         async with acquire(self._pool, timeout_seconds=self._timeout_seconds) as connection:
             return await connection.fetchrow(query, *arguments)
 
+    async def execute(self, query: str, *arguments: object) -> str:
+        async with acquire(self._pool, timeout_seconds=self._timeout_seconds) as connection:
+            return await connection.execute(query, *arguments)
+
     async def fetchval(self, query: str, *arguments: object) -> Any:
         async with acquire(self._pool, timeout_seconds=self._timeout_seconds) as connection:
             return await connection.fetchval(query, *arguments)

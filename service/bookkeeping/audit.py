@@ -18,6 +18,7 @@ from service.errors import RateLimitedError
 from service.user_ids import UserId
 
 MAX_USER_AGENT_CHARACTERS = 300
+STREAM_START = QUERIES["insert_stream_start"].format(wait=QUERIES["find_stream_wait"])
 
 
 class AuditAction(StrEnum):
@@ -104,7 +105,7 @@ class AuditLog:
 
     async def record(  # noqa: PLR0913 (a row's columns)
         self,
-        connection: Connection,
+        connection: Executor,
         actor: Actor,
         action: AuditAction,
         *,
@@ -133,11 +134,27 @@ class AuditLog:
             subject,
         )
 
-    async def check_stream_rate(self, connection: Connection, user_id: UserId, *, per_hour: int) -> None:
+    async def check_stream_rate(self, connection: Executor, user_id: UserId, *, per_hour: int) -> None:
         """Raise RateLimitedError if the user began `per_hour` streams in the last hour."""
-        wait_seconds = await connection.fetchval(QUERIES["find_stream_wait"], user_id, per_hour)
-        if wait_seconds is not None:
-            raise RateLimitedError(f"At most {per_hour} streams an hour", retry_after_seconds=max(1, wait_seconds))
+        _refuse_stream(await connection.fetchval(QUERIES["find_stream_wait"], user_id, per_hour), per_hour)
+
+    async def record_stream_start(  # noqa: PLR0913 (a row's columns)
+        self,
+        connection: Executor,
+        actor: Actor,
+        action: AuditAction,
+        *,
+        user_id: UserId,
+        format_: str,
+        records: int | None,
+        per_hour: int,
+    ) -> None:
+        """Raise RateLimitedError as `check_stream_rate` does, and record nothing then."""
+        type_, name, *origin = actor_columns(connection, actor)
+        wait_seconds = await connection.fetchval(
+            STREAM_START, user_id, per_hour, type_, name, action, format_, records, *origin
+        )
+        _refuse_stream(wait_seconds, per_hour)
 
     async def iterate_latest(self, connection: Connection, wanted: AuditFilter) -> AsyncGenerator[AuditEvent]:
         """The last events that `wanted` describes, the oldest of them first; however many, in little memory."""
@@ -161,6 +178,11 @@ class AuditLog:
         """Newest first, from the one after the event `after`."""
         rows = await connection.fetch(QUERIES["list_downloads"], job_id, after, limit)
         return [msgspec.convert(dict(row), AuditEvent) for row in rows]
+
+
+def _refuse_stream(wait_seconds: int | None, per_hour: int) -> None:
+    if wait_seconds is not None:
+        raise RateLimitedError(f"At most {per_hour} streams an hour", retry_after_seconds=max(1, wait_seconds))
 
 
 def actor_columns(connection: Executor, actor: Actor) -> tuple[object, ...]:

@@ -11,6 +11,8 @@ from service.documents.snapshots import naming_failures
 from service.documents.subjects import QUERY_TIMEOUT_SECONDS
 
 CHUNK_BYTES = 64 * 1024
+# The first chunk is soon full, because its client waits for it.
+FIRST_CHUNK_BYTES = 4 * 1024
 # However wide the rows, no fetch takes more than MAX_FETCHED * SLICE_BYTES.
 SLICE_BYTES = 4 * 1024
 TOO_LONG = b""
@@ -31,13 +33,13 @@ class Chunks:
     async def joined(self, made: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         async with aclosing(made) as pieces:
             buffer: list[bytes] = []
-            buffered = 0
+            buffered, wanted = 0, FIRST_CHUNK_BYTES
             async for piece in pieces:
                 buffer.append(piece)
                 buffered += len(piece)
-                if buffered >= CHUNK_BYTES:
+                if buffered >= wanted:
                     yield self._counted(b"".join(buffer))
-                    buffer, buffered = [], 0
+                    buffer, buffered, wanted = [], 0, CHUNK_BYTES
         if rest := b"".join(buffer):
             yield self._counted(rest)
 

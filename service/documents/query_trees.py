@@ -17,7 +17,8 @@ from service.errors import ConfigurationError
 
 Node: TypeAlias = dict[str, Any]
 
-TOKEN = re.compile(r"[(){}]|(?:\\.|[^\s(){}\\])+", re.DOTALL)
+# As in PostgreSQL's pg_strtok: no other white space ends a token, and a name may have it.
+TOKEN = re.compile(r"[(){}]|(?:\\.|[^ \n\t(){}\\])+", re.DOTALL)
 NULL = "<>"
 TYPE = "node"
 

@@ -23,13 +23,13 @@ PASSING_TROUBLES = (
 
 
 class Snapshot(NamedTuple):
-    """Rows that it doesn't see may be dated from `changes_from` on.
+    """Rows that it doesn't see may be dated from `changes_from` on; None if it wasn't asked for.
 
     On a standby, `replayed_at` is when the last commit was made that it is sure to see.
     """
 
     connection: Connection
-    changes_from: dt.datetime
+    changes_from: dt.datetime | None
     replayed_at: dt.datetime | None
 
 
@@ -51,14 +51,16 @@ async def open_snapshot(pool: Pool, acquire_timeout_seconds: float) -> AsyncIter
 
 @asynccontextmanager
 async def open_dated_snapshot(
-    pool: Pool, acquire_timeout_seconds: float, *, overlap_seconds: float, margin_seconds: float = MARGIN_SECONDS
+    pool: Pool, acquire_timeout_seconds: float, *, overlap_seconds: float | None, margin_seconds: float = MARGIN_SECONDS
 ) -> AsyncIterator[Snapshot]:
     """The same, with its times. They are asked before: a transaction that is open in the snapshot was open then, or
-    began later.
+    began later. Without `overlap_seconds`, it has no `changes_from`.
     """
     async with acquire(pool, timeout_seconds=acquire_timeout_seconds, server="source") as connection:
-        with naming_failures():
-            changes_from = await connection.fetchval(QUERIES["find_changes_from"], overlap_seconds, margin_seconds)
+        changes_from = None
+        if overlap_seconds is not None:
+            with naming_failures():
+                changes_from = await connection.fetchval(QUERIES["find_changes_from"], overlap_seconds, margin_seconds)
         async with take_snapshot(connection) as replayed_at:
             yield Snapshot(connection, changes_from, replayed_at)
 

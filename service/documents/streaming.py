@@ -21,7 +21,7 @@ from service.documents.snapshots import (
     require_whole_tables,
 )
 from service.documents.subjects import find_owner
-from service.documents.survey import Survey, take_survey
+from service.documents.survey import FEW_RECORDS, FEW_STREAMED, Survey, take_survey
 from service.errors import (
     NO_SUCH_USER,
     DocumentError,
@@ -48,12 +48,11 @@ class Document(Chunks):
     def __init__(  # noqa: PLR0913 (what a snapshot gives)
         self,
         connection: Connection,
-        selected: Sequence[Selected],
         survey: Survey,
         *,
         spec: ExportSpec,
         options: EncoderOptions,
-        changes_from: dt.datetime,
+        changes_from: dt.datetime | None,
         end_snapshot: Callable[[], Awaitable[None]],
     ) -> None:
         super().__init__(connection)
@@ -63,10 +62,11 @@ class Document(Chunks):
         self.spec = spec
         self.options = options
         self.end_snapshot: Final = end_snapshot  # chunks that aren't made by then can't be; a second call does nothing
-        self.selected = selected
+        self.selected = survey.selected
         self.counts = survey.counts
         self.files: Final = FileCounts()  # of a package
         self._lines = survey.lines
+        self._is_whole = survey.is_whole
 
     def chunks(self, encoder: Encoder) -> AsyncGenerator[bytes, None]:
         """The document in chunks of about 64 KiB (a single larger row is a chunk of its own).
@@ -89,19 +89,20 @@ class Document(Chunks):
                         yield await _encoded(encoder, position, rows, first=empty)
                         empty = False
             yield encoder.end_dataset(position, empty=empty)
-        if self._lines is None:
+        if not self._is_whole:
             await self.require_whole()
         yield encoder.end()
 
     async def _section(self, encoder: Encoder, position: int) -> AsyncGenerator[list[bytes], None]:
-        if self._lines is None:
+        lines = self._lines[position]
+        if lines is None:
             async with aclosing(self.rows(encoder.row_text, position)) as batches:
                 async for batch in batches:
                     yield batch
         else:
-            self._check_count(position, len(self._lines[position]))
-            if self._lines[position]:
-                yield self._lines[position]
+            self._check_count(position, len(lines))
+            if lines:
+                yield lines
 
     async def rows(self, row_text: RowText, position: int) -> AsyncGenerator[list[bytes], None]:
         """Batches of the rows of the dataset at `position`. Raises DocumentError if they don't match their count."""
@@ -151,15 +152,16 @@ async def open_document(  # noqa: PLR0913 (each is one independent fact of the r
 
     Raises SubjectNotFoundError, ExportTooLargeError, UnavailableError and, if `exclusive`, ExportInProgressError
     while another exclusive document of the user is open anywhere; DocumentError if the data can't be read. With
-    `ranges_seconds`, the ExportTooLargeError holds ranges that fit, if they are found in that time.
+    `ranges_seconds`, the ExportTooLargeError holds ranges that fit, if they are found in that time. An exclusive
+    document has no `changes_from`.
     """
     async with AsyncExitStack() as held:
         snapshot = await held.enter_async_context(
-            open_dated_snapshot(pool, acquire_timeout_seconds, overlap_seconds=overlap_seconds)
+            open_dated_snapshot(pool, acquire_timeout_seconds, overlap_seconds=None if exclusive else overlap_seconds)
         )
         connection = snapshot.connection
-        if exclusive and not await connection.fetchval(QUERIES["try_stream_lock"], str(spec.user_id)):
-            raise ExportInProgressError("A stream of your data is already running")
+        if exclusive:
+            await _lock_stream(connection, str(spec.user_id))
         selected = select_datasets(datasets, spec)
         options = EncoderOptions(
             bom=spec.bom,
@@ -169,16 +171,16 @@ async def open_document(  # noqa: PLR0913 (each is one independent fact of the r
         )
         # A package reads the rows more than once, and otherwise each time.
         row_text = None if spec.format.is_package else create_encoder(spec.format, options).row_text
-        survey = await take_survey(snapshot, selected, spec, row_text, max_records=max_records)
+        few_records = FEW_STREAMED if exclusive else FEW_RECORDS
+        survey = await take_survey(snapshot, selected, spec, row_text, max_records=max_records, few_records=few_records)
         await require_whole_tables(connection)
         _check_profile(survey.counts[0])
         if sum(survey.counts) > max_records:
             raise await _too_large(connection, selected, spec, max_records=max_records, seconds=ranges_seconds)
-        if survey.lines is not None and not exclusive:
+        if survey.is_whole and not exclusive:
             await held.aclose()
         yield Document(
             connection,
-            selected,
             survey,
             spec=spec,
             options=options,
@@ -199,6 +201,13 @@ async def require_subject(
         await require_whole_tables(connection)
         if owner is None:
             raise SubjectNotFoundError(NO_SUCH_USER)
+
+
+async def _lock_stream(connection: Connection, user_id: str) -> None:
+    if await connection.fetchval(QUERIES["try_stream_lock"], user_id):
+        return
+    if not await connection.fetchval(QUERIES["is_stream_lock_foreign"], user_id):
+        raise ExportInProgressError("A stream of your data is already running")
 
 
 def _check_profile(count: int) -> None:

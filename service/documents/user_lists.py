@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
-from service.backends.database import Connection, Pool
+from service.backends.database import QUERIES, Connection, Pool
 from service.documents.chunks import Chunks
 from service.documents.csv_encoder import CsvEncoder
 from service.documents.datasets import Dataset
@@ -49,6 +49,7 @@ async def open_user_list(
     async with open_snapshot(pool, acquire_timeout_seconds) as connection:
         refusal = InvalidRequestError("email has characters that the application's database can't hold")
         with naming_failures(), refusing_foreign_characters(refusal):
+            await connection.execute(QUERIES["plan_for_arguments"])
             await connection.fetch(locking, email, after, timeout=QUERY_TIMEOUT_SECONDS)
         await require_whole_tables(connection)
         yield UserList(connection, dataset, email=email, after=after)

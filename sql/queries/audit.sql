@@ -3,6 +3,19 @@ INSERT INTO carryout.export_audit
   (actor_type, actor, action, user_id, job_id, format, records, outcome, ip, user_agent, request_id, subject)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 
+-- name: insert_stream_start
+-- The event that a user's stream begins, unless the user must wait for that: the name in braces stands for
+-- find_stream_wait, whose answer this gives, too.
+WITH wait (seconds) AS (
+  {wait}
+), event AS (
+  INSERT INTO carryout.export_audit
+    (user_id, actor_type, actor, action, format, records, ip, user_agent, request_id)
+  SELECT $1::carryout.user_id, $3, $4, $5, $6, $7::bigint, $8::inet, $9, $10
+  WHERE NOT EXISTS (SELECT FROM wait)
+)
+SELECT seconds FROM wait
+
 -- name: record_change
 -- An UPDATE of exports with an event for each; and with a mail to the user of one that was queued, if it has a
 -- Message-ID. The names in braces stand for the UPDATE, and for parameters after its own.

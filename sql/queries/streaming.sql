@@ -10,8 +10,6 @@ SET LOCAL bytea_output = 'hex';
 SET LOCAL standard_conforming_strings = on;
 SET LOCAL lc_monetary = 'C';
 SET LOCAL jit = off;
--- A generic plan of an operators' list, for any e-mail address and for none, would read the whole table.
-SET LOCAL plan_cache_mode = force_custom_plan;
 -- A query that a row security policy would filter fails instead.
 SET LOCAL row_security = off;
 SET LOCAL statement_timeout = 0;
@@ -21,6 +19,10 @@ SET LOCAL gin_fuzzy_search_limit = 0;
 SELECT pg_catalog.set_config('transaction_timeout', '0', true)
 WHERE pg_catalog.current_setting('server_version_num')::int OPERATOR(pg_catalog.>=) 170000;
 SET LOCAL idle_in_transaction_session_timeout = '5min'
+
+-- name: plan_for_arguments
+-- From here on. A generic plan of an operators' list, for any e-mail address and for none, would read the whole table.
+SELECT pg_catalog.set_config('plan_cache_mode', 'force_custom_plan', true)
 
 -- name: find_changes_from
 -- The time from which a row may be dated that the next snapshot doesn't see: its transaction is open now, or begins
@@ -78,24 +80,23 @@ SELECT (pg_catalog.to_json(COALESCE($1::pg_catalog.timestamptz, pg_catalog.trans
   OPERATOR(pg_catalog.||) 'Z'::pg_catalog.text
 
 -- name: try_stream_lock
+SELECT pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended(
+  'carryout:stream:'::pg_catalog.text OPERATOR(pg_catalog.||) $1::pg_catalog.text, 0::bigint
+))
+
+-- name: is_stream_lock_foreign
 -- False while another session of this role has the lock. Locks of other roles don't count, because any role may take any.
-WITH wanted AS (
-  SELECT pg_catalog.hashtextextended(
-    'carryout:stream:'::pg_catalog.text OPERATOR(pg_catalog.||) $1::pg_catalog.text, 0::bigint
-  ) AS key
-)
 -- A holder that has just let go counts as one that has the lock: this session doesn't have it.
-SELECT pg_catalog.pg_try_advisory_xact_lock(key) OR COALESCE((
-  SELECT pg_catalog.bool_and(holder.usename OPERATOR(pg_catalog.<>) session_user)
-  FROM pg_catalog.pg_locks AS held
-  JOIN pg_catalog.pg_stat_activity AS holder ON holder.pid OPERATOR(pg_catalog.=) held.pid
-  WHERE held.locktype OPERATOR(pg_catalog.=) 'advisory' AND held.granted
-    AND held.objsubid OPERATOR(pg_catalog.=) 1::smallint
-    AND held.database OPERATOR(pg_catalog.=) holder.datid
-    AND ((held.classid::bigint OPERATOR(pg_catalog.<<) 32) OPERATOR(pg_catalog.|) held.objid::bigint)
-        OPERATOR(pg_catalog.=) key
-), false)
-FROM wanted
+SELECT COALESCE(pg_catalog.bool_and(holder.usename OPERATOR(pg_catalog.<>) session_user), false)
+FROM pg_catalog.pg_locks AS held
+JOIN pg_catalog.pg_stat_activity AS holder ON holder.pid OPERATOR(pg_catalog.=) held.pid
+WHERE held.locktype OPERATOR(pg_catalog.=) 'advisory' AND held.granted
+  AND held.objsubid OPERATOR(pg_catalog.=) 1::smallint
+  AND held.database OPERATOR(pg_catalog.=) holder.datid
+  AND ((held.classid::bigint OPERATOR(pg_catalog.<<) 32) OPERATOR(pg_catalog.|) held.objid::bigint)
+      OPERATOR(pg_catalog.=) pg_catalog.hashtextextended(
+        'carryout:stream:'::pg_catalog.text OPERATOR(pg_catalog.||) $1::pg_catalog.text, 0::bigint
+      )
 
 -- name: has_rewritten_table
 -- True if a relation that this transaction has locked differs from the snapshot: it is new, has another file or another

@@ -60,6 +60,7 @@ async def take(
     """The ids that a document has of rows dated `since` then, and the time from which others may be dated."""
     _, activity = select_datasets(datasets, ExportSpec(user_id, Format.JSON, ("activity",), start=since))
     async with open_dated_snapshot(pool, 10, overlap_seconds=0, margin_seconds=0) as snapshot:
+        assert snapshot.changes_from
         found = [await snapshot.connection.fetch(query.dataset.sql, *query.arguments) for query in activity.queries]
     return {row["id"] for rows in found for row in rows}, snapshot.changes_from
 
@@ -141,10 +142,12 @@ async def test_prepared_transactions_are_waited_for(preparing_url: str) -> None:
         for _ in range(2):
             async with open_dated_snapshot(reader, 10, overlap_seconds=0.5, margin_seconds=0) as snapshot:
                 assert await snapshot.connection.fetchval("SELECT count(*) FROM public.rows") == 0
+                assert snapshot.changes_from
                 starts.append(snapshot.changes_from)
         await writer.execute("COMMIT PREPARED 'held'")
         assert await writer.fetchval("SELECT bool_and(at >= ALL ($1::timestamptz[])) FROM public.rows", starts)
         async with open_dated_snapshot(reader, 10, overlap_seconds=0.5, margin_seconds=0) as snapshot:
+            assert snapshot.changes_from
             assert snapshot.changes_from > starts[-1] + dt.timedelta(seconds=0.1)
 
 
@@ -152,4 +155,5 @@ async def test_role_that_sees_no_others_goes_back_by_the_overlap(database: Conne
     await database.execute("SELECT")  # a session of another role
     before = dt.datetime.now(dt.UTC)
     async with open_dated_snapshot(resources.source, 10, overlap_seconds=3_600) as snapshot:
+        assert snapshot.changes_from
         assert before - dt.timedelta(hours=1, minutes=1) < snapshot.changes_from < before - dt.timedelta(minutes=59)

@@ -4,8 +4,9 @@ import json
 import random
 from collections.abc import AsyncIterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 import hypothesis
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from guard.text import quote_identifier
 from service.backends.database import Connection, Pool, open_pool
 from service.documents.csv_encoder import CsvEncoder
 from service.documents.datasets import Dataset, load_datasets, load_user_lists
@@ -27,9 +29,12 @@ from tests.support.spreadsheets import OTHERS, read_with_openpyxl
 
 Text: TypeAlias = st.SearchStrategy[str]
 Row: TypeAlias = Mapping[str, str | None]
+Shape: TypeAlias = list[dict[str, str]]
+Value = TypeVar("Value")
 
 ROWS = 2_000
 VALUES = 200
+SHAPES = 6
 USER_ID = 1
 TYPES = r"""
 CREATE TYPE mood AS ENUM
@@ -102,6 +107,7 @@ INSTANTS = ("infinity", "-infinity", "4714-11-24 00:00:00 BC", "0001-12-31 23:59
 LAST_INSTANT = "294276-12-31 23:59:59.999999"
 DAYS = ("infinity", "-infinity", "4714-11-24 BC", "0044-03-15 BC", "5874897-12-31", "10000-01-01")
 DURATIONS = ("1 mon -1 day 00:00:00.000001", "-00:00:00.000001", "-1 year 11 mons -30 days 178000 hours", "0")
+NAME = st.text(CHARACTERS, min_size=1, max_size=15).filter(lambda name: name not in {"id", "the id", "?column?"})
 instants = either(*INSTANTS, LAST_INSTANT, usual=st.datetimes().map(str))
 COLUMNS: dict[str, tuple[str, Text]] = {
     "a_text": ("text", TEXT),
@@ -219,12 +225,12 @@ def generate_rows() -> list[Row]:
     return [WIDEST, NARROWEST, *rows]
 
 
-def generate_values(strategy: st.SearchStrategy[str]) -> list[str]:
-    values: list[str] = []
+def generate_values(strategy: st.SearchStrategy[Value], number: int = VALUES) -> list[Value]:
+    values: list[Value] = []
 
-    @hypothesis.settings(max_examples=VALUES, database=None, deadline=None, phases=[hypothesis.Phase.generate])
+    @hypothesis.settings(max_examples=number, database=None, deadline=None, phases=[hypothesis.Phase.generate])
     @hypothesis.given(strategy)
-    def collect(value: str) -> None:
+    def collect(value: Value) -> None:
         values.append(value)
 
     collect()
@@ -321,6 +327,40 @@ async def test_every_value_satisfies_the_schema(pool: Pool, datasets: tuple[Data
     document["things"][0]["a_bool"] = "true"
     del document["things"][1]["a_text"]
     assert len(list(validator.iter_errors(document))) == 2
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> Shape:
+    """The columns of each section, with their names there. Together the sections have all columns."""
+    columns = draw(st.permutations(list(COLUMNS)))
+    names = draw(st.lists(NAME, min_size=len(columns), max_size=len(columns), unique=True))
+    named = list(zip(columns, names, strict=True))
+    ends = draw(st.lists(st.integers(1, len(named) - 1), unique=True, max_size=3).map(sorted))
+    return [dict(named[begin:end]) for begin, end in pairwise([0, *ends, len(named)])]
+
+
+async def test_datasets_of_any_shape_satisfy_their_schema(connection: Connection, pool: Pool, tmp_path: Path) -> None:
+    for number, shape in enumerate(generate_values(shapes(), SHAPES)):
+        folder = tmp_path / str(number)
+        write_datasets(folder, shape)
+        datasets = await load_datasets(connection, folder, user_id_type="bigint", forbidden=())
+        schema = create_schema(datasets)
+        validator = Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
+        document = parse(await make_document(pool, datasets, USER_ID, JsonEncoder()))
+        assert [error.message for error in validator.iter_errors(document)] == [], shape
+        for dataset in datasets[1:]:
+            rows = document[dataset.name]
+            assert rows
+            assert all(list(row) == list(schema["properties"][dataset.name]["items"]["properties"]) for row in rows)
+
+
+def write_datasets(folder: Path, shape: Shape) -> None:
+    folder.mkdir()
+    (folder / "profile.sql").write_text("SELECT $1::bigint AS id, 'user@example.com' AS email")
+    for number, columns in enumerate(shape):
+        cells = ", ".join(f"{column} AS {quote_identifier(name)}" for column, name in columns.items())
+        rows = f"FROM things WHERE $1::bigint IS NOT NULL AND id % 40 = {number} ORDER BY id"
+        (folder / f"section_{number}.sql").write_text(f'SELECT id AS "the id", {cells} {rows}', encoding="utf-8")
 
 
 async def test_big_integers_as_text_are_the_same_numbers(pool: Pool, datasets: tuple[Dataset, ...]) -> None:

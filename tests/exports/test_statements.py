@@ -1,13 +1,19 @@
 """The number of statements that an export costs PostgreSQL: each is a round trip, and a part of the CPU of both."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import NamedTuple
+from uuid import UUID
 
 import msgspec
 import pytest
 
 from service.backends.database import QUERIES
 from service.bookkeeping.exports import Export, ExportStatus
+from service.documents.encoders import create_encoder
+from service.export_spec import ExportSpec
+from service.exports.attempts import open_user_document
+from service.formats import Format
 from service.resources import Resources, open_resources
 from service.settings import Settings
 from tests.conftest import PATIENCE_SECONDS
@@ -69,12 +75,29 @@ async def test_many_records_take_no_more_to_count(watched: Watched, database: Co
     assert len(watched.queries) <= 7, watched.queries
 
 
+async def test_the_first_chunk_of_a_stream_takes_six(watched: Watched, database: Connection) -> None:
+    """BEGIN, the lock, the survey, whether a table was exchanged, and two fetches, one of them for the next chunk."""
+    await _begin_stream(watched, await create_user_with(database, 2_000))
+    sent = await _begin_stream(watched, await create_user_with(database, 2_000))
+    assert len(sent) <= 6, sent
+
+
 async def test_wide_records_are_read_by_cursors(watched: Watched, database: Connection) -> None:
     """So little is in memory at once, however wide they are."""
     user_id = await create_user(database, content=3, body_bytes=10_000)
     export = await start_export(watched.resources, user_id, queued=False)
     assert export.record_count == 4
     assert any("generate_series" in query for query in watched.queries)
+
+
+async def _begin_stream(watched: Watched, user_id: UUID) -> list[str]:
+    watched.sent.clear()
+    async with (
+        open_user_document(watched.resources, ExportSpec(user_id, Format.CSV), exclusive=True) as document,
+        aclosing(document.chunks(create_encoder(Format.CSV))) as chunks,
+    ):
+        await anext(chunks)
+        return watched.queries
 
 
 async def _count(watched: Watched, database: Connection, *, records: int, queued: bool) -> Export:

@@ -329,6 +329,11 @@ async def test_a_deep_query(source: Connection, parts: int, *, fits: bool) -> No
             await check_equality(source, sql, await read_functions(source))
 
 
+def test_names_with_white_space_that_ends_no_token() -> None:
+    (node,) = parse("({TARGETENTRY :resname no\u00a0break\r\u2028:expr :resno 1})")
+    assert node == {"node": "TARGETENTRY", "resname": "no\u00a0break\r\u2028:expr", "resno": "1"}
+
+
 def test_names_that_look_like_fields() -> None:
     """A view's owner chooses names, which stand in the tree."""
     (node,) = parse(r"({ALIAS :aliasname :quals :colnames (\{ a\ b \) \<>) :constvalue 2 [ 1 0 ] :last <>})")
