@@ -237,6 +237,15 @@ FREE_TEXT = {
     "body", "text", "content", "message", "comment", "note", "notes", "bio", "about", "answer", "question", "html",
     "markdown", "raw", "details", "payload", "data", "value", "input", "query", "memo", "feedback",
 }  # fmt: skip
+# For `singular`: plurals that no rule makes, and words that end in `s` themselves.
+IRREGULARS = {
+    "people": "person", "children": "child", "indices": "index", "vertices": "vertex", "matrices": "matrix",
+    "quizzes": "quiz", "caches": "cache", "niches": "niche",
+}  # fmt: skip
+IRREGULAR = re.compile(rf"(?:{'|'.join(IRREGULARS)})$")
+ENDING_IN_S = ("status", "alias", "bonus", "virus", "campus", "canvas", "census", "corpus", "series", "species")
+PLURALS_IN_ES = ("ches", "shes", "sses", "xes", *(f"{word}es" for word in ENDING_IN_S))
+PLURALS_OF_IE = ("movies", "cookies", "selfies", "calories")
 # Tables of frameworks and their tools, in snake_case.
 FRAMEWORK_TABLES = {
     "schema_migrations", "ar_internal_metadata", "schema_migration", "schema_version", "schema_versions",
@@ -268,10 +277,16 @@ def split_end(name: str) -> tuple[str, ...]:
 
 
 def singular(name: str) -> str:
-    """The singular of an English plural, precise enough for table names."""
-    if name.endswith("ies"):
+    """The singular of an English plural, precise enough for table names. Words may run together: orderstatuses."""
+    if found := IRREGULAR.search(name):
+        return name[: found.start()] + IRREGULARS[found[0]]
+    if name.endswith(("ss", *ENDING_IN_S)):
+        return name
+    if name.endswith(PLURALS_IN_ES):
+        return name[:-2]
+    if name.endswith("ies") and not name.endswith(PLURALS_OF_IE):
         return f"{name[:-3]}y"
-    return name[:-1] if name.endswith("s") and not name.endswith("ss") else name
+    return name.removesuffix("s")
 
 
 def is_called_like_users(table: str) -> bool:
