@@ -25,7 +25,7 @@ COLUMN = re.compile(r"\s*-- (?P<item>.+?),?  -- undecided: (?P<why>.+)")
 ITEM = re.compile(rf"(?:{IDENTIFIER}\.)?(?P<column>{IDENTIFIER})(?: AS {IDENTIFIER})?")
 WHOLE_TABLE = re.compile(r"-- undecided: (?P<why>.+)")
 INDENT = "    "
-SEVERAL_COLUMNS = 3
+SEVERAL_COLUMNS = 2
 """So many columns of a table with one reason are asked about at once."""
 SEVERAL_TABLES = 2
 """Likewise, tables."""

@@ -78,6 +78,8 @@ STAFF_WORDS = {
     "score", "trust", "note", "notes", "flag", "flags", "suspicious", "suspension", "ban", "banned", "silenced",
     "reason", "shadow", "debug", "raw", "legacy", "key", "code", "cache", "cached",
 }  # fmt: skip
+# Words of STAFF_WORDS that tell of staff only in a text, not in a number or a switch: `use_legacy_editor`.
+NOT_IN_SWITCHES = {"debug", "raw", "legacy", "cache", "cached"}
 ADDRESS_WORDS = {
     "ip", "ips", "ipaddress", "useragent", "remote", "ipv4", "ipv6",
 }  # fmt: skip
@@ -110,6 +112,11 @@ NOT_IN_NUMBERS = {
 }  # fmt: skip
 ID_WORDS = {
     "id", "ids", "uid", "uuid", "guid", "by", "pk", "fk", "ref", "reference",
+}  # fmt: skip
+# Words before an id that another system gave: `external_id`, `provider_account_id`.
+ELSEWHERE = {
+    "external", "provider", "remote", "foreign", "stripe", "paypal", "plaid", "google", "github", "facebook", "apple",
+    "twitter", "discord", "slack", "oauth", "oidc", "saml", "ldap",
 }  # fmt: skip
 TIMES = {
     "created_at", "updated_at", "created", "updated", "created_on", "updated_on", "inserted_at",
@@ -235,7 +242,7 @@ NAMES_OF_PHONES = {
 # Last words of columns with text that a person writes.
 FREE_TEXT = {
     "body", "text", "content", "message", "comment", "note", "notes", "bio", "about", "answer", "question", "html",
-    "markdown", "raw", "details", "payload", "data", "value", "input", "query", "memo", "feedback",
+    "markdown", "raw", "details", "payload", "data", "value", "input", "query", "memo", "feedback", "dict", "json",
 }  # fmt: skip
 # For `singular`: plurals that no rule makes, and words that end in `s` themselves.
 IRREGULARS = {
