@@ -109,7 +109,7 @@ class Judge:
 
     def _tell_presence(self, decision: Decision) -> Decision:
         """That there is a row is all that it tells, so it is exported with the user's own id."""
-        is_own_id = decision.verdict is Verdict.KEY and decision.column.quoted in self._way and not self._people
+        is_own_id = decision.verdict is Verdict.KEY and decision.column.quoted in self._way and not self.others
         return Decision(decision.column, Verdict.EXPORT, "the user's own id") if is_own_id else decision
 
     def is_empty_without_others(self, decisions: Sequence[Decision]) -> bool:

@@ -121,8 +121,8 @@ class _Finder:
 
     def _remember(self, table: Table) -> None:
         """By its name, and less surely by its name without a prefix, such as an application's."""
-        for key in {key[0] for key in table.keys if len(key) == 1}:
-            self._by_key[key].append(table)
+        for key in table.keys[:1]:
+            self._by_key[key[0] if len(key) == 1 else ""].append(table)
         parts = words(table.name)
         self._by_name[squash(parts)].append((0, table))
         if len(parts) > 1:
@@ -145,25 +145,24 @@ class _Finder:
 
     def _find_named(self, table: Table, column: Column) -> Link | None:
         stem = find_stem(column.name)
-        is_value = snake(column.name) in PERSON_NAMES  # such as user_agent
-        if not stem or is_value or column.type_name not in ID_TYPES or not is_printable(column.name):
+        if not stem or not _may_be_link(column):
             return None
         is_bare = stem == tuple(words(column.name))
         type_column = _find_type_column(table, column)
         target, role = self._resolve(table, stem)
         if type_column and not is_bare:
             return self._make_polymorphic(table, column, type_column)
-        if role and not ELSEWHERE.isdisjoint(role):
-            return None
         is_person = stem[-1] == "by" or not PEOPLE.isdisjoint(stem[-1:])
         if target is None and not is_person and not is_bare:
             return self._find_same_key(table, column)
         if target is None and is_person:
             target = self._users.table
         key = self._key_of(target) if target else None
+        is_elsewhere = not ELSEWHERE.isdisjoint(role or ())
         if target is None or key is None or (is_bare and not is_person) or not _has_type_of(column, key):
             return None
-        if target.quoted == table.quoted and (column.quoted == key.quoted or target is self._users.table):
+        is_itself = target.quoted == table.quoted and (column.quoted == key.quoted or target is self._users.table)
+        if is_elsewhere or is_itself:
             return None
         named = role is not None
         strength = _measure(table, column, key, is_bare=is_bare, is_named=named)
@@ -304,6 +303,11 @@ def _measure(table: Table, column: Column, key: Column, *, is_bare: bool, is_nam
     if is_named or is_distinctive or (is_number and is_indexed):
         return Strength.STRONG
     return Strength.WEAK
+
+
+def _may_be_link(column: Column) -> bool:
+    is_value = snake(column.name) in PERSON_NAMES  # such as user_agent
+    return column.type_name in ID_TYPES and not is_value and is_printable(column.name)
 
 
 def _has_type_of(column: Column, key: Column) -> bool:
