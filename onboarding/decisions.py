@@ -108,7 +108,7 @@ class Judge:
         return [self._tell_presence(one) for one in decisions]
 
     def _tell_presence(self, decision: Decision) -> Decision:
-        """That there is a row is all that it tells, so it is exported with the user's own id."""
+        """The user's own id is exported where the row tells no more than that it is there."""
         is_own_id = decision.verdict is Verdict.KEY and decision.column.quoted in self._way and not self.others
         return Decision(decision.column, Verdict.EXPORT, "the user's own id") if is_own_id else decision
 

@@ -211,7 +211,7 @@ def _label_item(label: Label, prefix: str) -> str:
 
 
 def label_source(table: str) -> str:
-    """Where a dataset takes a readable name from; `table` is quoted."""
+    """The FROM of a readable name; `table` is quoted."""
     return f"FROM {table} AS label"
 
 

@@ -1,4 +1,4 @@
-"""What `init` exports and `check` says, whole, of small schemas that each show one kind of difficulty."""
+"""The columns that `init` exports and the lines that `check` prints, of small schemas of one difficulty each."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
