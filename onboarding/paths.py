@@ -9,7 +9,7 @@ from itertools import count
 import msgspec
 
 from onboarding.catalog import Catalog, Table
-from onboarding.links import Kind, Link, Links, Strength, find_links, find_stem
+from onboarding.links import PEOPLE, Kind, Link, Links, Strength, find_links, find_stem
 from onboarding.users_table import Users
 from onboarding.words import (
     ASIDE,
@@ -27,6 +27,8 @@ from onboarding.words import (
 )
 
 __all__ = ["Graph", "Kind", "Link", "Path", "Relation", "Strength"]
+
+PAIR = 2
 
 
 class Relation(IntEnum):
@@ -85,6 +87,7 @@ class Graph:
         self._person_names = _person_names(catalog.tables[name] for name in (users.table.quoted, *self.own_tables))
         self.people = {users.table.quoted, *self.own_tables}
         self._extensions = self._find_extensions()
+        self.numbers = self._find_numbers()
         self._pushes = count()  # orders ways that cost the same
         self.start = Path(users.table.quoted, (), Relation.SUBJECT, 0)
 
@@ -120,6 +123,20 @@ class Graph:
         if link.columns == table.keys[0]:
             return True
         return is_called_like_users(table.name) and self._relation(link) is Relation.SUBJECT
+
+    def _find_numbers(self) -> dict[str, str]:
+        """The ids that tell the rows of one user apart, with the table: device_id beside user_id in a key."""
+        found: dict[str, str] = {}
+        for table in self.catalog.tables.values():
+            people = {
+                name
+                for link in self.links_to_people(table)
+                if self._relation(link) is Relation.SUBJECT
+                for name in link.columns
+            }
+            rests = [set(key) - people for key in table.keys if len(key) == PAIR]
+            found |= {name: table.quoted for rest in rests if len(rest) == 1 for name in rest if not _is_person(name)}
+        return found
 
     def find_paths(self) -> list[Path]:
         """The best way of each table that has one, by distance, without the users' own table."""
@@ -251,6 +268,10 @@ class Graph:
         nullable = not all(column.not_null for column in columns)
         places = [table.columns.index(column) for column in columns]
         return path.rank, path.depth, weakest, nullable, *places
+
+
+def _is_person(quoted: str) -> bool:
+    return not PEOPLE.isdisjoint(find_stem(quoted.strip('"'))[-1:])
 
 
 def _is_staffs(table: Table) -> bool:

@@ -15,6 +15,7 @@ from guard.files import read_trusted, replace_file
 from guard.text import unquote_identifier
 from onboarding.catalog import Table
 from onboarding.comments import IDENTIFIER, read_comments, verdict_comment
+from onboarding.drafts import label_source
 from onboarding.initializing import DOUBTED_SUFFIX, READABLE, SUFFIX
 from onboarding.rules import Rule, parse_rule, read_rules, replace_rule, table_names
 from onboarding.suspicions import NO_LINK_BUT, alike_reasons
@@ -219,10 +220,26 @@ def keep_table(question: Question) -> Edits:
 
 
 def deny_table(question: Question, table: Table) -> Edits:
-    """Without the table's file, and with the reason in `tables.sql`."""
+    """Without the table's file and its names in other files, and with the reason in `tables.sql`."""
     why = "an operator's decision" if question.kind is Kind.COLUMN else question.why
-    edits = _decide(question.path.parent, Rule(Verdict.DENY, table_names(table), why))
+    directory = question.path.parent
+    edits = {**_remove_labels(directory, table), **_decide(directory, Rule(Verdict.DENY, table_names(table), why))}
     return edits if question.kind is Kind.OTHER_TABLE else {question.path: None, **edits}
+
+
+def _remove_labels(directory: Path, table: Table) -> dict[Path, str | None]:
+    """The files without the readable names that they take from the table."""
+    mark = label_source(table.quoted)
+    edits: dict[Path, str | None] = {}
+    for path in [*list_paths(directory), *directory.glob(f"*{DOUBTED_SUFFIX}")]:
+        lines = read_text(path).splitlines()
+        kept = [line for line in lines if mark not in line]
+        if kept != lines:
+            end = next(place for place, line in enumerate(kept) if line.startswith("FROM "))
+            last = next(_live(kept, range(end - 1, -1, -1)))
+            kept[last] = kept[last].removesuffix(",")
+            edits[path] = _joined(kept)
+    return edits
 
 
 def merge(first: Edits, then: Edits) -> Edits:

@@ -19,7 +19,7 @@ async def columns_read(
     The plan of a partitioned table without partitions names no table; `about` is used instead.
     """
     async with connection.transaction(readonly=True):  # a savepoint, if one is open: a failing query must not abort it
-        statement = await connection.prepare(sql)
+        statement = await connection.prepare(sql, name="")
         plan = await explain(connection, sql, parameter_types)
     scanned = dict(_scans(plan, catalog))
     found = set()

@@ -61,6 +61,8 @@ def alike_reasons(why: str) -> tuple[str, ...]:
 def _reasons(graph: Graph, table: Table) -> Iterator[tuple[int, str]]:
     if is_called_like_users(table.name):
         yield WEIGHTS["name"], LIKE_USERS
+    for part in _personal_parts(graph, table):
+        yield WEIGHTS["person"], f"{part}, a part of it, {PERSON}"
     for column in _columns_to(graph, table):
         yield WEIGHTS["person"], f"{graph.users.table.quoted}.{column} {LEADS_HERE}"
     explained = {name for key in table.foreign_keys for name in key.columns} | set(*table.keys[:1])
@@ -73,6 +75,17 @@ def _reasons(graph: Graph, table: Table) -> Iterator[tuple[int, str]]:
     ):
         if found := [column.quoted for column in table.columns if is_so(column)]:
             yield WEIGHTS[weight], f"{', '.join(found)} {what}"
+
+
+def _personal_parts(graph: Graph, table: Table) -> list[str]:
+    """Tables that are called like a part of it, point to it, and hold a person's: `visits_ips` of `visits`."""
+    return [
+        name
+        for name, part in graph.catalog.tables.items()
+        if part.name.startswith(f"{table.name}_")
+        and any(key.target == table.quoted for key in part.foreign_keys)
+        and any(map(_is_of_person, part.columns))
+    ]
 
 
 def _columns_to(graph: Graph, table: Table) -> list[str]:

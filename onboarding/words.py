@@ -78,6 +78,8 @@ STAFF_WORDS = {
     "score", "trust", "note", "notes", "flag", "flags", "suspicious", "suspension", "ban", "banned", "silenced",
     "reason", "shadow", "debug", "raw", "legacy", "key", "code", "cache", "cached",
 }  # fmt: skip
+# Words of STAFF_WORDS that tell of staff only in a text, not in a number or a switch: `use_legacy_editor`.
+NOT_IN_SWITCHES = {"debug", "raw", "legacy", "cache", "cached"}
 ADDRESS_WORDS = {
     "ip", "ips", "ipaddress", "useragent", "remote", "ipv4", "ipv6",
 }  # fmt: skip
@@ -110,6 +112,11 @@ NOT_IN_NUMBERS = {
 }  # fmt: skip
 ID_WORDS = {
     "id", "ids", "uid", "uuid", "guid", "by", "pk", "fk", "ref", "reference",
+}  # fmt: skip
+# Words before an id that another system gave: `external_id`, `provider_account_id`.
+ELSEWHERE = {
+    "external", "provider", "remote", "foreign", "stripe", "paypal", "plaid", "google", "github", "facebook", "apple",
+    "twitter", "discord", "slack", "oauth", "oidc", "saml", "ldap",
 }  # fmt: skip
 TIMES = {
     "created_at", "updated_at", "created", "updated", "created_on", "updated_on", "inserted_at",
@@ -235,8 +242,17 @@ NAMES_OF_PHONES = {
 # Last words of columns with text that a person writes.
 FREE_TEXT = {
     "body", "text", "content", "message", "comment", "note", "notes", "bio", "about", "answer", "question", "html",
-    "markdown", "raw", "details", "payload", "data", "value", "input", "query", "memo", "feedback",
+    "markdown", "raw", "details", "payload", "data", "value", "input", "query", "memo", "feedback", "dict", "json",
 }  # fmt: skip
+# For `singular`: plurals that no rule makes, and words that end in `s` themselves.
+IRREGULARS = {
+    "people": "person", "children": "child", "indices": "index", "vertices": "vertex", "matrices": "matrix",
+    "quizzes": "quiz", "caches": "cache", "niches": "niche",
+}  # fmt: skip
+IRREGULAR = re.compile(rf"(?:{'|'.join(IRREGULARS)})$")
+ENDING_IN_S = ("status", "alias", "bonus", "virus", "campus", "canvas", "census", "corpus", "series", "species")
+PLURALS_IN_ES = ("ches", "shes", "sses", "xes", *(f"{word}es" for word in ENDING_IN_S))
+PLURALS_OF_IE = ("movies", "cookies", "selfies", "calories")
 # Tables of frameworks and their tools, in snake_case.
 FRAMEWORK_TABLES = {
     "schema_migrations", "ar_internal_metadata", "schema_migration", "schema_version", "schema_versions",
@@ -268,10 +284,16 @@ def split_end(name: str) -> tuple[str, ...]:
 
 
 def singular(name: str) -> str:
-    """The singular of an English plural, precise enough for table names."""
-    if name.endswith("ies"):
+    """The singular of an English plural, precise enough for table names. Words may run together: orderstatuses."""
+    if found := IRREGULAR.search(name):
+        return name[: found.start()] + IRREGULARS[found[0]]
+    if name.endswith(("ss", *ENDING_IN_S)):
+        return name
+    if name.endswith(PLURALS_IN_ES):
+        return name[:-2]
+    if name.endswith("ies") and not name.endswith(PLURALS_OF_IE):
         return f"{name[:-3]}y"
-    return name[:-1] if name.endswith("s") and not name.endswith("ss") else name
+    return name.removesuffix("s")
 
 
 def is_called_like_users(table: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import asyncpg
 import click
 import msgspec
+import uvloop
 
 from guard.files import replace_file
 from guard.terminal import echo
@@ -75,7 +76,8 @@ def _run(dsn: str, work: Callable[[Connection], Awaitable[Answer]]) -> Answer:
             return await work(connection)
 
     try:
-        return asyncio.run(run())
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # a large schema takes thousands of trips
+            return runner.run(run())
     except (asyncpg.CharacterNotInRepertoireError, UnicodeDecodeError):  # a SQL_ASCII database stores any bytes
         raise ConfigurationError(
             "The name of an object in this database isn't valid UTF-8: rename the object"

@@ -19,7 +19,7 @@ import msgspec
 from guard.files import UnsafeFileError, read_trusted
 from service.backends.database import QUERIES, Connection, using_safe_search_path
 from service.documents.comments import COMMENT_OR_QUOTED, Facts, read_facts, without_semicolon
-from service.documents.equality import Functions, check_equality, read_functions
+from service.documents.equality import Functions, read_functions, read_judgement
 from service.documents.forbidden_columns import check_names, check_origins, is_forbidden
 from service.documents.plans import (
     Plan,
@@ -160,12 +160,15 @@ async def _load_dataset(
         sql = _read(path)
         facts = read_facts(sql)
         async with connection.transaction(readonly=True):
-            columns, plan = await _inspect(connection, sql, known, [user_id_type], forbidden)
-            await check_equality(connection, sql, known.functions)
-            if path.stem == PROFILE:
-                _check_profile(columns, facts)
-            else:
-                await check_unique_order(connection, plan, has_order_by=_has_order_by(sql))
+            columns, plan, row_plan = await _inspect(connection, sql, known, [user_id_type], forbidden)
+            judgement = await read_judgement(connection, sql, known.functions)
+            async with using_safe_search_path(connection):  # once, because each way in and out is a round trip
+                await check_column_names(connection, row_plan)
+                await judgement.pronounce()
+                if path.stem == PROFILE:
+                    _check_profile(columns, facts)
+                else:
+                    await check_unique_order(connection, plan, has_order_by=_has_order_by(sql))
         time = _find_time(columns, facts)
         _check_about(columns, facts)
         _check_files(columns, facts)
@@ -175,12 +178,14 @@ async def _load_dataset(
 async def _load_list(connection: Connection, path: Path, known: _Known, *, forbidden: Sequence[str]) -> Dataset:
     with naming(f"{LISTS_FOLDER}/{path.name}"):
         sql = _read(path)
-        columns, plan = await _inspect(connection, sql, known, LIST_PARAMETERS, forbidden)
+        columns, plan, row_plan = await _inspect(connection, sql, known, LIST_PARAMETERS, forbidden)
         if columns[0].name != "id" or columns[0].type_name not in INTEGERS:
             raise ConfigurationError("its first column must be id, an integer")
         if not (_has_order_by(sql) and is_ordered_by_first_output(plan)):
             raise ConfigurationError("its ORDER BY must begin with the column that is id")
-        await check_unique_order(connection, plan, has_order_by=True)
+        async with using_safe_search_path(connection):
+            await check_column_names(connection, row_plan)
+            await check_unique_order(connection, plan, has_order_by=True)
     return Dataset(path.stem, sql, columns, tables(plan))
 
 
@@ -214,16 +219,16 @@ def _has_order_by(sql: str) -> bool:
 
 async def _inspect(
     connection: Connection, sql: str, known: _Known, parameter_types: Sequence[str], forbidden: Sequence[str]
-) -> tuple[tuple[Column, ...], Plan]:
-    statement = await connection.prepare(f'SELECT * FROM ({sql}) AS "row"')  # noqa: S608 (an operator's file)
+) -> tuple[tuple[Column, ...], Plan, Plan]:
+    """The query's columns, and the plans of `explain_with_row`."""
+    statement = await connection.prepare(f'SELECT * FROM ({sql}) AS "row"', name="")  # noqa: S608 (an operator's file)
     _check_parameters(statement.get_parameters(), parameter_types)
     columns = await _columns(connection, statement.get_attributes(), known.types)
     names = [column.name for column in columns]
     check_names(names, forbidden)
     plan, row_plan = await explain_with_row(connection, sql, parameter_types)
     check_origins(plan, names, forbidden)
-    await check_column_names(connection, row_plan)
-    return columns, plan
+    return columns, plan, row_plan
 
 
 def _check_text(name: str, code: str) -> None:

@@ -79,14 +79,18 @@ async def read_functions(connection: Connection) -> Functions:
 
 async def check_equality(connection: Connection, sql: str, functions: Functions) -> None:
     """Raise ConfigurationError unless the user's id is compared as it is with each column that decides about rows."""
+    judgement = await read_judgement(connection, sql, functions)
+    async with using_safe_search_path(connection):
+        await judgement.pronounce()
+
+
+async def read_judgement(connection: Connection, sql: str, functions: Functions) -> "Judgement":
     facts = _Reading(functions)
     try:
         facts.read_query(await read_query_tree(connection, sql), None)
-        judgement = _Judgement(connection, facts)
+        return Judgement(connection, facts)
     except RecursionError:
         raise ConfigurationError("it is nested too deeply to be checked: write a chain of || as concat()") from None
-    async with using_safe_search_path(connection):
-        await judgement.pronounce()
 
 
 class _Reading:
@@ -320,7 +324,7 @@ class _Reading:
             self.made[column] = self.expression(source.get("tablefunc") or {TYPE: "LIST", "calls": calls}, scope)
 
 
-class _Judgement:
+class Judgement:
     """Finds the columns that hold the user's id, and those that depend on one of them, and judges their uses."""
 
     def __init__(self, connection: Connection, facts: _Reading) -> None:
@@ -353,7 +357,7 @@ class _Judgement:
         return derived
 
     async def pronounce(self) -> None:
-        """Raise ConfigurationError for the first fault."""
+        """Raise ConfigurationError for the first fault. To be called with the safe search path."""
         for fault in self._faults():
             raise ConfigurationError(
                 f"it compares the user's id by {await self._describe(fault)}, which may take unlike ids for the same: "

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from guard.text import unquote_identifier
-from service.backends.database import QUERIES, Connection, using_safe_search_path, using_settings, within_transaction
+from service.backends.database import QUERIES, Connection, using_settings, within_transaction
 from service.errors import ConfigurationError
 
 Plan: TypeAlias = dict[str, Any]
@@ -143,13 +143,12 @@ def without_literals(expression: str) -> str:
 async def check_column_names(connection: Connection, row_plan: Plan) -> None:
     """Raise ConfigurationError if the query, or a view, gives a table's columns other names: plans show only those.
 
-    `row_plan` is that of `explain_with_row`.
+    `row_plan` is that of `explain_with_row`. To be called with the safe search path.
     """
     read = sorted(_columns_read(list(all_nodes(row_plan))))
-    async with using_safe_search_path(connection):
-        unknown = await connection.fetchrow(
-            QUERIES["find_unknown_column"], *([row[part] for row in read] for part in range(3))
-        )
+    unknown = await connection.fetchrow(
+        QUERIES["find_unknown_column"], *([row[part] for row in read] for part in range(3))
+    )
     if unknown:
         raise ConfigurationError(
             f"{unknown['table']} has no column called {unknown['column']}: "

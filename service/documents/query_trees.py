@@ -27,7 +27,7 @@ async def read_query_tree(connection: Connection, sql: str) -> Node:
     """The root, a QUERY. A node is a dict of its fields and its TYPE, a list a list, everything else a text."""
     with _logged(connection) as details:
         async with using_settings(connection, QUERIES["reveal_query_trees"]):
-            await connection.prepare(sql)
+            await connection.prepare(sql, name="")
         await asyncio.sleep(0)  # asyncpg calls listeners in the loop's next turn
     if not details:
         raise ConfigurationError("PostgreSQL didn't send its query tree, which shows how ids are compared")

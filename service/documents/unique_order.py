@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 from guard.text import unquote_identifier
-from service.backends.database import QUERIES, Connection, using_safe_search_path
+from service.backends.database import QUERIES, Connection
 from service.documents.plans import CALL, RENAMING_NODES, Plan, all_nodes, without_literals
 from service.errors import ConfigurationError
 
@@ -25,10 +25,10 @@ async def check_unique_order(connection: Connection, plan: Plan, *, has_order_by
 
     That is so if the order, and what the conditions equate with it, determine a unique key of everything that is
     joined: tables, and groups. Without an ORDER BY, internal sorts of the plan don't count as an order.
+    To be called with the safe search path.
     """
     keys = _sort_keys(plan) if has_order_by else frozenset()
-    async with using_safe_search_path(connection):
-        unique_keys = [await _unique_keys(connection, source) for source in _sources(plan)]
+    unique_keys = [await _unique_keys(connection, source) for source in _sources(plan)]
     if not _determines(keys, unique_keys, list(_inferences(plan))):
         fault = "its ORDER BY isn't known to be unique" if keys else "it has no ORDER BY"
         raise ConfigurationError(f"{fault}: rows need a unique order, so end it with the primary key of what it lists")
@@ -51,8 +51,7 @@ async def _check_repeatable(connection: Connection, plan: Plan) -> None:
 async def _find_volatile(connection: Connection, names: list[str]) -> str | None:
     if not names:
         return None
-    async with using_safe_search_path(connection):
-        found: str | None = await connection.fetchval(QUERIES["find_volatile_function"], names)
+    found: str | None = await connection.fetchval(QUERIES["find_volatile_function"], names)
     return found
 
 

@@ -16,13 +16,14 @@ WHERE c.relkind IN ('r', 'p', 'f')
 ORDER BY n.nspname, c.relname
 
 -- name: list_columns
--- A domain is resolved to its base type.
+-- A domain is resolved to its base type. An array of an enum is one, too.
 SELECT a.attrelid AS table, a.attnum AS number, a.attname AS name,
-    base.typname AS type, base.typtype = 'e' AS is_enum, a.attnotnull AS not_null,
+    base.typname AS type, coalesce(element.typtype, base.typtype) = 'e' AS is_enum, a.attnotnull AS not_null,
     CASE WHEN a.atttypmod > 4 AND base.typname IN ('varchar', 'bpchar') THEN a.atttypmod - 4 ELSE 0 END AS length
 FROM pg_attribute a
 JOIN pg_type t ON t.oid = a.atttypid
 JOIN pg_type base ON base.oid = coalesce(nullif(t.typbasetype, 0), t.oid)
+LEFT JOIN pg_type element ON element.oid = base.typelem AND base.typcategory = 'A'
 WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attrelid, a.attnum
 

@@ -3,6 +3,7 @@
 import pytest
 
 from onboarding.initializing import Outcome
+from onboarding.questions import read_outline
 from onboarding.reports import report_outcome
 from service.documents.datasets import load_datasets
 from tests.onboarding.conftest import Application, committed
@@ -678,3 +679,74 @@ async def test_what_others_answered_is_asked_about(application: Application) -> 
     assert "message" in columns(application, "claims").split()
     assert "-- response_message,  -- undecided: may be about another person\n" in text
     assert "-- transfer_email,  -- undecided: may be about another person\n" in text
+
+
+@committed("empty")
+async def test_ids_that_need_no_question(application: Application) -> None:
+    outcome = await initialize(
+        application,
+        f"""
+        {USERS}
+        CREATE TYPE hue AS ENUM ('red', 'blue');
+        CREATE TABLE gauges (user_id bigint NOT NULL REFERENCES users, gauge_id bigint NOT NULL, label text,
+            PRIMARY KEY (user_id, gauge_id));
+        CREATE TABLE readings (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, gauge_id bigint,
+            external_id text, provider_account_id text, hues hue[], use_legacy_scale bool, valve_id bigint,
+            user_agent text);
+        CREATE TABLE muted (user_id bigint NOT NULL REFERENCES users, muted_user_id bigint NOT NULL REFERENCES users,
+            PRIMARY KEY (user_id, muted_user_id));
+        CREATE TABLE leavers (user_id bigint PRIMARY KEY REFERENCES users);
+        """,
+    )
+    assert set(read_outline(application.directory / "readings.sql").exported) == {
+        "id", "gauge_id", "external_id", "provider_account_id", "hues", "use_legacy_scale", "user_agent",
+    }  # fmt: skip
+    assert "-- valve_id,  -- undecided: an id that no foreign key explains" in application.read("readings.sql")
+    assert read_outline(application.directory / "leavers.sql").exported == ("user_id",)
+    assert "muted_user_id" not in application.live_lines("muted.sql.undecided")
+    assert set(doubts(outcome)) == {"muted"}
+
+
+@committed("empty")
+async def test_a_row_that_a_user_has_one_of_is_theirs_whoever_else_it_names(application: Application) -> None:
+    await initialize(
+        application,
+        f"{USERS} CREATE TABLE cards (user_id bigint NOT NULL UNIQUE REFERENCES users,"
+        " backup_user_id bigint REFERENCES users, title text);",
+    )
+    assert read_outline(application.directory / "cards.sql").exported == ("title",)
+
+
+@committed("empty")
+async def test_rows_that_are_linked_by_the_name_of_a_key(application: Application) -> None:
+    outcome = await initialize(
+        application,
+        f"""
+        {USERS}
+        CREATE TABLE library (film_id text PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, title text);
+        CREATE TABLE stills (id bigint PRIMARY KEY, film_id text NOT NULL, title text);
+        CREATE TABLE clips (id bigint PRIMARY KEY, film_id text NOT NULL, title text);
+        CREATE INDEX ON clips (film_id);
+        """,
+    )
+    assert doubts(outcome) == {"stills": "film_id has the name of the key of public.library, but is not a foreign key"}
+    assert "title" in read_outline(application.directory / "clips.sql").exported
+
+
+@committed("empty")
+async def test_a_table_whose_parts_hold_a_persons_data_is_asked_about(application: Application) -> None:
+    await initialize(
+        application,
+        f"""
+        {USERS}
+        CREATE TABLE sittings (sitting text PRIMARY KEY, began bigint);
+        CREATE TABLE sittings_ips (sitting text REFERENCES sittings, ip text, PRIMARY KEY (sitting, ip));
+        CREATE TABLE towns (id int PRIMARY KEY, kind int);
+        CREATE TABLE deliveries (id int PRIMARY KEY, town_id int REFERENCES towns, phone text);
+        """,
+    )
+    unlinked = (await application.check()).unlinked_tables
+    assert unlinked["public.sittings"] == (
+        "no link to a user was found, but public.sittings_ips, a part of it, may be a person's"
+    )
+    assert "public.towns" not in unlinked

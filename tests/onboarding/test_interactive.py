@@ -346,3 +346,23 @@ async def test_a_new_column_of_a_file_that_cannot_be_edited_is_named(application
     assert "new columns in their files, which init can't edit: public.oars.city" in shown
     assert application.read("oars.sql") == text
     assert (await application.check()).undecided_columns == ["public.oars.city"]
+
+
+@committed("empty")
+async def test_a_denied_table_gives_no_names_to_other_sections(application: Application) -> None:
+    await application.connection.execute("""
+        CREATE TABLE users (id bigint PRIMARY KEY, email text NOT NULL UNIQUE);
+        CREATE TABLE crews (id bigint PRIMARY KEY, name text, notes text);
+        CREATE TABLE shifts (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users,
+            crew_id bigint REFERENCES crews);
+        CREATE TABLE swaps (crew_id bigint REFERENCES crews, user_id bigint PRIMARY KEY REFERENCES users);
+    """)
+    async with open_terminal(*arguments(application)) as terminal:
+        assert "\npublic.crews\n" in await begin(terminal)
+        assert "AS crew_name" in application.read("shifts.sql")
+        await terminal.press("t", "0 questions are open.")
+        assert await terminal.end() == 0
+    for name in ("shifts.sql", "swaps.sql"):
+        assert "AS crew_name" not in application.read(name)
+    assert (await application.check()).is_clean
+    await load_datasets(application.connection, application.directory, user_id_type="bigint", forbidden=FORBIDDEN)

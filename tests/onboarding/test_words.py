@@ -27,7 +27,14 @@ def test_words_of_snake_and_camel_case() -> None:
     assert words("%") == ("%",)
 
 
-def test_singular() -> None:
-    assert [singular(name) for name in ("users", "companies", "address", "person")] == [
-        "user", "company", "address", "person",
-    ]  # fmt: skip
+@pytest.mark.parametrize(
+    ("plural", "one"),
+    [
+        ("users", "user"), ("companies", "company"), ("address", "address"), ("person", "person"),
+        ("addresses", "address"), ("batches", "batch"), ("boxes", "box"), ("caches", "cache"), ("movies", "movie"),
+        ("orderstatuses", "orderstatus"), ("orderstatus", "orderstatus"), ("people", "person"), ("houses", "house"),
+        ("menus", "menu"),
+    ],
+)  # fmt: skip
+def test_singular(plural: str, one: str) -> None:
+    assert singular(plural) == one

@@ -1,0 +1,218 @@
+"""The columns that `init` exports and the lines that `check` prints, of small schemas of one difficulty each."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+import asyncpg
+import pytest
+
+from onboarding.questions import read_outline
+from onboarding.reports import report_findings
+from tests.onboarding.conftest import Application
+from tests.onboarding.test_applications import USERS, initialize
+from tests.sql.databases import open_database
+
+DECIDED = ["Each table and each column of the database is decided."]
+LINKED = "Undecided tables that point to the user:"
+UNLINKED = "Undecided tables that nothing links to the user, the most suspicious first:"
+COLUMNS = "Undecided columns:"
+STAFFS = "no link to a user was found, but the staff may write about users in it"
+
+
+class Kind(NamedTuple):
+    """`exported` are the columns of each section, `mails` is where mails go, `said` are the lines of `check`."""
+
+    schema: str
+    exported: dict[str, str]
+    said: list[str]
+    mails: str = "public.users.email"
+
+
+KINDS = {
+    "ids run together": Kind(
+        """
+        CREATE TABLE users (id varchar(20) PRIMARY KEY, email varchar(200));
+        CREATE TABLE memos (id varchar(20) PRIMARY KEY, userid varchar(20) NOT NULL, title text);
+        CREATE TABLE songs (id varchar(20) PRIMARY KEY, creatorid varchar(20) NOT NULL, title text);
+        CREATE TABLE poems (id varchar(20) PRIMARY KEY, author_id varchar(20) NOT NULL, title text);
+        CREATE INDEX ON memos (userid);
+        """,
+        {"profile": "id email", "poems": "id title", "memos": "id title", "songs": "id title"},
+        DECIDED,
+    ),
+    "everything hangs on a row that the user points to": Kind(
+        """
+        CREATE TABLE accounts (id bigint PRIMARY KEY, handle text NOT NULL);
+        CREATE TABLE users (id bigint PRIMARY KEY, email text NOT NULL UNIQUE,
+            account_id bigint NOT NULL REFERENCES accounts);
+        CREATE TABLE toots (id bigint PRIMARY KEY, account_id bigint NOT NULL REFERENCES accounts, text text);
+        CREATE TABLE bonds (id bigint PRIMARY KEY, account_id bigint NOT NULL REFERENCES accounts,
+            target_account_id bigint NOT NULL REFERENCES accounts);
+        CREATE TABLE choices (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, locale text);
+        """,
+        {"profile": "id email account_id", "choices": "id locale"},
+        [LINKED, "    public.accounts", "    public.bonds", "    public.toots"],
+    ),
+    "the address stands in a table of its own": Kind(
+        """
+        CREATE TABLE users (id bigint PRIMARY KEY, username text NOT NULL UNIQUE);
+        CREATE TABLE mailboxes_email (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users,
+            email text NOT NULL, is_primary boolean NOT NULL, verified boolean NOT NULL);
+        CREATE TABLE bygones (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users,
+            primary_email text NOT NULL);
+        """,
+        {"profile": "id email username", "mailboxes_email": "id email is_primary verified", "bygones": "id"},
+        [COLUMNS, "    public.bygones.primary_email"],
+        mails="public.mailboxes_email.email, by is_primary, then verified",
+    ),
+    "the staff write about users": Kind(
+        f"""
+        {USERS}
+        CREATE TABLE user_strikes (id bigint PRIMARY KEY, user_id bigint REFERENCES users,
+            target_user_id bigint REFERENCES users, text text NOT NULL);
+        CREATE TABLE moderation_memos (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users,
+            target_user_id bigint NOT NULL REFERENCES users, content text);
+        CREATE TABLE disputes (id bigint PRIMARY KEY, topic text);
+        CREATE TABLE dispute_memos (id bigint PRIMARY KEY, dispute_id bigint NOT NULL REFERENCES disputes,
+            user_id bigint NOT NULL REFERENCES users, content text);
+        """,
+        {"profile": "id email name"},
+        [
+            LINKED, "    public.dispute_memos", "    public.moderation_memos", "    public.user_strikes",
+            UNLINKED, f"    public.disputes: {STAFFS}",
+        ],
+    ),
+    "links and states that work as keys": Kind(
+        f"""
+        {USERS}
+        CREATE TABLE robots (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, webhook_url text);
+        CREATE TABLE logins (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, provider text,
+            session_state text);
+        CREATE TABLE receipts (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users,
+            hosted_receipt_url text, cents int);
+        CREATE TABLE planners (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users,
+            private_feed_url text, invite_link text);
+        """,
+        {
+            "profile": "id email name", "robots": "id", "logins": "id provider", "receipts": "id cents",
+            "planners": "id",
+        },
+        DECIDED,
+    ),
+    "ids are texts": Kind(
+        """
+        CREATE TABLE users (id text PRIMARY KEY, email text NOT NULL UNIQUE);
+        CREATE TABLE crews (id text PRIMARY KEY, name text NOT NULL);
+        CREATE TABLE parcels (id text PRIMARY KEY, user_id text NOT NULL REFERENCES users,
+            crew_id text REFERENCES crews, title text);
+        CREATE TABLE items (id text PRIMARY KEY, parcel_id text NOT NULL REFERENCES parcels, quantity int);
+        CREATE TABLE crew_roles (user_id text REFERENCES users, crew_id text REFERENCES crews, role text NOT NULL,
+            PRIMARY KEY (user_id, crew_id));
+        """,
+        {
+            "profile": "id email", "parcels": "id crew_id crew_name title", "items": "id parcel_id quantity",
+            "crew_roles": "crew_id crew_name role",
+        },
+        DECIDED,
+    ),
+    "the shortest way is a clerk's": Kind(
+        f"""
+        {USERS}
+        CREATE TABLE renters (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users);
+        CREATE TABLE lockers (id bigint PRIMARY KEY, renter_id bigint NOT NULL REFERENCES renters,
+            last_locked_by_id bigint REFERENCES users, size int);
+        CREATE TABLE fees (id bigint PRIMARY KEY, locker_id bigint NOT NULL REFERENCES lockers, cents int);
+        CREATE TABLE refunds (id bigint PRIMARY KEY, fulfilled_by_id bigint REFERENCES users,
+            requested_by_id bigint REFERENCES users, cents int);
+        """,
+        {
+            "profile": "id email name", "renters": "id", "refunds": "id cents", "lockers": "id renter_id size",
+            "fees": "id locker_id cents",
+        },
+        DECIDED,
+    ),
+    "the owner may be of several kinds": Kind(
+        f"""
+        {USERS}
+        CREATE TABLE gadgets (id bigint PRIMARY KEY, name text);
+        CREATE TABLE gadget_owners (gadget_id bigint REFERENCES gadgets, owner_id bigint NOT NULL,
+            owner_kind int NOT NULL, created_by bigint REFERENCES users, PRIMARY KEY (gadget_id, owner_id, owner_kind));
+        """,
+        {"profile": "id email name"},
+        [LINKED, "    public.gadget_owners"],
+    ),
+    "the second step has a name only": Kind(
+        f"""
+        {USERS}
+        CREATE TABLE batches (id bigint PRIMARY KEY, user_id bigint NOT NULL, filename text);
+        CREATE TABLE batch_lines (id bigint PRIMARY KEY, batch_id bigint NOT NULL, title text);
+        """,
+        {"profile": "id email name", "batches": "id filename", "batch_lines": "id batch_id title"},
+        DECIDED,
+    ),
+    "users have no address": Kind(
+        """
+        CREATE TABLE users (id serial PRIMARY KEY, username text NOT NULL UNIQUE);
+        CREATE TABLE channels (id bigserial PRIMARY KEY, user_id int NOT NULL REFERENCES users, title text NOT NULL);
+        """,
+        {"profile": "id email username", "channels": "id title"},
+        DECIDED,
+        mails="public.users has no e-mail address",
+    ),
+    "the id may be null": Kind(
+        """
+        CREATE TABLE users (name text UNIQUE, password_hash text, email text);
+        CREATE TABLE halls (hall_id text PRIMARY KEY, creator text);
+        CREATE TABLE visits (user_id text NOT NULL REFERENCES users (name), hall_id text NOT NULL REFERENCES halls,
+            PRIMARY KEY (user_id, hall_id));
+        """,
+        {"profile": "id email", "visits": "hall_id"},
+        [LINKED, "    public.halls"],
+    ),
+    "the address is linked by its name": Kind(
+        """
+        CREATE TABLE users (id bigint PRIMARY KEY, username text NOT NULL UNIQUE);
+        CREATE TABLE user_emails (id bigint PRIMARY KEY, user_id bigint NOT NULL, email text NOT NULL,
+            "primary" boolean NOT NULL);
+        CREATE TABLE replies (id bigint PRIMARY KEY, user_id bigint NOT NULL, body text);
+        """,
+        {"profile": "id email username", "replies": "id body", "user_emails": 'id email "primary"'},
+        DECIDED,
+        mails='public.user_emails.email, by "primary"',
+    ),
+    "the user is of several kinds": Kind(
+        f"""
+        {USERS}
+        CREATE TABLE admins (id bigint PRIMARY KEY, login text NOT NULL);
+        CREATE TABLE letters (id bigint PRIMARY KEY, user_type text NOT NULL, user_id bigint NOT NULL, subject text);
+        """,
+        {"profile": "id email name"},
+        [LINKED, "    public.letters", UNLINKED, f"    public.admins: {STAFFS}"],
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+async def empty(server_url: str) -> AsyncIterator[str]:
+    async with open_database(server_url) as url:
+        yield url
+
+
+@pytest.fixture
+async def application(empty: str, tmp_path: Path) -> AsyncIterator[Application]:
+    connection = await asyncpg.connect(empty)
+    transaction = connection.transaction()
+    await transaction.start()
+    yield Application(empty, connection, tmp_path / "datasets")
+    await transaction.rollback()
+    await connection.close()
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+async def test_what_is_exported_and_what_check_says(application: Application, kind: Kind) -> None:
+    outcome = await initialize(application, kind.schema)
+    exported = {path.stem: sorted(read_outline(path).exported) for path in application.directory.glob("*.sql")}
+    assert exported == {name: sorted(columns.split()) for name, columns in kind.exported.items()} | {"tables": []}
+    assert outcome.drafts.address.why.startswith(kind.mails)
+    assert list(report_findings(await application.check())) == kind.said
