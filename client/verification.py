@@ -54,7 +54,7 @@ def verify(path: Path, console: Console) -> Verified:
         with path.open("rb") as file, _open_archive(path, file) as archive:
             return _verify(path, archive, console)
     except OSError as error:
-        # What seek says where a damaged directory points before the first byte; newer Pythons raise BadZipFile first.
+        # A damaged directory points before the first byte, and seek refuses it; newer Pythons raise BadZipFile first.
         if error.errno == errno.EINVAL:
             raise ChecksumError(f"{path} is not a whole ZIP") from None
         raise OutputError(f"{path} can't be read: {error.strerror or error}") from None

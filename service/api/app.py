@@ -65,12 +65,13 @@ def create_app(resources: Resources) -> Starlette:
     app.router.redirect_slashes = False  # its redirects would follow the request's Host
     app.state.resources = resources
     app.state.servers = Servers(resources)
-    app.state.docs = docs.load_docs()
     app.state.page = page.load_page(resources.settings)
     app.state.page_assets = page.load_page_assets()
     app.state.watchers = events.Watchers()
     app.state.list_shares = lists.create_shares(resources.settings)
-    app.state.document = docs.fix_document(create_document(ROUTES, REFERENCE, public_url=resources.settings.public_url))
+    app.state.document = docs.defer_document(
+        lambda: create_document(ROUTES, REFERENCE, public_url=resources.settings.public_url)
+    )
     app.state.draining = False
     app.state.wrong_keys = asyncio.Semaphore(operators.MAX_DELAYED_KEYS)
     return app

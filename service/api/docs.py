@@ -1,6 +1,8 @@
 """`/openapi.json`, and `/docs`, which renders it with assets of this package, without third-party hosts."""
 
-from collections.abc import Mapping
+import asyncio
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -9,7 +11,7 @@ from starlette.responses import Response
 
 from service import errors
 from service.api.http.static import Fixed, fix, load_assets, respond
-from service.api.operations import Answer, Operation
+from service.api.operations import Answer, Json, Operation
 from service.api.routing import ExactRoute
 
 ASSETS_DIR = Path(__file__).resolve().parent / "assets"
@@ -21,26 +23,31 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-def fix_document(document: Mapping[str, object]) -> Fixed:
+def fix_document(document: Json) -> Fixed:
     return fix(msgspec.json.encode(document), "application/json")
 
 
-def load_docs() -> Mapping[str, Fixed]:
-    """The page and its assets, by name."""
-    return load_assets(ASSETS_DIR)
+def defer_document(create: Callable[[], Json]) -> Callable[[], Fixed]:
+    """Made once, when first asked for: most processes never are, and it takes tens of milliseconds of a start."""
+    return functools.cache(lambda: fix_document(create()))
 
 
 async def show_document(request: Request) -> Response:
-    return respond(request, request.app.state.document, policy=CONTENT_SECURITY_POLICY)
+    document = await asyncio.to_thread(request.app.state.document)
+    return respond(request, document, policy=CONTENT_SECURITY_POLICY)
 
 
 async def show_page(request: Request) -> Response:
-    return respond(request, request.app.state.docs[PAGE], policy=CONTENT_SECURITY_POLICY)
+    return await _show(request, PAGE)
 
 
 async def show_asset(request: Request) -> Response:
-    asset = request.app.state.docs.get(request.path_params["name"])
-    return respond(request, asset, policy=CONTENT_SECURITY_POLICY)
+    return await _show(request, request.path_params["name"])
+
+
+async def _show(request: Request, name: str) -> Response:
+    assets = await asyncio.to_thread(load_assets, ASSETS_DIR)
+    return respond(request, assets.get(name), policy=CONTENT_SECURITY_POLICY)
 
 
 FIXED_HEADERS = ("ETag", "Content-Encoding")

@@ -16,6 +16,8 @@ MAX_ANSWER_BYTES = 4 * 2**20  # a page of 1,000 keys of the longest kind, each b
 REDIRECTS = range(300, 400)
 REGION = "x-amz-bucket-region"
 
+_contexts: dict[tuple[bool | str, str], ssl.SSLContext] = {}
+
 
 class S3Session(AIOHTTPSession):  # type: ignore[misc] # untyped
     def __init__(self, *arguments: Any, ca_file: str, **options: Any) -> None:
@@ -32,6 +34,13 @@ class S3Session(AIOHTTPSession):  # type: ignore[misc] # untyped
             context.load_default_certs()
         add_authorities(context, self._ca_file)
         return context
+
+    def _build_verify_context(self) -> ssl.SSLContext:
+        """One for all sessions of the process: reading all authorities takes tens of milliseconds."""
+        key = (self._verify, self._ca_file)
+        if key not in _contexts:
+            _contexts[key] = super()._build_verify_context()
+        return _contexts[key]
 
     async def send(self, request: Any) -> Any:
         is_document = not request.stream_output

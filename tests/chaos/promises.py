@@ -117,7 +117,7 @@ async def at_most_one_mail(aftermath: Aftermath) -> None:
     owners = {str(job_id): user.tag for job_id, user in aftermath.ledger.accepted.items()}
     accepted: Counter[tuple[str, str]] = Counter()
     for mail in aftermath.smtp.mails:
-        (job_id,), kind = _jobs_of(mail), "failed" if "failed" in mail.message["Subject"] else "ready"
+        job_id, kind = told_by(mail)
         accepted[job_id, kind] += 1
         (recipient,) = mail.recipients
         if job_id in owners:
@@ -168,10 +168,12 @@ async def _changes_and_events(world: World) -> tuple[list[tuple[str, str]], list
     return [(change["job_id"], change["action"]) for change in changes], events
 
 
-def _jobs_of(mail: AcceptedMail) -> set[str]:
+def told_by(mail: AcceptedMail) -> tuple[str, str]:
+    """Which export's end, and whether it is `ready` or `failed`."""
     body = mail.message.get_body(("plain",))
     assert body
-    return set(UUID.findall(body.get_content()))
+    (job_id,) = set(UUID.findall(body.get_content()))
+    return job_id, "failed" if "failed" in mail.message["Subject"] else "ready"
 
 
 async def nobody_holds_a_transaction(aftermath: Aftermath) -> None:

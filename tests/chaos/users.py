@@ -38,6 +38,7 @@ LONG_TEXT_BYTES = 700
 SHORT_TEXT_BYTES = 60
 WIDE_TEXT_BYTES = 10_000  # read in slices
 ERASED_SHARE = 0.03
+UPLOADS = "uploads/"  # the application's own objects, in the bucket of the exports
 STORED = ("10", "30", "50", "70", "90")
 FILE_BYTES = 60_000
 DATABASE_AWAY = (ServiceError, asyncpg.PostgresError, *CONNECTION_LOST)
@@ -96,7 +97,7 @@ async def create_desk_key(world: World) -> str:
 async def _store_files(s3: Any, user_id: uuid.UUID, tag: str) -> None:
     """Half of the files that datasets/content.sql names; the others are missing."""
     for number in STORED:
-        key = f"uploads/{user_id}/{number}.bin"
+        key = f"{UPLOADS}{user_id}/{number}.bin"
         await s3.put_object(Bucket="carryout", Key=key, Body=stored_file(tag, number))
 
 

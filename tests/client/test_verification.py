@@ -139,7 +139,7 @@ def test_an_encrypted_entry_is_named(file: Path) -> None:
 
 
 def test_a_directory_before_the_first_byte_is_refused(file: Path) -> None:
-    """zipfile seeks to where it should begin; Python 3.11 gets EINVAL of the file then."""
+    """Its reader seeks to where it should begin; Python 3.11 gets EINVAL of the file then."""
     content = bytearray(archive_of(FILES, manifest_of(FILES)))
     size_at = content.rindex(b"PK\x05\x06") + 12
     content[size_at : size_at + 4] = struct.pack("<L", len(content))

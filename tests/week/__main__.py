@@ -28,7 +28,7 @@ from tests.chaos.promises import Aftermath, broken_promises, wait_for_rest
 from tests.chaos.users import create_users
 from tests.faults.world import open_world
 from tests.sql.databases import owner_url
-from tests.support.receiver import Receiver
+from tests.support.receiver import SECRET, open_receiver
 from tests.support.smtp import open_smtp_server
 from tests.week.days import find_libfaketime
 from tests.week.load import TOKEN_SECONDS, Load
@@ -51,7 +51,15 @@ async def run(folder: Path, days: list[str]) -> list[str]:
     async with (
         open_stack(folder, {}) as stack,
         open_smtp_server(extensions=["AUTH PLAIN"]) as smtp,
-        open_world(stack, folder, **SETTINGS | OWN_SETTINGS, CARRYOUT_SMTP_URL=smtp.url) as world,
+        open_receiver() as receiver,
+        open_world(
+            stack,
+            folder,
+            **SETTINGS | OWN_SETTINGS,
+            CARRYOUT_SMTP_URL=smtp.url,
+            CARRYOUT_WEBHOOK_URL=receiver.url,
+            CARRYOUT_WEBHOOK_SECRETS=SECRET,
+        ) as world,
         # A reload of nginx closes idle connections, which a client may be about to use again.
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as http,
     ):
@@ -70,7 +78,7 @@ async def run(folder: Path, days: list[str]) -> list[str]:
                 )
                 scene = Scene(stack, world.database_url, fleet, {}, smtp)
                 week = Week(world, fleet, nginx, load, scene, environ, find_postgres())
-                aftermath = Aftermath(world, fleet, ledger, smtp, Receiver(), http, await fleet.resident_megabytes())
+                aftermath = Aftermath(world, fleet, ledger, smtp, receiver, http, await fleet.resident_megabytes())
                 for name in days:
                     started = time.monotonic()
                     answer = await DAYS[name](week)

@@ -3,6 +3,7 @@
 from typing import Final
 
 from tests.chaos.promises import PROMISES, Aftermath, Promise
+from tests.chaos.users import UPLOADS
 from tests.faults.world import World
 
 FILES = "SELECT file_url FROM carryout.export_jobs WHERE status = 'completed' AND file_deleted_at IS NULL"
@@ -36,9 +37,10 @@ async def storage_and_rows_agree(aftermath: Aftermath) -> None:
 
 
 def _find_objects(world: World) -> set[str]:
-    """The URLs of those in all buckets, by no S3: here they are plain files."""
+    """The URLs of the exports' files in all buckets, by no S3: here they are plain files."""
     folder = world.stack.data_dir / "objects"
-    return {f"s3://{path.relative_to(folder)}" for path in folder.rglob("*") if path.is_file()}
+    urls = {f"s3://{path.relative_to(folder)}" for path in folder.rglob("*") if path.is_file()}
+    return {url for url in urls if f"/{UPLOADS}" not in url}
 
 
 async def _find_files(world: World) -> set[str]:

@@ -9,6 +9,7 @@ import msgspec
 from service.backends.database import connect
 from service.backends.storage import open_storage
 from service.settings import from_env
+from tests.chaos.promises import told_by
 from tests.support import processes
 from tests.week.manual import read_sql
 from tests.week.week import Week
@@ -52,6 +53,7 @@ async def restore_drill(week: Week) -> str:
         last_id = await connection.fetchval("SELECT max(id) FROM carryout.export_audit")
     async with week.all_down():
         took["restore"] = await _restore(week, dump)
+        await _forget_mails(week)
         (gap,) = read_sql("backup.md", "After a restore")
         async with connect(url) as connection:
             await connection.execute(gap)
@@ -87,6 +89,17 @@ async def _restore(week: Week, dump: Path) -> float:
     migrated = await week.carryout("migrate")
     week.require(migrated.status == 0, f"migrate after the restore: {migrated.err}")
     return seconds
+
+
+async def _forget_mails(week: Week) -> None:
+    """A restored database sends again what was pending at its backup, and knows nothing of later exports' mails."""
+    async with connect(week.world.database_url) as connection:
+        rows = await connection.fetch(
+            "SELECT job_id::text, kind FROM carryout.export_notifications WHERE state <> 'pending'"
+        )
+    known = {(row["job_id"], row["kind"]) for row in rows}
+    mails = week.scene.smtp.mails
+    mails[:] = [mail for mail in mails if told_by(mail) in known]
 
 
 def _told(out: str, err: str) -> list[str]:
