@@ -24,7 +24,7 @@ SECRET_BYTES = 32
 
 
 class Scope(StrEnum):
-    """What a key may do: fetch a list, or act for users at the desk. No scope includes another."""
+    """Rights of a key: to fetch a list, or to act for users at the desk. No scope includes another."""
 
     USERS_EXPORT = "users:export"
     USERS_EXPORT_FULL = "users:export_full"

@@ -303,7 +303,7 @@ async def refuse_requests(world: World) -> None:
     json_type = {"Content-Type": "application/json", **key}
     user_id, _ = await world.user(2)
     named = CSV | {"reason": "A letter", "user_id": str(user_id)}
-    by_email = CSV | {"reason": "A letter", "email": "nobody@example.org"}
+    by_email = CSV | {"reason": "A letter", "email": "grace@example.org"}
     await world.api.post(REQUESTS, content=b"{", headers=json_type)
     await world.api.post(REQUESTS, content=b"{}", headers=key)
     await world.api.post(REQUESTS, content=b" " * 20_000, headers=json_type)
@@ -320,7 +320,7 @@ async def refuse_requests(world: World) -> None:
         await world.api.post(REQUESTS, json=body, headers=key)
     await world.bare.post(REQUESTS, json=by_email, headers=key)
     await world.database.execute("ALTER TABLE public.users DROP CONSTRAINT IF EXISTS users_email_key")
-    for email in ("nobody@example.org", "nobody@example.org", ""):
+    for email in ("grace@example.org", "grace@example.org", ""):
         other_id, _ = await world.user()
         await world.database.execute("UPDATE public.users SET email = $2 WHERE id = $1", other_id, email)
     await world.api.post(REQUESTS, json=by_email, headers=key)
