@@ -206,7 +206,7 @@ async def test_support_has_asked(site: Site, tab: Tab) -> None:
     worker.signal(signal.SIGTERM)
     await worker.ended()
     tab.ask("json")
-    tab.until_text(f"{FIRST} .badge", "Ready")
+    tab.until_text(f"{FIRST} h3", "JSON copy")
     assert not tab.is_shown(f"{FIRST} .asked")
 
 
