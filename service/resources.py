@@ -34,6 +34,7 @@ from service.backends.failures import (
     NO_CREDENTIALS,
     NO_LISTENER,
     NO_PRIMARY,
+    NO_ROLE,
     VIRTUAL_ONLY,
     WRONG_KEYS,
     WRONG_REGION,
@@ -74,6 +75,7 @@ S3_SETTINGS = {
     WRONG_REGION: "CARRYOUT_S3_REGION",
     VIRTUAL_ONLY: "CARRYOUT_S3_ADDRESSING_STYLE",
     NO_CREDENTIALS: S3_KEY_SETTINGS,
+    NO_ROLE: "AWS_ROLE_ARN",
 }
 
 logger = structlog.get_logger()

@@ -51,6 +51,7 @@ OWN_PARAMETERS = frozenset(
         "code_challenge_method",
     }
 )
+ENCODE = ": percent-encode what is special in its user or password, such as : / ? # [ ] @ %"
 TOKEN_KEYS = ("jwt_secret", "jwt_public_key_file", "jwt_jwks_url")
 # `CARRYOUT_NAME_FILE` names a file that holds the setting, as secrets are mounted.
 FILE_SUFFIX = "_file"
@@ -176,7 +177,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         CommaSeparated,
         Meta(description="Accepted algorithms. Default: `HS256`, or `RS256,ES256,EdDSA,Ed25519` for a key"),
     ] = ()
-    jwt_issuer: Annotated[str, Meta(description="Required `iss`; empty: not checked")] = ""
+    jwt_issuer: Annotated[CommaSeparated, Meta(description="Accepted values of `iss`; empty: not checked")] = ()
     jwt_audience: Annotated[
         CommaSeparated,
         Meta(description="Accepted values of `aud`; empty: tokens must have none"),
@@ -564,10 +565,13 @@ def _require_url(url: str, name: str, schemes: set[str]) -> None:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
-        raise ConfigurationError(_named(name, "is not a URL")) from None
+        raise ConfigurationError(_named(name, f"is not a URL{ENCODE if '@' in url else ''}")) from None
     _require_scheme(url, name, schemes)
-    if parts.scheme.startswith("http") and (not parts.hostname or parts.query or parts.fragment):
-        raise ConfigurationError(_named(name, "needs a host, and no query"))
+    if parts.scheme.startswith("http"):
+        if not parts.hostname or parts.query or parts.fragment:
+            raise ConfigurationError(_named(name, "needs a host, and no query"))
+    elif parts.fragment or "@" in parts.path:  # behind a password that begins with digits, which passes for a port
+        raise ConfigurationError(_named(name, f"is not a URL{ENCODE}"))
 
 
 def _require_scheme(url: str, name: str, schemes: set[str]) -> None:

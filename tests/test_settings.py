@@ -134,6 +134,10 @@ def test_all_missing_ones_are_named_at_once() -> None:
         ("CARRYOUT_LOG_LEVEL", "INFO"),
         ("CARRYOUT_DATABASE_URL", "mysql://localhost/carryout"),
         ("CARRYOUT_REDIS_URL", "localhost:6379"),
+        ("CARRYOUT_REDIS_URL", "redis://:57#hunter2@localhost:6379/0"),  # its password's digits pass for a port
+        ("CARRYOUT_REDIS_URL", "redis://:57/hunter2@localhost:6379/0"),
+        ("CARRYOUT_REDIS_URL", "redis://:hunter2+/=@localhost:6379/0"),
+        ("CARRYOUT_DATABASE_URL", "postgresql://user:hunt#er2@localhost/carryout"),
         ("CARRYOUT_SMTP_URL", "http://localhost"),
         ("CARRYOUT_SOURCE_DATABASE_URL", "mysql://localhost/app"),
         ("CARRYOUT_PUBLIC_URL", "exports.example.com"),
@@ -189,6 +193,14 @@ def test_all_missing_ones_are_named_at_once() -> None:
 def test_a_wrong_one_is_named(name: str, text: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"\b{name}\b"):
         from_env(REQUIRED | {name: text})
+
+
+@pytest.mark.parametrize("url", ["redis://:57#hunter2@localhost", "redis://:hunter2?@localhost"])
+def test_what_a_password_holds_is_to_be_encoded(url: str) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"^CARRYOUT_REDIS_URL is not a URL: percent-encode what is special in "
+    ):
+        from_env(REQUIRED | {"CARRYOUT_REDIS_URL": url})
 
 
 def test_stores_have_options_of_their_own(tmp_path: Path) -> None:

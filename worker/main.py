@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import tempfile
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -65,6 +66,7 @@ async def work(settings: Settings) -> None:
         raise ConfigurationError(
             f"CARRYOUT_WORKER_JOBS ({settings.worker_jobs}) must not exceed CARRYOUT_POOL_SIZE ({settings.pool_size})"
         )
+    _require_temporary_folder()
     logging.getLogger("arq").setLevel(logging.WARNING)  # our own events say the same and more
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -76,6 +78,16 @@ async def work(settings: Settings) -> None:
         worker = _Worker(resources, receiver)
         async with serve_probes(resources, worker.is_alive), watch_servers(Servers(resources)):
             await worker.run(stopping)
+
+
+def _require_temporary_folder() -> None:
+    """A package's records wait there beyond a megabyte. A container whose file system is read-only may have none."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        raise ConfigurationError(
+            "The worker needs a folder for temporary files: mount one at /tmp, or name one in TMPDIR"
+        ) from None
 
 
 class _Worker:

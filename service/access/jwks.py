@@ -61,7 +61,8 @@ async def open_jwks(url: str, algorithms: tuple[str, ...], *, ca_file: str) -> A
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=create_tls_context(ca_file)),
         timeout=aiohttp.ClientTimeout(total=FETCH_TIMEOUT_SECONDS),
-        headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+        # Cloudflare and other firewalls refuse the library's own name.
+        headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "Carryout"},
         auto_decompress=False,  # the limit on the body must hold for what we keep, not for what we receive
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=True,  # HTTP_PROXY, HTTPS_PROXY and NO_PROXY

@@ -13,6 +13,7 @@ import jwt
 import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.x509 import load_pem_x509_certificate
 from jwt.types import Options
 from msgspec import UNSET, Meta, UnsetType
 
@@ -37,7 +38,9 @@ FAULTS = (
     (jwt.MissingRequiredClaimError, TokenFault.ISSUER),  # the only claim that PyJWT requires here
 )
 
-# A file may hold several, and text between them; a block that isn't a public key is refused.
+# A file may hold several, and text between them; a block that isn't a public key is refused. Auth0 and others hand out
+# the key in a certificate, of which nothing else is read: who made it and when it ends says nothing about tokens.
+_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 _PEM = re.compile(rb"-----BEGIN [A-Z ]+-----.+?-----END [A-Z ]+-----", re.DOTALL)
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
@@ -138,7 +141,7 @@ def create_token(settings: Settings, subject: str, ttl_seconds: int) -> str:
         settings.jwt_user_claim: str(parse_user_id(subject, settings.user_id_type)),
         "iat": now,
         "exp": now + ttl_seconds,
-        "iss": settings.jwt_issuer,
+        "iss": next(iter(settings.jwt_issuer), ""),
         settings.jwt_audience_claim: next(iter(settings.jwt_audience), ""),
     }
     given = {name: claim for name, claim in claims.items() if claim != ""}
@@ -181,8 +184,11 @@ class _StrictJwt(jwt.PyJWT):
         return _parse_object(decoded["payload"])
 
 
-# The audience and the user are claims that settings choose.
-_JWT = _StrictJwt(options={"enforce_minimum_key_length": True, "verify_aud": False, "verify_sub": False})
+# The audience and the user are claims that settings choose. A token's own id is never read, and some issuers number
+# them.
+_JWT = _StrictJwt(
+    options={"enforce_minimum_key_length": True, "verify_aud": False, "verify_sub": False, "verify_jti": False}
+)
 
 
 def _parse_header(token: str) -> _Header:
@@ -268,7 +274,7 @@ def _load_public_keys(settings: Settings) -> list[VerificationKey]:
 
 def _load_public_key(path: str, block: bytes, algorithms: tuple[str, ...]) -> VerificationKey:
     try:
-        key = load_pem_public_key(block)
+        key = load_pem_x509_certificate(block).public_key() if _CERTIFICATE in block else load_pem_public_key(block)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise _no_public_key(path) from error
     if isinstance(key, PublicKey) and (fitting := fitting_algorithms(key, algorithms)):

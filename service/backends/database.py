@@ -28,6 +28,8 @@ IsolationLevels: TypeAlias = Literal["read_committed", "read_uncommitted", "seri
 
 
 CLOSE_TIMEOUT_SECONDS = 5.0
+# Azure's load balancer forgets a connection that was idle for four minutes, without a word to either side.
+IDLE_SECONDS = 200.0
 # For a server that vanished without a word; the queries of documents have a limit of their own.
 COMMAND_TIMEOUT_SECONDS = 30.0
 ROWS_AT_ONCE = 1_000
@@ -312,6 +314,7 @@ async def open_pool(
         max_size=size,
         connect=connector,
         command_timeout=COMMAND_TIMEOUT_SECONDS,
+        max_inactive_connection_lifetime=IDLE_SECONDS,
         reset=_leave_session,
         **_session(
             url,

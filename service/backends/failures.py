@@ -8,12 +8,15 @@ import socket
 import ssl
 from collections.abc import Mapping
 from functools import cache
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import asyncpg
 
 from guard.text import printable
 from service.errors import OutageError, ServiceError, find_cause
+
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
 
 Failures: TypeAlias = tuple[tuple[type[Exception], str], ...]
 
@@ -50,7 +53,18 @@ OS_FAILURES: Final[Failures] = (
     (ConnectionError, CLOSED),
     (OSError, UNREACHABLE),
 )
-NO_DATABASE: Final = "DB index is out of range"  # Redis' words
+CLUSTER: Final = "is a Cluster, which Carryout doesn't use: name a single server, or its Sentinels"
+# By what Redis says; the library has no types of their own for most of it.
+REDIS_WORDS: Final[Mapping[str, str]] = {
+    "DB index is out of range": "has no database of the number that its URL gives",
+    "Authentication required": "wants a password, and was given none",
+    "MISCONF": "takes no writes, because it can't save its data to disk: MISCONF",
+    "NOREPLICAS": "takes no writes, because too few replicas follow it: NOREPLICAS",
+    "MASTERDOWN": "is a replica that has lost its primary: MASTERDOWN",
+    "CLUSTERDOWN": f"{CLUSTER}: CLUSTERDOWN",
+    "CROSSSLOT": f"{CLUSTER}: CROSSSLOT",
+    "MOVED ": f"{CLUSTER}: MOVED",
+}
 ENDED_CONNECTION: Final = "ended the connection"
 BEHIND_POOLER: Final = (
     "is reached through a pooler: set CARRYOUT_POOLER=transaction, or add pgbouncer=true to the URL's parameters"
@@ -59,13 +73,37 @@ BEHIND_POOLER: Final = (
 NO_ROOT_FILE: Final = "root certificate file"
 NO_AUTHORITY: Final = "can't be verified by its certificate: set CARRYOUT_CA_FILE, or sslrootcert in the URL"
 REFUSED_PASSWORD: Final = "refused the password"  # noqa: S105 (words)
+DEMANDS_TLS: Final = "takes no connection without TLS: add sslmode=require to the URL"
+NO_CONNECTION_LEFT: Final = "has no connection left"
+# Poolers and managed servers say these under codes that mean nothing (XX000), a lost connection (08P01) or any refusal
+# of the user (28000). The words are theirs alone, and hold no data.
+POOLERS_WORDS: Final[Mapping[str, str]] = {
+    "no such database": "has no such database",
+    "Tenant or user not found": "is behind a pooler that doesn't know the user: Supavisor wants user.project",
+    "server login has been failing": "is behind a pooler that can't log in to it",
+    "cannot connect to server": "is behind a pooler that can't reach it",
+    "query_wait_timeout": "is behind a pooler that had no connection to it in time",
+    "max_client_conn": NO_CONNECTION_LEFT,
+    "max clients reached": NO_CONNECTION_LEFT,
+    "Max client connections reached": NO_CONNECTION_LEFT,
+    "SASL authentication failed": REFUSED_PASSWORD,
+    "no encryption": "has no entry for this client in pg_hba.conf: if it demands TLS, add sslmode=require to the URL",
+    "requires TLS": DEMANDS_TLS,
+    "SSL required": DEMANDS_TLS,
+    "connection is insecure": DEMANDS_TLS,
+}
+POOLERS_ERRORS: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InternalServerError,
+)
 # The first that fits.
 POSTGRESQL: Final[Failures] = (
     (asyncpg.InvalidPasswordError, REFUSED_PASSWORD),
     (asyncpg.InvalidAuthorizationSpecificationError, "refused the user"),
     (asyncpg.InvalidCatalogNameError, "has no such database"),
     (asyncpg.InsufficientPrivilegeError, "denies the user access to the database"),
-    (asyncpg.TooManyConnectionsError, "has no connection left"),
+    (asyncpg.TooManyConnectionsError, NO_CONNECTION_LEFT),
     (asyncpg.DiskFullError, "has no disk space left"),
     (asyncpg.OutOfMemoryError, "has no memory left"),
     (asyncpg.ConfigurationLimitExceededError, "has reached a limit of its settings"),
@@ -94,6 +132,11 @@ WRONG_KEYS: Final = "refuses the keys"
 WRONG_REGION: Final = "is of another region"
 VIRTUAL_ONLY: Final = "wants the bucket in the host's name"
 NO_CREDENTIALS: Final = "can't be asked without credentials"
+NO_ROLE: Final = "needs a role that AWS STS refuses"
+WANTS_CHECKSUMS: Final = "wants checksums, which CARRYOUT_S3_CHECKSUMS=when_supported sends"
+STS_OPERATION: Final = "AssumeRole"  # or AssumeRoleWithWebIdentity: another service's than S3's
+# AWS's own words for a bucket whose objects have a retention period.
+OBJECT_LOCK: Final = "Object Lock"
 # The answers to HEAD, which have no body to name their error.
 S3_STATUSES: Final[Mapping[str, str]] = {"404": NO_BUCKET, "403": DENIED, "401": DENIED}
 # The words for S3's own codes, which are added.
@@ -120,6 +163,12 @@ def find_words(failures: Failures, error: BaseException) -> str | None:
     return next((words for kind, words in failures if isinstance(error, kind)), None)
 
 
+def _find_said(meanings: Mapping[str, str], error: BaseException) -> str | None:
+    """The words for the first phrase that the server says."""
+    said = str(error)
+    return next((words for phrase, words in meanings.items() if phrase in said), None)
+
+
 def describe_unreachable(error: BaseException | None) -> str:
     """Describe a library's error by the OSError in its chain of causes; without one, by what redis and botocore say."""
     words = CLOSED if "closed" in str(error) else UNREACHABLE
@@ -132,6 +181,8 @@ def describe_unreachable(error: BaseException | None) -> str:
 def describe_postgresql(error: BaseException) -> str:
     """The words after the server's name in a sentence. An error's own words may hold addresses and users."""
     if isinstance(error, asyncpg.PostgresError) and (words := _describe_refused_parameter(error)):
+        return words
+    if isinstance(error, POOLERS_ERRORS) and (words := _find_said(POOLERS_WORDS, error)):
         return words
     if isinstance(error, asyncpg.exceptions.ClientConfigurationError) and str(error).startswith(NO_ROOT_FILE):
         return NO_AUTHORITY
@@ -179,22 +230,28 @@ def describe_cause(error: BaseException) -> str:
 
 def _describe(cause: BaseException) -> str:
     import botocore.exceptions  # noqa: PLC0415 (a third of a second, with redis, that most commands never need)
+    import redis.exceptions  # noqa: PLC0415 (likewise)
 
     if isinstance(cause, ServiceError):
         return cause.detail
     if isinstance(cause, botocore.exceptions.ClientError):
-        return _describe_s3(cause.response["Error"]["Code"])
+        return _describe_s3(cause)
     kinds, connection_failures = _redis_and_s3()
     if cause.__cause__ and find_words(kinds, cause) == NO_PRIMARY:
         return f"{NO_SENTINEL} {_describe(cause.__cause__)}"
+    if isinstance(cause, redis.exceptions.RedisError) and (words := _find_said(REDIS_WORDS, cause)):
+        return words
     if words := find_words(kinds, cause):
         return words
-    if NO_DATABASE in str(cause):
-        return "has no database of the number that its URL gives"
     return describe_unreachable(cause) if isinstance(cause, connection_failures) else describe_postgresql(cause)
 
 
-def _describe_s3(code: str) -> str:
+def _describe_s3(error: "ClientError") -> str:
+    code = str(error.response["Error"].get("Code", "Unknown"))
+    if error.operation_name.startswith(STS_OPERATION):
+        return f"{NO_ROLE}: {code}"
+    if OBJECT_LOCK in error.response["Error"].get("Message", ""):
+        return f"{WANTS_CHECKSUMS}: {code}"
     if code == "NoSuchBucket":
         return NO_BUCKET
     return S3_STATUSES.get(code) or f"{S3_CODES.get(code, 'answers with the error')}: {code}"

@@ -1,5 +1,6 @@
 """PostgreSQL's URLs as libpq, asyncpg, poolers and other libraries write them: what of them asyncpg is given."""
 
+import getpass
 import os
 import re
 import ssl
@@ -79,6 +80,8 @@ def parse_postgresql_url(url: str, name: str) -> PostgresqlUrl:
             raise ConfigurationError(_impossible(name, parameter))
     timeout = _take(given, "connect_timeout", name, _seconds, default=None)
     pooled = _take(given, TRANSACTION_POOLING, name, TRUTHS.get, default=False)
+    if not (parts.username or given.get("user") or os.environ.get("PGUSER")):
+        _require_account(name)
     hosts = _hosts(parts.netloc.rpartition("@")[2], given)
     _require_tls_files(given, name)
     tls = _take_system_authorities(given, name)
@@ -96,6 +99,14 @@ def parse_postgresql_url(url: str, name: str) -> PostgresqlUrl:
         connect_timeout_seconds=timeout or CONNECT_TIMEOUT_SECONDS / max(1, len(hosts)),
         tls=tls,
     )
+
+
+def _require_account(name: str) -> None:
+    """Asyncpg takes the account's name for the user; in a container, the account may have none."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # KeyError before Python 3.13
+        raise ConfigurationError(f"{name} names no user, and this process's account has no name") from None
 
 
 def _impossible(name: str, parameter: str) -> str:

@@ -125,6 +125,8 @@ class JobQueue:
         """Raise OutageError unless Redis takes a write in time: a replica answers pings, and so does a full Redis."""
         async with _answer_in_time():
             await self._redis.set(PROBE_NAME, b"", px=PROBE_MILLISECONDS)
+            # A node of a Cluster takes single keys, and never the transactions over several that arq needs.
+            await self._redis.exists(PROBE_NAME, QUEUE_NAME)
 
 
 @asynccontextmanager

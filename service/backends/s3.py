@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache, partial
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import aiohttp
 from aiobotocore.config import AioConfig
@@ -13,6 +13,7 @@ from aiobotocore.session import AioSession, get_session
 from botocore.exceptions import BotoCoreError, ClientError, InvalidRegionError
 from botocore.parsers import ResponseParserError
 
+from service.backends.failures import STS_OPERATION
 from service.backends.s3_session import S3Session
 from service.errors import ConfigurationError, OutageError, UnavailableError
 from service.settings import Settings
@@ -29,6 +30,8 @@ _SILENCE = (BotoCoreError, aiohttp.ClientError, OSError)  # TimeoutError is an O
 # botocore and its callers raise these for an answer that isn't S3's: another server's page, or one without its fields.
 _NONSENSE = (ResponseParserError, LookupError, ValueError, TypeError, RecursionError)
 
+# A bucket with a retention period refuses an object without a checksum so, and MinIO the deletion of one under a hold.
+NO_CHECKSUM: Final = "InvalidRequest"
 # Errors that S3 would return for any request: outages, and a bucket, credentials or rights that an operator has to fix.
 # Rights are included because they are the same for all of our keys; but see answer_within.
 _OUTAGE_STATUSES = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
@@ -37,12 +40,15 @@ _OUTAGE_CODES = frozenset(
         "AuthorizationHeaderMalformed",  # the wrong region
         "ExpiredToken",
         "InvalidAccessKeyId",
+        NO_CHECKSUM,
         "InvalidToken",
         "NoSuchBucket",
+        "QuotaExceeded",
         "RequestTimeTooSkewed",
         "RequestTimeout",
         "SignatureDoesNotMatch",
         "TokenRefreshRequired",
+        "XMinioAdminBucketQuotaExceeded",
     }
 )
 
@@ -139,8 +145,10 @@ async def answer_within(seconds: float, *, may_hold_key: bool = False) -> AsyncI
 def _is_outage(error: ClientError, *, may_hold_key: bool) -> bool:
     status = error.response["ResponseMetadata"]["HTTPStatusCode"]
     refused = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
-    if not refused or _code_of(error) in _OUTAGE_CODES:
+    if not refused or error.operation_name.startswith(STS_OPERATION):
         return True
+    if _code_of(error) in _OUTAGE_CODES:
+        return not (may_hold_key and _code_of(error) == NO_CHECKSUM)
     return status in _OUTAGE_STATUSES and not (may_hold_key and status == HTTPStatus.FORBIDDEN)
 
 

@@ -57,6 +57,17 @@ class Facts(msgspec.Struct):
     """Reasons by what is denied."""
 
 
+def without_semicolon(sql: str) -> str:
+    """Without the semicolon that ends the statement; comments may stand behind it."""
+    end = len(sql)
+    for token in reversed([*COMMENT_OR_QUOTED.finditer(sql)]):
+        if token["quoted"] or sql[token.end() : end].strip():
+            break
+        end = token.start()
+    statement = sql[:end].rstrip()
+    return statement.removesuffix(";") + sql[len(statement) :]
+
+
 def read_facts(sql: str) -> Facts:
     """Raises ConfigurationError for a fact that is given twice, and for a file that isn't understood."""
     facts = Facts()

@@ -19,7 +19,7 @@ import msgspec
 
 from guard.files import UnsafeFileError, read_trusted
 from service.backends.database import QUERIES, Connection, using_safe_search_path
-from service.documents.comments import COMMENT_OR_QUOTED, Facts, read_facts
+from service.documents.comments import COMMENT_OR_QUOTED, Facts, read_facts, without_semicolon
 from service.documents.equality import Functions, check_equality, read_functions
 from service.documents.forbidden_columns import check_names, check_origins, is_forbidden
 from service.documents.plans import (
@@ -163,7 +163,7 @@ def read_sql(path: Path) -> str:
 
     To be read within `naming`.
     """
-    return read_trusted(path, named=False).decode().strip().removesuffix(";") + "\n"
+    return without_semicolon(read_trusted(path, named=False).decode("utf-8-sig").strip()) + "\n"
 
 
 def csv_names(datasets: Sequence[Dataset]) -> list[str]:

@@ -133,6 +133,12 @@ class TestFetching:
                     await verifier.verify(make_token(OTHER_KEY, **{**headers, "kid": kid}))
         assert {request.path_qs for request in provider.requests} == {"/keys"}
 
+    async def test_it_is_asked_by_our_name(self, provider: IdentityProvider) -> None:
+        """Firewalls before providers answer 403 to the names of Python's libraries."""
+        async with opened(provider) as verifier:
+            await verifier.verify(make_token())
+        assert {request.headers["User-Agent"] for request in provider.requests} == {"Carryout"}
+
     async def test_redirects_are_not_followed(self, provider: IdentityProvider) -> None:
         provider.answer(status=302, headers={"Location": provider.url.replace("/keys", "/elsewhere")})
         async with opened(provider) as verifier:

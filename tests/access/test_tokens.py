@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from service.access.tokens import accepts_any_purpose, create_token, open_jwt_verifier
 from service.errors import ConfigurationError, InvalidValueError
 from service.user_ids import parse_user_id
-from tests.support.tokens import RSA_KEY, SECRET, USER, claims, encode, make_settings, refused
+from tests.support.certificates import create_authority
+from tests.support.tokens import EC_KEY, RSA_KEY, SECRET, USER, claims, encode, make_settings, refused
 
 UNKNOWN_KIND = b"""-----BEGIN PUBLIC KEY-----
 MCowBQYDK2VjAyEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
@@ -122,10 +123,21 @@ class TestPublicKeyFile:
                 assert (await verifier.verify(jwt.encode(claims(), key, "RS256"))).user_id == USER
             assert await refused(verifier, jwt.encode(claims(), rsa.generate_private_key(65537, 2048), "RS256"))
 
+    async def test_a_key_in_a_certificate(self, tmp_path: Path) -> None:
+        """As Auth0 and Keycloak offer it for download, beside a key as it is."""
+        signer = create_authority(tmp_path / "key.pem")
+        with signer.file.open("ab") as file:
+            file.write(public_pem(RSA_KEY.public_key()))
+        async with open_jwt_verifier(make_settings(JWT_PUBLIC_KEY_FILE=str(signer.file))) as verifier:
+            assert (await verifier.verify(jwt.encode(claims(), signer.key, "ES256"))).user_id == USER
+            assert (await verifier.verify(jwt.encode(claims(), RSA_KEY, "RS256"))).user_id == USER
+            assert await refused(verifier, jwt.encode(claims(), EC_KEY, "ES256"))
+
     @pytest.mark.parametrize(
         "content",
         [
             b"",
+            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
             public_pem(RSA_KEY.public_key()) + private_pem(RSA_KEY),
             b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
             UNKNOWN_KIND,
@@ -137,6 +149,7 @@ class TestPublicKeyFile:
         ],
         ids=[
             "empty",
+            "damaged certificate",
             "one private",
             "damaged",
             "unknown kind",

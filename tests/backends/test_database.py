@@ -8,6 +8,7 @@ import pytest
 
 from devstack.roles import OWNER
 from devstack.stack import Stack
+from service.backends import database as database_module
 from service.backends.database import (
     Pool,
     acquire,
@@ -20,7 +21,9 @@ from service.backends.failures import NO_ANSWER, describe_postgresql
 from service.errors import ConfigurationError, OutageError, UnavailableError, find_cause
 from tests.sql.databases import open_database, serving_url, with_database
 from tests.support.factories import Connection, create_user
+from tests.support.waiting import until
 
+AZURES_IDLE_SECONDS = 240
 NOWHERE = "postgresql://127.0.0.1:1/nothing"
 INSERT_EXPORT = (
     "INSERT INTO carryout.export_jobs (user_id, format, queued, estimated_records{}) VALUES ($1, 'csv', true, 1{})"
@@ -156,6 +159,22 @@ class TestPool:
                 await lose(pool)
             async with acquire(pool, timeout_seconds=5) as connection:
                 await connection.execute("SELECT")
+
+    async def test_an_idle_connection_is_closed_before_a_network_forgets_it(
+        self, database_url: str, database: Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Asyncpg's five minutes are longer than Azure's four, and a forgotten connection answers nothing."""
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'idle'"
+
+        async def is_closed() -> bool:
+            return bool(await database.fetchval(query) == 0)
+
+        assert database_module.IDLE_SECONDS < AZURES_IDLE_SECONDS
+        monkeypatch.setattr(database_module, "IDLE_SECONDS", 0.1)
+        async with open_pool(database_url, size=1, application_name="idle") as pool:
+            await pool.execute("SELECT")
+            await until(is_closed)
+            await pool.execute("SELECT")
 
     async def test_a_primary_that_became_a_replica_is_unavailable_and_asked_anew(self, database_url: str) -> None:
         async def write(pool: Pool) -> None:

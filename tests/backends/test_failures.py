@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,16 @@ import pytest
 
 from devstack.stack import Stack
 from service.backends.database import connect
-from service.backends.failures import NO_AUTHORITY, OTHER_NAME, UNTRUSTED, describe_cause, describe_unreachable
+from service.backends.failures import (
+    DEMANDS_TLS,
+    NO_AUTHORITY,
+    NO_CONNECTION_LEFT,
+    OTHER_NAME,
+    POOLERS_WORDS,
+    UNTRUSTED,
+    describe_cause,
+    describe_unreachable,
+)
 from service.backends.postgresql_url import parse_postgresql_url
 from service.backends.queue import open_queue, open_redis
 from service.backends.storage import open_storage
@@ -24,6 +34,7 @@ from tests.support.certificates import write_certificate
 Asked = Callable[[str, str], Awaitable[str]]
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
+SSL_REQUEST: Final = 80_877_103
 NOTHING_LISTENS: Final = "can't be reached: nothing listens there"
 UNKNOWN: Final = "can't be reached: its host is unknown"
 MISSING: Final = "can't be reached: a file or socket that its URL names is missing"
@@ -177,6 +188,53 @@ def test_a_certificate_s_fault_is_named(code: int, words: str) -> None:
     error = ssl.SSLCertVerificationError()
     error.verify_code, error.verify_message = code, "Missing Authority Key Identifier"
     assert describe_unreachable(error) == f"can't be reached: {words}"
+
+
+def refuse(code: str, said: str) -> Serve:
+    """A server that refuses each connection as PostgreSQL, and what stands before it, do."""
+    fields = f"SFATAL\0VFATAL\0C{code}\0M{said}\0\0".encode()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        length, request = struct.unpack("!ii", await reader.readexactly(8))
+        if request == SSL_REQUEST:
+            writer.write(b"N")
+            (length,) = struct.unpack("!i", await reader.readexactly(4))
+            length += 4
+        await reader.readexactly(length - 8)
+        writer.write(b"E" + struct.pack("!i", 4 + len(fields)) + fields)
+        await writer.drain()
+        writer.close()
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "words"),
+    [
+        ("08P01", "no such database: x", "has no such database"),
+        ("XX000", "Tenant or user not found", POOLERS_WORDS["Tenant or user not found"]),
+        (
+            "08P01",
+            "server login has been failing, try again later (server_login_retry)",
+            "is behind a pooler that can't log in to it",
+        ),
+        ("08P01", "no more connections allowed (max_client_conn)", NO_CONNECTION_LEFT),
+        (
+            "XX000",
+            "MaxClientsInSessionMode: max clients reached - in Session mode max clients are limited to pool_size",
+            NO_CONNECTION_LEFT,
+        ),
+        ("08P01", "SASL authentication failed", "refused the password"),
+        ("28000", 'no pg_hba.conf entry for host "10.0.0.1", user "u", no encryption', POOLERS_WORDS["no encryption"]),
+        ("28000", "This RDS Proxy requires TLS connections", DEMANDS_TLS),
+        ("08P01", "connection is insecure (try using `sslmode=require`)", DEMANDS_TLS),
+        ("28000", 'role "u" is not permitted to log in', "refused the user"),
+    ],
+)
+async def test_a_pooler_s_or_a_managed_server_s_own_words(code: str, said: str, words: str) -> None:
+    """They come under codes that mean something else."""
+    async with open_server(refuse(code, said)) as host:
+        assert await ask_postgresql(host) == f"{words} (CARRYOUT_DATABASE_URL; {code})"
 
 
 async def test_a_parameter_that_postgresql_does_not_know(database_url: str) -> None:

@@ -8,6 +8,7 @@ import httpx
 import msgspec
 import pytest
 import redis.asyncio
+from redis.asyncio import Redis
 
 from service.api.app import create_app
 from service.backends.failures import NO_PRIMARY, NO_SENTINEL, describe_cause
@@ -168,8 +169,11 @@ class TestSentinels:
             open_server(tmp_path, "one") as one,
             open_sentinel(tmp_path, one.port, "--requirepass", "theirs") as sentinel,
         ):
-            for query in ("", "?sentinel_password=wrong"):
-                assert await _refuse(f"127.0.0.1:{sentinel}", query) == f"{NO_SENTINEL} refused the password"
+            for query, words in (
+                ("", "wants a password, and was given none"),
+                ("?sentinel_password=wrong", "refused the password"),
+            ):
+                assert await _refuse(f"127.0.0.1:{sentinel}", query) == f"{NO_SENTINEL} {words}"
 
 
 async def _refuse(hosts: str, query: str = "") -> str:
@@ -178,3 +182,55 @@ async def _refuse(hosts: str, query: str = "") -> str:
         with pytest.raises(OutageError) as caught:
             await queue.check()
     return describe_cause(caught.value)
+
+
+class TestRefusedWrites:
+    """Redis answers pings all the while; its own word for the cause is in ours."""
+
+    async def test_too_few_replicas(self, tmp_path: Path) -> None:
+        async with open_server(tmp_path, "one", "--min-replicas-to-write", "1") as server:
+            assert await find_cause(server.url) == "takes no writes, because too few replicas follow it: NOREPLICAS"
+
+    async def test_a_disk_that_takes_no_snapshot(self, tmp_path: Path) -> None:
+        folder = tmp_path / "data"
+        folder.mkdir()
+        async with open_server(tmp_path, "one", "--dir", str(folder), "--save", "3600 1") as server:
+            async with administering(server) as redis:
+                folder.rmdir()
+                await redis.bgsave()
+                await until(lambda: has_failed_to_save(redis))
+            words = "takes no writes, because it can't save its data to disk: MISCONF"
+            assert await find_cause(server.url) == words
+
+    @pytest.mark.parametrize(("last_slot", "code"), [(None, "CLUSTERDOWN"), (16_383, "CROSSSLOT")])
+    async def test_a_cluster(self, tmp_path: Path, last_slot: int | None, code: str) -> None:
+        """Even one node that has all slots: it takes single keys, and none of arq's transactions."""
+        async with open_server(tmp_path, "one", "--cluster-enabled", "yes") as server:
+            if last_slot:
+                async with administering(server) as redis:
+                    await redis.execute_command("CLUSTER ADDSLOTSRANGE", 0, last_slot)  # type: ignore[no-untyped-call]
+            words = f"is a Cluster, which Carryout doesn't use: name a single server, or its Sentinels: {code}"
+            await until(lambda: is_cause(server.url, words))
+
+    async def test_no_password_in_the_url(self, tmp_path: Path) -> None:
+        async with open_server(tmp_path, "one") as server:
+            url = server.url.replace(f":{PASSWORD}@", "")
+            assert await find_cause(url) == "wants a password, and was given none"
+
+
+async def find_cause(url: str) -> str | None:
+    async with open_queue(url) as queue:
+        try:
+            await queue.check_writable()
+        except OutageError as error:
+            return describe_cause(error)
+    return None
+
+
+async def is_cause(url: str, words: str) -> bool:
+    return await find_cause(url) == words
+
+
+async def has_failed_to_save(redis: Redis) -> bool:
+    state: str = (await redis.info("persistence"))["rdb_last_bgsave_status"]
+    return state == "err"

@@ -1,6 +1,6 @@
 """S3s as others run them: what they are asked, and what their refusals lead to."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -16,13 +16,21 @@ from devstack.ports import ask, keep_port
 from devstack.process import ChildProcess, Command
 from devstack.servers import CLEAN_ENVIRON
 from devstack.stack import Stack
-from service.backends.failures import describe_cause
+from service.backends import s3
+from service.backends.failures import NO_ROLE, WANTS_CHECKSUMS, describe_cause
 from service.backends.storage import PART_BYTES, ObjectStorage, open_storage
 from service.errors import ConfigurationError, OutageError, UnavailableError
 from service.settings import Settings, from_env
 
 CSV = "text/csv; charset=utf-8"
-REFUSAL = '<?xml version="1.0"?><Error><Code>{}</Code><Message>no</Message></Error>'
+REFUSAL = '<?xml version="1.0"?><Error><Code>{}</Code><Message>{}</Message></Error>'
+STS_REFUSAL = "<ErrorResponse><Error><Type>Sender</Type><Code>{}</Code><Message>no</Message></Error></ErrorResponse>"
+POD_CREDENTIALS = {
+    "AccessKeyId": "ASIAPOD",
+    "SecretAccessKey": "secret",
+    "Token": "token",
+    "Expiration": "2099-01-01T00:00:00Z",
+}
 EMPTY_LIST = '<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>'
 UPLOAD = '<?xml version="1.0"?><InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>'
 ENDLESS_LIST = (
@@ -46,6 +54,7 @@ class ScriptedS3:
     def __init__(self) -> None:
         self.asked: list[Asked] = []
         self.refusals: dict[str, tuple[int, str]] = {}  # by method
+        self.message = "no"  # of the refusals
         self.is_endless = False  # its lists
         self.url = ""
 
@@ -66,7 +75,7 @@ class ScriptedS3:
         self.asked.append(Asked(request.method, request.path, dict(request.query), headers))
         if request.method in self.refusals:
             status, code = self.refusals[request.method]
-            return web.Response(status=status, text=REFUSAL.format(code), content_type="application/xml")
+            return web.Response(status=status, text=REFUSAL.format(code, self.message), content_type="application/xml")
         if self.is_endless and request.method == "GET" and "uploads" not in request.query:
             return web.Response(text=ENDLESS_LIST.format(len(self.asked)), content_type="application/xml")
         text = UPLOAD if "uploads" in request.query else ANSWERS.get(request.method, "")
@@ -112,6 +121,18 @@ class TestRequests:
         assert {asked.method for asked in scripted.asked} == {"PUT", "POST", "DELETE"}
         names = {name.lower() for asked in scripted.asked for name in asked.headers}
         assert not [name for name in names if "checksum" in name or name in {"x-amz-trailer", "content-md5"}]
+
+    async def test_parts_have_one_length(self, settings: Settings, scripted: ScriptedS3) -> None:
+        """Cloudflare's R2 wants that of all but the last, and chunks have any length."""
+
+        async def uneven() -> AsyncIterator[bytes]:
+            for size in (1, PART_BYTES - 2, 5, PART_BYTES + 3, 7):
+                yield b"x" * size
+
+        async with open_storage(at(settings, scripted.url)) as storage:
+            await storage.upload("exports/1", uneven(), content_type=CSV)
+        sent = [int(asked.headers["content-length"]) for asked in scripted.asked if asked.method == "PUT"]
+        assert sent == [PART_BYTES, PART_BYTES, 14]
 
     async def test_a_path_in_the_endpoint_and_a_prefix(self, settings: Settings, scripted: ScriptedS3) -> None:
         changed = at(settings, f"{scripted.url}/storage/s3", s3_prefix="team/eu/")
@@ -168,12 +189,128 @@ class TestRefusals:
                 await storage.check()
         assert describe_cause(caught.value) == words
 
+    @pytest.mark.parametrize(
+        ("status", "code", "words"),
+        [
+            (400, "InvalidRequest", f"{WANTS_CHECKSUMS}: InvalidRequest"),
+            (400, "XMinioAdminBucketQuotaExceeded", "answers with the error: XMinioAdminBucketQuotaExceeded"),
+            (403, "QuotaExceeded", "answers with the error: QuotaExceeded"),
+        ],
+    )
+    async def test_a_bucket_that_takes_no_object_is_an_outage(
+        self, settings: Settings, scripted: ScriptedS3, status: int, code: str, words: str
+    ) -> None:
+        """Each of our objects meets the same, until an operator changes something: no user's export fails for it."""
+        scripted.refusals["PUT"] = (status, code)
+        if code == "InvalidRequest":
+            scripted.message = "Content-MD5 OR x-amz-checksum- HTTP header is required with Object Lock parameters"
+        async with open_storage(at(settings, scripted.url)) as storage:
+            with pytest.raises(OutageError) as caught:
+                await storage.upload("k", chunks(10), content_type=CSV)
+        assert describe_cause(caught.value) == words
+
+    @pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (400, "InvalidRequest")])
+    async def test_a_hold_on_one_object_is_none(
+        self, settings: Settings, scripted: ScriptedS3, status: int, code: str
+    ) -> None:
+        """AWS' and MinIO's words: the others can be deleted meanwhile."""
+        scripted.refusals["DELETE"] = (status, code)
+        async with open_storage(at(settings, scripted.url)) as storage:
+            with pytest.raises(UnavailableError) as caught:
+                await storage.delete("exports/1")
+        assert not isinstance(caught.value, OutageError)
+
+    async def test_checksums_are_sent_where_a_bucket_wants_them(self, settings: Settings, scripted: ScriptedS3) -> None:
+        async with open_storage(at(settings, scripted.url, s3_checksums="when_supported")) as storage:
+            await storage.upload("k", chunks(PART_BYTES + 1), content_type=CSV)
+        sent = [asked for asked in scripted.asked if asked.method == "PUT"]
+        assert all(any("checksum" in name for name in asked.headers) for asked in sent)
+
+    async def test_an_error_in_an_answer_200(
+        self, settings: Settings, scripted: ScriptedS3, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """S3 has begun to answer when it finds that it can't put the parts together."""
+        monkeypatch.setitem(ANSWERS, "POST", REFUSAL.format("InternalError", "no"))
+        scripted.refusals["HEAD"] = (404, "NoSuchKey")
+        async with open_storage(at(settings, scripted.url)) as storage:
+            with pytest.raises(OutageError) as caught:
+                await storage.upload("k", chunks(PART_BYTES + 1), content_type=CSV)
+        assert describe_cause(caught.value) == "answers with the error: InternalError"
+
     async def test_a_bucket_that_demands_encryption(self, settings: Settings, scripted: ScriptedS3) -> None:
         scripted.refusals["PUT"] = (403, "AccessDenied")
         async with open_storage(at(settings, scripted.url)) as storage:
             with pytest.raises(OutageError) as caught:
                 await storage.upload("k", chunks(10), content_type=CSV)
         assert describe_cause(caught.value) == "denies access to the bucket: AccessDenied"
+
+
+class TestRoles:
+    """Temporary credentials, as pods on EKS get them."""
+
+    @pytest.fixture(autouse=True)
+    def _forgetful(self) -> Iterator[None]:
+        """Credentials are remembered with the session."""
+        s3._session.cache_clear()
+        yield
+        s3._session.cache_clear()
+
+    @pytest.fixture
+    def without_keys(self, settings: Settings, scripted: ScriptedS3) -> Settings:
+        return at(settings, scripted.url, s3_access_key_id="", s3_secret_access_key="")
+
+    @pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (400, "InvalidIdentityToken")])
+    async def test_sts_refuses_the_role(
+        self,
+        without_keys: Settings,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        status: int,
+        code: str,
+    ) -> None:
+        """Its word for that is S3's for missing rights to the bucket, where an operator would then look."""
+
+        async def refuse(_: web.BaseRequest) -> web.Response:
+            return web.Response(status=status, text=STS_REFUSAL.format(code), content_type="text/xml")
+
+        async with open_endpoint(refuse) as sts:
+            (tmp_path / "token").write_text("x.y.z")
+            monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+            monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/exports")
+            monkeypatch.setenv("AWS_ENDPOINT_URL_STS", sts)
+            async with open_storage(without_keys) as storage:
+                with pytest.raises(OutageError) as caught:
+                    await storage.delete("k")
+        assert describe_cause(caught.value) == f"{NO_ROLE}: {code}"
+
+    async def test_a_pod_s_identity(
+        self, without_keys: Settings, scripted: ScriptedS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        tokens: set[str] = set()
+
+        async def give(request: web.BaseRequest) -> web.Response:
+            tokens.add(request.headers["Authorization"])
+            return web.json_response(POD_CREDENTIALS)
+
+        async with open_endpoint(give) as agent:
+            (tmp_path / "token").write_text("x.y.z")
+            monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{agent}/v1/credentials")
+            monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(tmp_path / "token"))
+            async with open_storage(without_keys) as storage:
+                await storage.delete("k")
+        assert tokens == {"x.y.z"}
+        assert "Credential=ASIAPOD/" in scripted.asked[0].headers["authorization"]
+
+
+@asynccontextmanager
+async def open_endpoint(answer: Callable[[web.BaseRequest], Awaitable[web.Response]]) -> AsyncIterator[str]:
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
 
 
 @pytest.fixture

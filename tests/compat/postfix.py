@@ -15,7 +15,7 @@ from typing import Final
 
 from devstack.ports import keep_port
 from devstack.process import ChildProcess
-from tests.compat.dovecot import open_dovecot
+from tests.compat.dovecot import INTROSPECTED_TOKENS, open_dovecot, open_introspection
 from tests.support.certificates import create_authority
 from tests.support.waiting import until
 
@@ -53,6 +53,11 @@ virtual_mailbox_maps = texthash:{folder}/mailboxes
 virtual_uid_maps = static:{account.pw_uid}
 virtual_gid_maps = static:{account.pw_gid}
 """
+LOGINS: Final = (
+    "-o smtpd_sasl_auth_enable=yes -o smtpd_sasl_type=dovecot -o smtpd_tls_auth_only=yes"
+    " -o smtpd_relay_restrictions=permit_sasl_authenticated,reject -o smtpd_tls_security_level=may"
+    " -o smtpd_sasl_authenticated_header=yes"
+)
 # One smtpd each. Clients of 127.0.0.1 are strangers to all of them: only example.org is theirs.
 WAYS: Final = MappingProxyType(
     {
@@ -71,9 +76,8 @@ WAYS: Final = MappingProxyType(
         " -o smtpd_tls_key_file={folder}/expired.pem",
         "other": "-o smtpd_tls_security_level=may -o smtpd_tls_cert_file={folder}/other.pem"
         " -o smtpd_tls_key_file={folder}/other.pem",
-        "login": "-o smtpd_sasl_auth_enable=yes -o smtpd_sasl_type=dovecot -o smtpd_sasl_path=inet:127.0.0.1:{dovecot}"
-        " -o smtpd_tls_auth_only=yes -o smtpd_relay_restrictions=permit_sasl_authenticated,reject"
-        " -o smtpd_tls_security_level=may -o smtpd_sasl_authenticated_header=yes",
+        "login": f"{LOGINS} -o smtpd_sasl_path=inet:127.0.0.1:{{dovecot}}",
+        "xoauth2": f"{LOGINS} -o smtpd_sasl_path=inet:127.0.0.1:{{introspecting}}",
         "ancient": "-o smtpd_discard_ehlo_keywords=pipelining,enhancedstatuscodes,8bitmime,smtputf8,size,dsn",
     }
 )
@@ -136,14 +140,23 @@ async def open_postfix() -> AsyncIterator[Postfix]:
     with tempfile.TemporaryDirectory(prefix="carryout-postfix-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        (folder / "dovecot").mkdir()
-        async with open_dovecot(folder / "dovecot") as dovecot, _open(folder, dovecot) as postfix:
+        for server in ("dovecot", "introspecting"):
+            (folder / server).mkdir()
+        async with (
+            open_introspection() as url,
+            open_dovecot(folder / "dovecot") as dovecot,
+            open_dovecot(
+                folder / "introspecting", mechanisms="xoauth2", tokens=INTROSPECTED_TOKENS, url=url
+            ) as introspecting,
+            _open(folder, {"dovecot": dovecot, "introspecting": introspecting}) as postfix,
+        ):
             yield postfix
 
 
 @asynccontextmanager
-async def _open(folder: Path, dovecot: int) -> AsyncIterator[Postfix]:
-    ports = {way: keep_port(folder / f"{way}.port") for way in (*WAYS, "policy")} | {"dovecot": dovecot}
+async def _open(folder: Path, checking: dict[str, int]) -> AsyncIterator[Postfix]:
+    """`checking` are the ports of the servers that check logins."""
+    ports = {way: keep_port(folder / f"{way}.port") for way in (*WAYS, "policy")} | checking
     _configure(folder, ports)
     greylist = await asyncio.start_server(_Greylist().serve, "127.0.0.1", ports["policy"])
     await ChildProcess("check", folder).run([POSTFIX, "-c", str(folder / "conf"), "check"], ENVIRON)

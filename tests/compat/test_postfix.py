@@ -16,7 +16,7 @@ from service.mails.messages import compose
 from service.mails.sending import send_due_mails
 from service.resources import open_resources
 from service.settings import Settings
-from tests.compat.dovecot import PASSWORD, USER, create_login_token
+from tests.compat.dovecot import OPAQUE_TOKEN, PASSWORD, USER, create_login_token
 from tests.compat.postfix import Postfix
 from tests.faults.world import open_world
 from tests.mails.test_sending import create_ready, find, make_due
@@ -111,6 +111,28 @@ class TestLogin:
         assert delivery == Delivery(Outcome.SENT)
         assert f"(Authenticated sender: {USER})" in str((await postfix.delivered("ada", message_id))["Received"])
 
+    async def test_by_a_token_that_its_issuer_is_asked_about(self, postfix: Postfix, tmp_path: Path) -> None:
+        """This server offers XOAUTH2 alone."""
+        (tmp_path / "token").write_text(OPAQUE_TOKEN)
+        delivery, message_id = await send(
+            f"smtp://{quote(USER)}@{host(postfix, 'xoauth2')}", sender=trusting(postfix, str(tmp_path / "token"))
+        )
+
+        assert delivery == Delivery(Outcome.SENT)
+        assert f"(Authenticated sender: {USER})" in str((await postfix.delivered("ada", message_id))["Received"])
+
+    @pytest.mark.parametrize(("user", "token"), [(USER, "ya29.of-another"), ("ada@example.com", OPAQUE_TOKEN)])
+    async def test_a_token_that_its_issuer_does_not_know(
+        self, postfix: Postfix, tmp_path: Path, user: str, token: str
+    ) -> None:
+        (tmp_path / "token").write_text(token)
+        delivery, _ = await send(
+            f"smtp://{quote(user)}@{host(postfix, 'xoauth2')}", sender=trusting(postfix, str(tmp_path / "token"))
+        )
+
+        assert delivery.outcome is Outcome.REFUSED
+        assert (delivery.cause or "").startswith("AUTH answered 535 5.7.8: Error: authentication failed: ")
+
     async def test_a_refused_token_is_an_operator_s_matter(self, postfix: Postfix, tmp_path: Path) -> None:
         (tmp_path / "token").write_text(create_login_token(seconds=-60))
         delivery, _ = await send(
@@ -162,8 +184,8 @@ class TestLogin:
 LOGIN = f"{quote(USER)}:{quote(PASSWORD)}"
 
 
-def host(postfix: Postfix) -> str:
-    return f"localhost:{postfix.ports['login']}"
+def host(postfix: Postfix, way: str = "login") -> str:
+    return f"localhost:{postfix.ports[way]}"
 
 
 @pytest.mark.parametrize(

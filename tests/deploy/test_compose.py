@@ -116,6 +116,7 @@ def test_containers_may_do_little() -> None:
         assert SERVICES[service]["read_only"] is True
         assert SERVICES[service]["cap_drop"] == ["ALL"]
         assert SERVICES[service]["security_opt"] == ["no-new-privileges:true"]
+    assert SERVICES["worker"]["tmpfs"] == ["/tmp"]
 
 
 def test_images_are_versions_that_are_tested() -> None:

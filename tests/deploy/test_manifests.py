@@ -132,7 +132,13 @@ def test_pods_may_do_little(manifests: Manifests) -> None:
             "capabilities": {"drop": ["ALL"]},
         }
         assert container(workload)["resources"].keys() == {"requests", "limits"}
-        assert "volumes" not in spec
+        is_worker = workload["metadata"]["name"] == "carryout-worker"
+        assert spec.get("volumes", []) == ([{"name": "tmp", "emptyDir": {}}] if is_worker else [])
+
+
+def test_workers_have_a_folder_for_temporary_files(manifests: Manifests) -> None:
+    worker = manifests.get("Deployment", "carryout-worker")
+    assert container(worker)["volumeMounts"] == [{"name": "tmp", "mountPath": "/tmp"}]
 
 
 def test_probes_are_routes(manifests: Manifests, settings: Settings) -> None:

@@ -18,6 +18,8 @@ FILE_NAME = "its file name must be lower-case letters, digits and underscores, a
 ACCEPTED = {
     "comments and a semicolon": "-- all of *\nSELECT /* not * */ id FROM posts WHERE user_id = $1 ORDER BY id; ",
     "comment at the end": "SELECT id FROM posts WHERE user_id = $1 ORDER BY id -- by * key",
+    "comment behind the semicolon": "SELECT id FROM posts WHERE user_id = $1 ORDER BY id; -- by key",
+    "byte order mark": "\ufeff-- title: Posts\nSELECT id FROM posts WHERE user_id = $1 ORDER BY id",
     "products": "SELECT id, number * 2 AS twice, '2' * (number) * 3 AS more FROM posts WHERE user_id = $1 ORDER BY id",
     "forbidden words in literals": (
         "SELECT id, 'password_hash, u.*' AS hint, $$ password $$ AS other FROM posts WHERE user_id = $1 ORDER BY id"

@@ -21,6 +21,7 @@ def read_rows(document: str, header: str) -> list[list[str]]:
 
 
 PROMISES = read_rows("README.md", "| promise | held by | watched by |")
+SURROUNDINGS = read_rows("docs/compatibility.md", "| what comes | what it answers | held by |")
 DEFENCES = read_rows("SECURITY.md", "| against | defence | held by |")
 
 
@@ -29,6 +30,16 @@ def test_a_promise_has_tests(row: list[str]) -> None:
     paths = CODE.findall(row[1])
     assert paths
     assert all((ROOT / path).exists() for path in paths)
+
+
+@pytest.mark.parametrize("row", SURROUNDINGS, ids=lambda row: row[0][:40])
+def test_an_answer_to_the_surroundings_has_tests(row: list[str]) -> None:
+    """Each cell is a file with its tests, or several such."""
+    for group in row[2].split("; "):
+        path, *names = CODE.findall(group)
+        defined = re.findall(r"def (test_\w+)", (ROOT / path).read_text())
+        assert names
+        assert set(names) <= set(defined)
 
 
 @pytest.mark.parametrize("row", DEFENCES, ids=lambda row: row[0][:40])
