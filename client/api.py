@@ -14,6 +14,7 @@ from client.http import REDIRECTS, decode, open_answer, read_body, require_frami
 from client.retries import Backoff, Retry
 
 MAX_JSON_BYTES = 1024 * 1024
+REQUESTS = "api/v1/requests"
 
 T = TypeVar("T")
 
@@ -77,6 +78,11 @@ class ExportPage(msgspec.Struct, frozen=True):
     next: str | None
 
 
+class RequestPage(msgspec.Struct, frozen=True):
+    requests: list[dict[str, object]]
+    next: str | None
+
+
 class Answer(NamedTuple):
     body: bytes
     retry_after_seconds: float
@@ -117,6 +123,17 @@ class Api:
         """The newest hundred, newest first."""
         answer = await self._call("GET", "api/export", query={"limit": "100"})
         return decode(answer.body, ExportPage).exports
+
+    async def create_request(self, body: Mapping[str, object], idempotency_key: str) -> str:
+        """The id of the export that is asked for on a user's behalf. Retries if the answer is lost."""
+        answer = await self._call("POST", REQUESTS, headers={"Idempotency-Key": idempotency_key}, body=body)
+        return decode(answer.body, Accepted).job_id
+
+    async def show_request(self, job_id: str) -> dict[str, object]:
+        return decode((await self._call("GET", f"{REQUESTS}/{job_id}")).body, dict[str, object])
+
+    async def list_requests(self, query: Mapping[str, str]) -> RequestPage:
+        return decode((await self._call("GET", REQUESTS, query=query)).body, RequestPage)
 
     @asynccontextmanager
     async def open_document(self, path: str, query: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:

@@ -8,13 +8,15 @@ import sys
 import uuid
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from client.console import Console
 from client.errors import MEANINGS, ClientError, ExitCode
-from client.options import Target, target_options
+from client.options import Service, Target, target_options
+
+T = TypeVar("T")
 
 # A token may expire while its export is made: the job continues, and the user can fetch the file with a new token.
 RESUMABLE = {ExitCode.INCOMPLETE, ExitCode.NOT_AUTHORISED}
@@ -111,17 +113,25 @@ def verify(file: Path, *, quiet: bool) -> None:
 
 
 def _run(target: Target, work: Coroutine[Any, Any, None]) -> None:
-    """End the process with the work's exit code. Print the error and, if possible, the command to resume."""
+    """As `run`, for work that writes a file."""
     try:
-        asyncio.run(work)
-    except ClientError as error:
-        target.console.fail(str(error), resumable=error.exit_code in RESUMABLE, hint=error.hint)
-        sys.exit(error.exit_code)
+        run(target, work)
     except BrokenPipeError:
         sys.exit(ExitCode.BROKEN_PIPE)
     except OSError as error:
         target.console.fail(f"{target.path} can't be written: {error.strerror}", resumable=True)
         sys.exit(ExitCode.REFUSED)
+
+
+def run(service: Service, work: Coroutine[Any, Any, T]) -> T:
+    """The work's result. If it fails, end the process with its exit code; print the error and, if possible, the command
+    to resume.
+    """
+    try:
+        return asyncio.run(work)
+    except ClientError as error:
+        service.console.fail(str(error), resumable=error.exit_code in RESUMABLE, hint=error.hint)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        target.console.fail("Interrupted", resumable=True)
+        service.console.fail("Interrupted", resumable=True)
         sys.exit(ExitCode.INTERRUPTED)

@@ -4,7 +4,7 @@ import functools
 import os
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,18 @@ CREDENTIAL = re.compile(r"[\x21-\x7e]+")
 
 
 @dataclass(frozen=True)
-class Target:
+class Service:
     url: URL
-    path: Path
-    force: bool
     console: Console
     credentials: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Target(Service):
+    """A service, and the file that its answer goes to."""
+
+    path: Path
+    force: bool
 
     def resume_command(self, *arguments: str) -> str:
         """A shell command without the credential; empty if the output can't be resumed."""
@@ -35,22 +41,12 @@ class Target:
         return shlex.join(["carryout", *arguments, "--url", str(self.url), "-o", str(self.path), *force])
 
 
-def target_options(name: str, variable: str, header: Callable[[str], Mapping[str, str]]) -> Callable[..., Any]:
-    """Pass a Target to the command; `name` is that of its credential, `header` makes the headers that send it."""
+def service_options(name: str, variable: str, header: Callable[[str], Mapping[str, str]]) -> Callable[..., Any]:
+    """Pass a Service to the command; `name` is that of its credential, `header` makes the headers that send it."""
     options = (
         click.option(
             "--url", required=True, metavar="URL", callback=_parse_url, help="URL of the service, as https://host."
         ),
-        click.option(
-            "-o",
-            "--output",
-            "path",
-            metavar="FILE",
-            required=True,
-            type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
-            help="Output file. Data is in FILE.part until it is complete. - is standard output.",
-        ),
-        click.option("--force", is_flag=True, help="Replace FILE if it exists."),
         click.option("--quiet", is_flag=True, help="Print errors only."),
         click.option(f"--{name}", "text", help=f"The {name}. Prefer {variable}: `ps` shows arguments to all accounts."),
         click.option(
@@ -63,16 +59,45 @@ def target_options(name: str, variable: str, header: Callable[[str], Mapping[str
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
-        def with_target(*, url: URL, path: Path, force: bool, **given: Any) -> None:
+        def with_service(*, url: URL, **given: Any) -> None:
             credentials = header(_read_credential(name, variable, given.pop("text"), given.pop("file")))
-            command(Target(url, path, force, Console(quiet=given.pop("quiet")), credentials), **given)
+            command(Service(url, Console(quiet=given.pop("quiet")), credentials), **given)
 
-        decorated: Callable[..., None] = with_target
-        for option in reversed(options):
-            decorated = option(decorated)
+        return _with_options(with_service, options)
+
+    return decorate
+
+
+def target_options(name: str, variable: str, header: Callable[[str], Mapping[str, str]]) -> Callable[..., Any]:
+    """The same with a Target."""
+    options = (
+        click.option(
+            "-o",
+            "--output",
+            "path",
+            metavar="FILE",
+            required=True,
+            type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+            help="Output file. Data is in FILE.part until it is complete. - is standard output.",
+        ),
+        click.option("--force", is_flag=True, help="Replace FILE if it exists."),
+    )
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def with_target(service: Service, *, path: Path, force: bool, **given: Any) -> None:
+            command(Target(service.url, service.console, service.credentials, path, force), **given)
+
+        decorated: Callable[..., None] = service_options(name, variable, header)(_with_options(with_target, options))
         return decorated
 
     return decorate
+
+
+def _with_options(command: Callable[..., None], options: Sequence[Callable[..., Any]]) -> Callable[..., None]:
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def _parse_url(_context: click.Context, _parameter: click.Parameter, text: str) -> URL:

@@ -1,6 +1,6 @@
 """The commands' work: copy documents from the service to the output."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,11 +12,12 @@ from client.console import Console
 from client.exports import Job, download_export, find_last, request_export, stream_export, wait_for
 from client.http import open_session
 from client.lists import UserList
-from client.options import Target
+from client.options import Service, Target
 from client.outputs import STANDARD_OUTPUT, open_output
 from client.retries import Backoff
 
 PACKAGE = "zip"
+MAX_PAGE_SIZE = 100
 LISTS = {"simple": "api/v1/users/export", "full": "api/v1/users/export-full"}
 
 
@@ -81,7 +82,33 @@ async def list_users(target: Target, which: str, email: str | None, *, resume: b
         target.console.say(f"{target.path}: {count} users, {output.size_bytes} bytes")
 
 
+async def create_request(service: Service, body: Mapping[str, object], idempotency_key: str) -> dict[str, object]:
+    async with _open_api(service) as api:
+        job_id = await api.create_request(body, idempotency_key)
+    service.console.say(f"The request is job {job_id}; its link will be mailed to the user")
+    return {"job_id": job_id}
+
+
+async def show_request(service: Service, job_id: str) -> dict[str, object]:
+    async with _open_api(service) as api:
+        return await api.show_request(job_id)
+
+
+async def list_requests(service: Service, limit: int) -> list[dict[str, object]]:
+    """The newest `limit` requests, newest first."""
+    found: list[dict[str, object]] = []
+    async with _open_api(service) as api:
+        after: dict[str, str] = {}
+        while len(found) < limit:
+            page = await api.list_requests({"limit": str(min(MAX_PAGE_SIZE, limit - len(found))), **after})
+            found += page.requests
+            if page.next is None or not page.requests:
+                break
+            after = {"after": str(page.requests[-1]["job_id"])}
+    return found
+
+
 @asynccontextmanager
-async def _open_api(target: Target) -> AsyncIterator[Api]:
+async def _open_api(service: Service) -> AsyncIterator[Api]:
     async with open_session() as session:
-        yield Api(session, target.url, target.credentials, backoff=Backoff(), say=target.console.say)
+        yield Api(session, service.url, service.credentials, backoff=Backoff(), say=service.console.say)

@@ -15,7 +15,7 @@ from guard.text import quote_identifier
 from onboarding.catalog import quote_relation
 from onboarding.comments import comment
 from service.backends.database import QUERIES, Connection, using_safe_search_path
-from service.documents.datasets import LISTS_FOLDER, PROFILE, list_paths, naming, read_sql
+from service.documents.datasets import LISTS_FOLDER, PROFILE, USER_SEARCH, list_paths, naming, read_sql
 from service.errors import ConfigurationError
 
 ROLE = "carryout_reader"
@@ -39,7 +39,8 @@ async def list_grants(connection: Connection, directory: Path, *, role: str = RO
     if not (directory / f"{PROFILE}.sql").exists():
         raise ConfigurationError(f"{directory} has no {PROFILE}.sql")
     granted: dict[tuple[str, str], set[str]] = defaultdict(set)
-    paths = sorted([*list_paths(directory), *(directory / LISTS_FOLDER).glob("*.sql")])
+    lists = (directory / LISTS_FOLDER).glob("*.sql")
+    paths = sorted([*list_paths(directory), *lists, *directory.glob(USER_SEARCH)])
     for first in range(0, len(paths), FILES_AT_ONCE):
         for row in await _list_columns(connection, paths[first : first + FILES_AT_ONCE]):
             granted[row["schema"], row["relation"]].add(row["column"])

@@ -47,7 +47,13 @@ from service.bookkeeping.audit import AuditLog
 from service.bookkeeping.events import EventRepository
 from service.bookkeeping.exports import ExportRepository, find_mark
 from service.bookkeeping.mails import NotificationRepository
-from service.documents.datasets import Dataset, list_exposed_columns, load_datasets, load_user_lists
+from service.documents.datasets import (
+    Dataset,
+    list_exposed_columns,
+    load_datasets,
+    load_user_lists,
+    load_user_search,
+)
 from service.documents.schema import Schema, load_schema
 from service.errors import ConfigurationError, UnavailableError
 from service.mutex import KeyedMutex
@@ -93,6 +99,7 @@ class Resources:
     datasets: tuple[Dataset, ...]
     schema: Schema
     user_lists: dict[str, Dataset]
+    user_search: Dataset | None
     flags: Flags
     storage: ObjectStorage
     file_stores: dict[str, AttachmentStore]
@@ -132,6 +139,7 @@ class _Source(NamedTuple):
 
     datasets: tuple[Dataset, ...]
     user_lists: dict[str, Dataset]
+    user_search: Dataset | None
     exposed_columns: list[str]
     encoding: str
 
@@ -163,6 +171,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             datasets=source.datasets,
             schema=load_schema(source.datasets),
             user_lists=source.user_lists,
+            user_search=source.user_search,
             flags=await enter(open_flags(settings.database_url, settings.features)),
             database=await enter(
                 open_pool(settings.database_url, size=settings.pool_size, application_name="carryout")
@@ -222,12 +231,13 @@ async def _read_source(settings: Settings) -> _Source:
             connection, directory, user_id_type=settings.user_id_type, forbidden=settings.forbidden_columns
         )
         user_lists = await load_user_lists(connection, directory, forbidden=to_operators)
+        user_search = await load_user_search(connection, directory, forbidden=settings.forbidden_columns)
         exposed_columns = await list_exposed_columns(
             connection,
-            [*datasets, *user_lists.values()],
+            [*datasets, *user_lists.values(), *([user_search] if user_search else [])],
             forbidden=to_operators if user_lists else settings.forbidden_columns,
         )
-    return _Source(datasets, user_lists, exposed_columns, encoding)
+    return _Source(datasets, user_lists, user_search, exposed_columns, encoding)
 
 
 def _check_encodings(settings: Settings, own: str, sources: str) -> None:

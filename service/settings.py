@@ -251,6 +251,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         PositiveInt,
         Meta(description="Exports per user and hour, but for failed ones, and ones cancelled unbegun"),
     ] = 10
+    requests_per_hour: Annotated[
+        PositiveInt | None,
+        Meta(
+            description="How many exports a user may have had in the last hour, their own included, when the desk asks "
+            "for one more. Default: `EXPORTS_PER_HOUR`"
+        ),
+    ] = None
     streams_per_hour: Annotated[PositiveInt, Meta(description="Live streams per user and hour")] = 60
     kept_files: Annotated[
         PositiveInt, Meta(description="Files a user may keep; more are refused until one expires or is deleted")
@@ -278,6 +285,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "users:export_full",
         "users:export_alive",
         "users:export_simple",
+        "requests:desk",
     )
     download_mode: Annotated[
         Literal["redirect", "proxy"],

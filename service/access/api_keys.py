@@ -24,11 +24,14 @@ SECRET_BYTES = 32
 
 
 class Scope(StrEnum):
-    """The lists that a key may fetch, and whether without the guard against formulas. No scope includes another."""
+    """Rights of a key: to fetch a list, or to act for users at the desk. No scope includes another."""
 
     USERS_EXPORT = "users:export"
     USERS_EXPORT_FULL = "users:export_full"
     USERS_UNGUARDED = "users:unguarded"
+    REQUESTS_CREATE = "requests:create"
+    REQUESTS_READ = "requests:read"
+    REQUESTS_DOWNLOAD = "requests:download"
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,11 +105,13 @@ class KeyRepository:
         assert row is not None
         return _api_key(row)
 
-    async def authenticate(self, connection: Connection, text: str, origin: Actor) -> tuple[ApiKey, Actor] | None:
+    async def authenticate(
+        self, connection: Connection, text: str, origin: Actor, *, denial: AuditAction = AuditAction.USERS_DENIED
+    ) -> tuple[ApiKey, Actor] | None:
         """The usable key that `text` is, noted as used, and `origin` under its name.
 
-        A refusal is audited if the key exists. Any other text leaves no event, so that unauthenticated callers can't
-        fill the trail.
+        A refusal is audited as `denial` if the key exists. Any other text leaves no event, so that unauthenticated
+        callers can't fill the trail.
         """
         key = await self.find(connection, text)
         if key is None:
@@ -114,7 +119,7 @@ class KeyRepository:
         actor = msgspec.structs.replace(origin, type="key", name=key.prefix)
         fault = key.state if key.matches(text) else "wrong secret"
         if fault != "active":
-            await self.record_denial(connection, key, actor, outcome=fault)
+            await self.record_denial(connection, key, actor, outcome=fault, denial=denial)
             return None
         await self._touch(connection, key)
         return key, actor
@@ -144,10 +149,18 @@ class KeyRepository:
             await self._audit.record(connection, operator_actor(), AuditAction.KEY_REVOKED, subject=_subject(key))
         return key
 
-    async def record_denial(self, connection: Connection, key: ApiKey, actor: Actor, *, outcome: str) -> None:
+    async def record_denial(
+        self,
+        connection: Connection,
+        key: ApiKey,
+        actor: Actor,
+        *,
+        outcome: str,
+        denial: AuditAction = AuditAction.USERS_DENIED,
+    ) -> None:
         """Audit a denial, at most once a minute for each key, so that its holder can't fill the trail."""
         if await connection.fetchval(QUERIES["claim_key_denial"], key.id) is not None:
-            await self._audit.record(connection, actor, AuditAction.USERS_DENIED, outcome=outcome)
+            await self._audit.record(connection, actor, denial, outcome=outcome)
 
     async def _touch(self, connection: Connection, key: ApiKey) -> None:
         """Note that the key was used; written at most once a minute."""

@@ -21,6 +21,7 @@ class Flag(StrEnum):
     USERS_EXPORT_FULL = "users:export_full"
     USERS_EXPORT_ALIVE = "users:export_alive"
     USERS_EXPORT_SIMPLE = "users:export_simple"
+    REQUESTS = "requests:desk"
 
 
 class FlagRepository:

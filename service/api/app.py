@@ -5,7 +5,20 @@ import asyncio
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from service.api import docs, downloads, events, exports, health, lists, metrics, page, sections, streams
+from service.api import (
+    desk,
+    docs,
+    downloads,
+    events,
+    exports,
+    health,
+    lists,
+    metrics,
+    operators,
+    page,
+    sections,
+    streams,
+)
 from service.api.http.body_limit import MAX_BODY_BYTES, BodyLimitMiddleware
 from service.api.http.cors import share_with
 from service.api.http.middleware import RequestMiddleware
@@ -27,6 +40,7 @@ ROUTES = (
     *events.ROUTES,
     *downloads.ROUTES,
     *lists.ROUTES,
+    *desk.ROUTES,
     *docs.ROUTES,
 )
 
@@ -59,5 +73,5 @@ def create_app(resources: Resources) -> Starlette:
         lambda: create_document(ROUTES, REFERENCE, public_url=resources.settings.public_url)
     )
     app.state.draining = False
-    app.state.wrong_keys = asyncio.Semaphore(lists.MAX_DELAYED_KEYS)
+    app.state.wrong_keys = asyncio.Semaphore(operators.MAX_DELAYED_KEYS)
     return app

@@ -5,10 +5,10 @@ import datetime as dt
 import hashlib
 import re
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -38,7 +38,13 @@ from service.api.operations import Answer, Operation
 from service.api.routing import ExactRoute
 from service.bookkeeping.audit import Actor, AuditEvent
 from service.bookkeeping.exports import Export
-from service.errors import ExportGoneError, ExportNotFoundError, RangeNotSatisfiableError, UnavailableError
+from service.errors import (
+    ExportGoneError,
+    ExportNotFoundError,
+    RangeNotSatisfiableError,
+    ServiceError,
+    UnavailableError,
+)
 from service.exports import files, owner_checks
 from service.resources import Resources
 from service.user_ids import BIGINT
@@ -50,6 +56,8 @@ REDIRECTED = "redirected"
 NO_REDIRECT = "no-redirect"
 RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE)
 
+DownloadedBy: TypeAlias = Literal["owner", "link", "support"]
+DOWNLOADERS: Mapping[str, DownloadedBy] = {"user": "owner", "link": "link", "key": "support"}
 DownloadId = Annotated[int, Meta(ge=1, le=BIGINT.stop - 1)]
 
 
@@ -66,7 +74,10 @@ class Download(msgspec.Struct, frozen=True):
 
     id: Annotated[DownloadId, Meta(description="The id of the download's event in the operators' audit trail.")]
     downloaded_at: Instant
-    by: Annotated[Literal["owner", "link"], Meta(description="`owner`: signed in. `link`: a holder of the link.")]
+    by: Annotated[
+        DownloadedBy,
+        Meta(description="`owner`: signed in. `link`: a holder of the link. `support`: an operator, by an API key."),
+    ]
     ip: str | None
     user_agent: str | None
     sent_by: Annotated[
@@ -106,13 +117,21 @@ async def list_downloads(request: Request) -> Response:
 
 
 async def download_export(request: Request) -> Response:
-    """Serves the signed link and the owner's token. HEAD isn't audited and mints no presigned URL.
-
-    The storage is asked for the file first, as it answers the presigned URL of a missing object with a page of XML.
-    """
+    """Serves the signed link and the owner's token."""
     resources = resources_of(request)
     job_id = job_id_of(request)
-    actor = await _authorize(request, resources, job_id)
+    return await serve_file(request, job_id, await _authorize(request, resources, job_id))
+
+
+async def serve_file(
+    request: Request, job_id: uuid.UUID, actor: Actor, *, require: Callable[[], Awaitable[None]] | None = None
+) -> Response:
+    """The export's file, or a redirect to it. HEAD isn't audited and mints no presigned URL.
+
+    The storage is asked for the file first, as it answers the presigned URL of a missing object with a page of XML.
+    While the service sends the file, `require` raises a ServiceError once `actor` may not have it any more.
+    """
+    resources = resources_of(request)
     async with resources.connection() as connection:
         export = await files.get_file(resources, connection, job_id)
     if not await resources.storage.has(files.key_of(export)):
@@ -129,15 +148,15 @@ async def download_export(request: Request) -> Response:
     elif request.method == "HEAD":
         response = Response(headers=_file_headers(export) | {"Content-Length": str(export.size_bytes)})
     else:
-        response = await _proxy(request, resources, export, actor)
+        response = _proxy(request, _ProxiedDownload(resources, export, actor, require))
     if stays:
         response.headers["Preference-Applied"] = NO_REDIRECT
     return response
 
 
 def _download(event: AuditEvent) -> Download:
-    by: Literal["owner", "link"] = "owner" if event.actor_type == "user" else "link"
     sent_by: Literal["service", "storage"] = "storage" if event.outcome == REDIRECTED else "service"
+    by = DOWNLOADERS[event.actor_type]
     return Download(event.id, event.occurred_at, by, event.ip, event.user_agent, sent_by)
 
 
@@ -178,30 +197,32 @@ async def _redirect(resources: Resources, export: Export, actor: Actor) -> Respo
     return RedirectResponse(url, 302)
 
 
-async def _proxy(request: Request, resources: Resources, export: Export, actor: Actor) -> Response:
+def _proxy(request: Request, download: "_ProxiedDownload") -> Response:
+    export = download.export
     wanted = _slice(request, export)
     headers = _file_headers(export) | {"Content-Length": str(wanted.last - wanted.first + 1)}
     if wanted.partial:
         headers["Content-Range"] = f"bytes {wanted.first}-{wanted.last}/{export.size_bytes}"
-    download = _ProxiedDownload(resources, export, actor)
     return ChunkedStream(
-        while_permitted(download.chunks(wanted), download.require_file),
+        while_permitted(download.chunks(wanted), download.require_permission),
         status_code=206 if wanted.partial else 200,
         media_type=export.format.media_type,
         headers=headers,
         on_end=download.end,
-        max_seconds=min(resources.settings.stream_seconds, export.seconds_left or 0),
+        max_seconds=min(download.resources.settings.stream_seconds, export.seconds_left or 0),
     )
 
 
 @dataclass
 class _ProxiedDownload:
-    """A proxied download. It is cut when its link expires, and soon after its file is deleted."""
+    """A proxied download. It is cut when its link expires, and soon after its file is deleted or `require` raises."""
 
     resources: Resources
     export: Export
     actor: Actor
+    require: Callable[[], Awaitable[None]] | None
     _gone: bool = field(default=False, init=False)
+    _forbidden: bool = field(default=False, init=False)
 
     async def chunks(self, wanted: Slice) -> AsyncGenerator[bytes, None]:
         key, byte_range = files.key_of(self.export), (wanted.first, wanted.last) if wanted.partial else None
@@ -212,7 +233,16 @@ class _ProxiedDownload:
             async for chunk in chunks if wanted.partial else _verified(chunks, self.export):
                 yield chunk
 
-    async def require_file(self) -> None:
+    async def require_permission(self) -> None:
+        await self._require_file()
+        if self.require:
+            try:
+                await self.require()
+            except ServiceError:
+                self._forbidden = True
+                raise
+
+    async def _require_file(self) -> None:
         """Raise ExportGoneError once the link has ended. During an outage of PostgreSQL, its last answer holds."""
         try:
             with suppress(UnavailableError):
@@ -224,12 +254,14 @@ class _ProxiedDownload:
 
     async def end(self, end: StreamEnd) -> None:
         """Audit that the download was cut, and why, so that the trail shows the effect of a deletion."""
-        if end is StreamEnd.TOO_LONG or self._gone:
+        if end is StreamEnd.TOO_LONG or self._gone or self._forbidden:
             async with self.resources.transaction() as connection:
                 now = await self.resources.exports.find(connection, self.export.id)
                 await self.resources.exports.record_cut(connection, self.export, self.actor, outcome=self._reason(now))
 
     def _reason(self, now: Export | None) -> str:
+        if self._forbidden:
+            return "not permitted any more"
         if now is None or now.expires_at != self.export.expires_at:
             return "deleted"
         return "expired" if now.expired else StreamEnd.TOO_LONG

@@ -40,6 +40,7 @@ from service.api.http.requests import (
 from service.api.http.responses import json_response
 from service.api.operations import Answer, Operation
 from service.api.routing import ExactRoute
+from service.bookkeeping.audit import Actor
 from service.bookkeeping.exports import Export, ExportRequest, ExportStatus
 from service.errors import InvalidValueError, UnavailableError
 from service.export_spec import ExportSpec
@@ -115,6 +116,13 @@ class Files(msgspec.Struct, frozen=True):
     missing: int
 
 
+class AskedBySupport(msgspec.Struct, frozen=True):
+    """Why an operator asked for the export on the user's behalf, and when the user's request arrived."""
+
+    reason: str
+    received_at: Instant
+
+
 class ExportView(msgspec.Struct, frozen=True):
     """An export as its owner sees it."""
 
@@ -141,6 +149,9 @@ class ExportView(msgspec.Struct, frozen=True):
         selections.Filter | UnsetType, Meta(description="Only if the export was asked for a part of the data.")
     ] = UNSET
     files: Annotated[Files | UnsetType, Meta(description="Only of a package that has, or lacks, attachments.")] = UNSET
+    asked_by_support: Annotated[
+        AskedBySupport | UnsetType, Meta(description="Only if an operator asked for it on the user's behalf.")
+    ] = UNSET
 
 
 class ExportPage(msgspec.Struct, frozen=True):
@@ -166,9 +177,10 @@ async def create_export(request: Request) -> Response:
     respond_async = prefers(request, RESPOND_ASYNC)
     key = idempotency_key(request)
     repeated = await resources.exports.find_by_key(resources.autocommit, user_id, key) if key else None
+    actor = user_actor(request, user_id)
     wanted = ExportRequest(
-        spec=await _read_spec(request, user_id, body, repeated),
-        actor=user_actor(request, user_id),
+        spec=await read_spec(resources, actor, user_id, body, repeated),
+        actor=actor,
         respond_async=respond_async,
         idempotency_key=key,
         traceparent=request.state.traceparent,
@@ -209,14 +221,17 @@ async def delete_export(request: Request) -> Response:
     return Response(status_code=204)
 
 
-async def _read_spec(request: Request, user_id: UserId, body: CreateExport, repeated: Export | None) -> ExportSpec:
+async def read_spec(
+    resources: Resources, actor: Actor, user_id: UserId, body: CreateExport, repeated: Export | None
+) -> ExportSpec:
+    """Raises InvalidValueError."""
     if body.bom and body.format is not Format.CSV:
         raise InvalidValueError("bom is for csv only: leave it out")
     if body.guard == "none" and body.format is not Format.CSV:
         raise InvalidValueError("guard is for csv only: leave it out")
     if body.big == "text" and body.format not in selections.BIG_FORMATS:
         raise InvalidValueError(f"big is for {' and '.join(selections.BIG_FORMATS)} only: leave it out")
-    spec = await selections.read_selection(request, user_id, body.format, body.selection, repeated=repeated)
+    spec = await selections.read_selection(resources, actor, user_id, body.format, body.selection, repeated=repeated)
     return msgspec.structs.replace(spec, bom=body.bom, unguarded=body.guard == "none", big_as_text=body.big == "text")
 
 
@@ -228,6 +243,10 @@ async def _accepted(resources: Resources, export: Export) -> Response:
         url = files.download_url(resources, export)
         body = CompletedExport(export.id, export.status, url, export.record_count, export.expires_at)
         return json_response(body, 201, location)
+    return await pending_response(resources, export, location)
+
+
+async def pending_response(resources: Resources, export: Export, location: dict[str, str]) -> Response:
     estimate = await _estimate(resources, export)
     wait_seconds = math.ceil((estimate - dt.datetime.now(dt.UTC)).total_seconds())
     headers = location | {"Retry-After": str(max(1, wait_seconds))}
@@ -255,13 +274,14 @@ async def view_export(resources: Resources, export: Export) -> ExportView:
         expires_at=export.expires_at,
         size_bytes=export.size_bytes,
         sha256=export.sha256.hex() if export.sha256 else None,
-        error_message=_message(resources, export),
+        error_message=message_of(resources, export),
         progress=progress_of(export),
         estimated_completion=estimate,
         download_url=files.download_url(resources, export) or UNSET,
         schema_sha256=export.schema_digest.hex() if export.schema_digest else None,
         filter=selections.view_filter(export.spec),
         files=_files(export),
+        asked_by_support=_asked_by_support(export),
     )
 
 
@@ -278,7 +298,14 @@ def _files(export: Export) -> Files | UnsetType:
     return Files(export.files_included, export.files_missing)
 
 
-def _message(resources: Resources, export: Export) -> str | None:
+def _asked_by_support(export: Export) -> AskedBySupport | UnsetType:
+    if export.reason is None or export.received_at is None:
+        return UNSET
+    return AskedBySupport(export.reason, export.received_at)
+
+
+def message_of(resources: Resources, export: Export) -> str | None:
+    """Why the export failed, or why its file is not available any more."""
     completed = export.status is ExportStatus.COMPLETED
     if completed and not export.expired and files.is_lost(resources.storage, export):
         return files.LOST

@@ -1,9 +1,8 @@
 """Lists of users for operators, with an API key, behind feature flags."""
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Literal
 
@@ -13,42 +12,41 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import errors
-from service.access.api_keys import ApiKey, KeyRepository, Scope
+from service.access.api_keys import ApiKey, Scope
 from service.access.flags import Flag
 from service.api import selections
 from service.api.audited_streams import AuditedStream, Opened
-from service.api.callers import key_actor, resources_of
+from service.api.callers import resources_of
 from service.api.examples import SERVERS_FAIL, UNKNOWN_PARAMETER
 from service.api.http.permitted import while_permitted
 from service.api.http.problems import UNEXPECTED
-from service.api.http.requests import bearer_token, query_params
+from service.api.http.requests import query_params
 from service.api.http.responses import json_response
 from service.api.operations import Answer, Operation
+from service.api.operators import (
+    DISABLED,
+    NO_KEY,
+    TOO_MANY_WRONG_KEYS,
+    require_flag,
+    require_key,
+    require_permission,
+    require_scope,
+)
 from service.api.routing import ExactRoute
-from service.bookkeeping.audit import Actor, AuditAction
+from service.bookkeeping.audit import AuditAction
 from service.documents.csv_encoder import CsvEncoder
 from service.documents.datasets import Dataset
 from service.documents.encoding import EncoderOptions
 from service.documents.user_lists import open_user_list
-from service.errors import (
-    AuthenticationError,
-    InvalidRequestError,
-    PermissionDeniedError,
-    RateLimitedError,
-    UnavailableError,
-)
+from service.errors import InvalidRequestError, PermissionDeniedError
 from service.formats import Format
 from service.mutex import Shares
 from service.settings import Settings
 from service.user_ids import BIGINT, parse_bigint
 
-INVALID_KEY = "Invalid or missing API key"
-NOT_ENABLED = "Export feature not enabled"
 NOT_SET_UP = "This user list is not set up: the file users/{}.sql is missing"
 UNSUPPORTED_FORMAT = "Unsupported format. Only 'csv' is supported."
 SPACE_IN_EMAIL = "email has a space, which is what + means in a query string: write a + as %2B"
-WRONG_KEY_DELAY_SECONDS = 0.3
-MAX_DELAYED_KEYS = 100
 TOO_MANY_LISTS = "This API key downloads too many lists at once"
 BUSY_SECONDS = 10
 CSV = re.compile("[Cc][Ss][Vv]")
@@ -91,25 +89,25 @@ async def export_users_full(request: Request) -> Response:
 
 async def show_alive(request: Request) -> Response:
     """Asks no other server: the answer depends on the flag and the process only."""
-    _require_flag(request, Flag.USERS_EXPORT_ALIVE)
+    require_flag(request, Flag.USERS_EXPORT_ALIVE)
     query_params(request, set())
     return json_response(ListsAlive("users export alive"))
 
 
 async def show_simple(request: Request) -> Response:
-    _require_flag(request, Flag.USERS_EXPORT_SIMPLE)
+    require_flag(request, Flag.USERS_EXPORT_SIMPLE)
     query_params(request, set())
     return json_response(ListsSimple("export simple status"))
 
 
 async def _export(request: Request, name: str, scope: Scope, flag: Flag, filename: str) -> Response:
     """Authenticate first: an unauthenticated caller learns neither the flags' state nor the known parameters."""
-    key, actor = await _require_key(request)
-    _require_flag(request, flag)
-    await _require_scope(request, key, actor, scope)
+    key, actor = await require_key(request)
+    require_flag(request, flag)
+    await require_scope(request, key, actor, scope)
     query = _query(request)
     if query.guard == "none":
-        await _require_scope(request, key, actor, Scope.USERS_UNGUARDED)
+        await require_scope(request, key, actor, Scope.USERS_UNGUARDED)
     resources = resources_of(request)
     if name not in resources.user_lists:
         raise PermissionDeniedError(NOT_SET_UP.format(name))
@@ -124,41 +122,8 @@ async def _export(request: Request, name: str, scope: Scope, flag: Flag, filenam
         ended=AuditAction.USERS_EXPORTED,
         subject=f"users/{dataset.name}",
     )
-    opening = _open(request, key, dataset, query, encoder, partial(_require_permission, request, key, flag))
+    opening = _open(request, key, dataset, query, encoder, partial(require_permission, request, key, flag))
     return stream.response(request, opening, filename=filename, media_type=encoder.media_type)
-
-
-async def _require_key(request: Request) -> tuple[ApiKey, Actor]:
-    text = request.headers.get("X-API-Key") or bearer_token(request)
-    if not text:
-        raise AuthenticationError(INVALID_KEY)
-    async with resources_of(request).transaction() as connection:
-        authenticated = await KeyRepository().authenticate(connection, text, key_actor(request))
-    if authenticated is None:
-        await _delay_wrong_key(request)
-        raise AuthenticationError(INVALID_KEY)
-    return authenticated
-
-
-async def _delay_wrong_key(request: Request) -> None:
-    """Delay guesses of keys. Raises RateLimitedError if so many are pending that delaying them would cost us more."""
-    delayed: asyncio.Semaphore = request.app.state.wrong_keys
-    if delayed.locked():
-        raise RateLimitedError("Too many wrong API keys at once", retry_after_seconds=1)
-    async with delayed:
-        await asyncio.sleep(WRONG_KEY_DELAY_SECONDS)
-
-
-def _require_flag(request: Request, flag: Flag) -> None:
-    if not resources_of(request).flags.is_enabled(flag):
-        raise PermissionDeniedError(NOT_ENABLED)
-
-
-async def _require_scope(request: Request, key: ApiKey, actor: Actor, scope: Scope) -> None:
-    if scope not in key.scopes:
-        async with resources_of(request).transaction() as connection:
-            await KeyRepository().record_denial(connection, key, actor, outcome=f"no scope {scope}")
-        raise PermissionDeniedError(f"This API key lacks the scope {scope}")
 
 
 def _query(request: Request) -> ListQuery:
@@ -217,25 +182,11 @@ async def _open(  # noqa: PLR0913, PLR0917 (the facts of the request)
             yield Opened(document, while_permitted(document.chunks(encoder), require), outcome=_extent(query))
 
 
-async def _require_permission(request: Request, key: ApiKey, flag: Flag) -> None:
-    _require_flag(request, flag)
-    usable = True
-    with suppress(UnavailableError):  # during an outage the last known state holds, as for flags
-        async with resources_of(request).connection() as connection:
-            usable = await KeyRepository().is_usable(connection, key)
-    if not usable:
-        raise AuthenticationError(INVALID_KEY)
-
-
 def _extent(query: ListQuery) -> str:
     """The list's filters for the audit trail, which stores no e-mail addresses."""
     if query.email is not None:
         return "one e-mail address"
     return "all users" if query.after is None else f"all users after {query.after}"
-
-
-NO_KEY = errors.AuthenticationError(INVALID_KEY)
-DISABLED = errors.PermissionDeniedError(NOT_ENABLED)
 
 
 def _user_list(summary: str, *, name: str, columns: str, example: str, scope: str) -> Operation:
@@ -263,7 +214,7 @@ def _user_list(summary: str, *, name: str, columns: str, example: str, scope: st
             errors.PermissionDeniedError(NOT_SET_UP.format(name)),
             errors.PermissionDeniedError(f"This API key lacks the scope {scope}"),
             errors.PermissionDeniedError(f"This API key lacks the scope {Scope.USERS_UNGUARDED}"),
-            errors.RateLimitedError("Too many wrong API keys at once", retry_after_seconds=1),
+            TOO_MANY_WRONG_KEYS,
             errors.RateLimitedError(TOO_MANY_LISTS, retry_after_seconds=BUSY_SECONDS),
             *SERVERS_FAIL,
         ),

@@ -16,7 +16,7 @@ from service.api.operations import Json
 from service.bookkeeping.exports import ExportStatus
 
 DESCRIPTION = """\
-Users export their own data. Operators download lists of users.
+Users export their own data. Operators ask for exports on their behalf, and download lists of users.
 
 Errors are `application/problem+json` (RFC 9457); a browser that opens an address gets a page instead. Each error has a
 `request_id`, which is also the `X-Request-ID` of every response. HEAD works on every path that supports GET. If a
@@ -79,6 +79,7 @@ FIELDS: Mapping[type[errors.ServiceError], type[msgspec.Struct]] = {
 
 TAGS = {
     "Exports": "Exports of a user's own data, with the user's token.",
+    "Requests": "Exports that operators ask for on users' behalf, with an API key.",
     "Lists": "Lists of users for operators, with an API key. A feature flag switches each list.",
     "Operation": "Probes and metrics for Kubernetes and Prometheus.",
     "Reference": "This document.",

@@ -8,16 +8,17 @@ from typing import Annotated, Literal, NoReturn
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
-from starlette.requests import Request
 
-from service.api.callers import get_owned, resources_of
 from service.api.http.requests import parse_uuid
+from service.bookkeeping.audit import Actor
 from service.bookkeeping.exports import Export, ExportStatus
 from service.documents.datasets import Column, Dataset
 from service.documents.selection import instant_text, section_name
 from service.errors import ExportNotFoundError, InvalidValueError
 from service.export_spec import ExportSpec
+from service.exports import owner_checks
 from service.formats import Format
+from service.resources import Resources
 from service.user_ids import UserId
 
 INSTANT = re.compile(
@@ -88,21 +89,27 @@ def view_filter(spec: ExportSpec) -> Filter | UnsetType:
     return Filter(list(spec.sections) or None, instant_text(spec.start), instant_text(spec.end), spec.since)
 
 
-async def read_selection(
-    request: Request, user_id: UserId, format_: Format, given: Selection, *, repeated: Export | None = None
+async def read_selection(  # noqa: PLR0913 (who asks, for whom, and for what)
+    resources: Resources,
+    actor: Actor,
+    user_id: UserId,
+    format_: Format,
+    given: Selection,
+    *,
+    repeated: Export | None = None,
 ) -> ExportSpec:
     """Raises InvalidValueError for a section, a time or an export that can't be meant.
 
     An export that was new since an earlier one stays so if it is `repeated`, also when that one has expired.
     """
-    datasets = resources_of(request).datasets
+    datasets = resources.datasets
     sections = read_sections(datasets, given.sections)
-    start, end = _read_instant("from", given.start), _read_instant("to", given.end)
+    start, end = read_instant("from", given.start), read_instant("to", given.end)
     since = None
     if given.since is not None:
         if start is not None:
             raise InvalidValueError("since and from exclude each other: since says where the range begins")
-        earlier = await _find_earlier(request, user_id, given.since)
+        earlier = await _find_earlier(resources, actor, user_id, given.since)
         if earlier.expired and not (repeated and repeated.since_job_id == earlier.id):
             _refuse("expired or deleted")
         since = earlier.id
@@ -128,7 +135,8 @@ def read_sections(datasets: Sequence[Dataset], given: Sequence[str] | None) -> t
     return tuple(name for name in known if name in given)
 
 
-def _read_instant(name: str, text: str | None) -> dt.datetime | None:
+def read_instant(name: str, text: str | None) -> dt.datetime | None:
+    """Raises InvalidValueError."""
     if text is None:
         return None
     if not INSTANT.fullmatch(text) or text.startswith("0000"):
@@ -142,12 +150,12 @@ def _read_instant(name: str, text: str | None) -> dt.datetime | None:
         raise InvalidValueError(f"{name} {WANTED_INSTANT}, also in UTC") from None
 
 
-async def _find_earlier(request: Request, user_id: UserId, text: str) -> Export:
+async def _find_earlier(resources: Resources, actor: Actor, user_id: UserId, text: str) -> Export:
     job_id = parse_uuid(text)
     if job_id is None:
         raise InvalidValueError(f"{WANTED_EXPORT}, which is a UUID")
     try:
-        earlier = await get_owned(request, user_id, job_id)
+        earlier = await owner_checks.get_owned(resources, job_id, user_id, actor)
     except ExportNotFoundError:
         raise InvalidValueError(f"{WANTED_EXPORT}; there is none with this id") from None
     if earlier.status is not ExportStatus.COMPLETED:

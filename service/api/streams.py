@@ -58,7 +58,8 @@ async def stream_export(request: Request) -> Response:
     user_id = await require_user(request)
     query = _query(request)
     resources = resources_of(request)
-    spec = await selections.read_selection(request, user_id, query.format, query.selection)
+    actor = user_actor(request, user_id)
+    spec = await selections.read_selection(resources, actor, user_id, query.format, query.selection)
     spec = msgspec.structs.replace(
         spec, bom=query.bom == "1", unguarded=query.guard == "none", big_as_text=query.big == "text"
     )
@@ -67,7 +68,7 @@ async def stream_export(request: Request) -> Response:
     await resources.audit.check_stream_rate(resources.autocommit, user_id, per_hour=per_hour)
     stream = AuditedStream(
         resources=resources,
-        actor=user_actor(request, user_id),
+        actor=actor,
         kind="user",
         format=query.format,
         started=AuditAction.STREAM_STARTED,

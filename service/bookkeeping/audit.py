@@ -42,6 +42,7 @@ class AuditAction(StrEnum):
     USERS_EXPORT_STARTED = "users:export_started"
     USERS_EXPORTED = "users:exported"
     USERS_DENIED = "users:denied"
+    REQUESTS_DENIED = "requests:denied"
     KEY_CREATED = "keys:created"
     KEY_REVOKED = "keys:revoked"
     FEATURE_CHANGED = "features:changed"
@@ -190,15 +191,15 @@ def actor_columns(connection: Executor, actor: Actor) -> tuple[object, ...]:
     user_agent = (actor.user_agent or "").replace("\0", "")[:MAX_USER_AGENT_CHARACTERS]
     return (
         actor.type,
-        _storable(connection, actor.name),
+        storable(connection, actor.name),
         _address(actor.ip),
-        _storable(connection, user_agent) or None,
+        storable(connection, user_agent) or None,
         actor.request_id,
     )
 
 
-def _storable(connection: Executor, text: str | None) -> str | None:
-    """`text` with what the database's encoding lacks escaped, as in Python, so that every denial can be recorded."""
+def storable(connection: Executor, text: str | None) -> str | None:
+    """`text` with what the database's encoding lacks escaped, as in Python, so that it can be stored."""
     if not text or text.isascii():
         return text
     encoding = encoding_of(connection)

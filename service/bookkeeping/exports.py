@@ -1,6 +1,7 @@
 """The table of exports: what an export is, and every change of its state. A change and its audit event are one call."""
 
 import datetime as dt
+import hashlib
 import uuid
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
@@ -12,7 +13,7 @@ import asyncpg
 import msgspec
 
 from service.backends.database import QUERIES, Connection, Executor, iterate
-from service.bookkeeping.audit import SYSTEM, Actor, AuditAction, AuditLog, actor_columns
+from service.bookkeeping.audit import SYSTEM, Actor, AuditAction, AuditLog, actor_columns, storable
 from service.bookkeeping.mails import Kind
 from service.errors import ExportNotFoundError, ExportSupersededError
 from service.export_spec import ExportSpec
@@ -32,14 +33,33 @@ class ExportStatus(StrEnum):
     FAILED = "failed"
 
 
+class DeskRequest(msgspec.Struct, frozen=True):
+    """Why an operator asks on a user's behalf, and since when; None: now. `requested_by` is the name of the API key."""
+
+    requested_by: str
+    reason: str
+    received_at: dt.datetime | None = None
+
+
 class ExportRequest(msgspec.Struct, frozen=True):
-    """A request for an export: `actor` is the caller and their address, the other fields are options."""
+    """A request for an export: `actor` is the caller and their address, the other fields are options.
+
+    `desk` makes it a request on the user's behalf.
+    """
 
     spec: ExportSpec
     actor: Actor
     respond_async: bool = False
     idempotency_key: str | None = None
     traceparent: str | None = None
+    desk: DeskRequest | None = None
+
+    @property
+    def digest(self) -> bytes:
+        """Requests with the same idempotency key must have the same digest."""
+        if self.desk is None:
+            return self.spec.digest
+        return hashlib.sha256(self.spec.digest + msgspec.json.encode(self.desk)).digest()
 
 
 class Export(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +68,8 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     The bytes are those of attachments; they and the files are None where there are none.
 
     `subject_missing`: the last look into the application found no such user. `disowned`: its user is gone for good.
+
+    `requested_by` to `due_at` are those of a request on the user's behalf, and None for the user's own.
     """
 
     id: uuid.UUID
@@ -87,6 +109,11 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     bom: bool
     big_as_text: bool
     unguarded: bool
+    requested_by: str | None
+    reason: str | None
+    received_at: dt.datetime | None
+    due_at: dt.datetime | None
+    answered_at: dt.datetime | None
     expired: bool = False
     disowned: bool | None = None
     seconds_left: float | None = None
@@ -104,6 +131,11 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
             self.big_as_text,
             self.unguarded,
         )
+
+    @property
+    def by_desk(self) -> bool:
+        """Whether an operator has asked for it on the user's behalf."""
+        return self.requested_by is not None
 
     @property
     def running(self) -> bool:
@@ -241,7 +273,7 @@ class ExportRepository:
 
         It is pending if `queued`, and otherwise the caller's to make.
         """
-        spec = request.spec
+        spec, desk = request.spec, request.desk
         actor_type, actor, ip, user_agent, request_id = actor_columns(connection, request.actor)
         row = await connection.fetchrow(
             QUERIES["admit_export"],
@@ -254,7 +286,7 @@ class ExportRepository:
             request_id,
             request.traceparent,
             self._lease_seconds,
-            spec.digest,
+            request.digest,
             spec.sections,
             spec.start,
             spec.end,
@@ -266,6 +298,9 @@ class ExportRepository:
             actor,
             ip,
             user_agent,
+            desk and desk.requested_by,
+            desk and storable(connection, desk.reason),
+            desk and desk.received_at,
         )
         return _read_verdict(row)
 
@@ -275,6 +310,26 @@ class ExportRepository:
     async def find_by_key(self, connection: Executor, user_id: UserId, key: str) -> Export | None:
         """The export that the user has asked for with this idempotency key."""
         return _export_or_none(await connection.fetchrow(QUERIES["find_export_by_key"], user_id, key))
+
+    async def find_request_by_key(self, connection: Executor, key: str) -> Export | None:
+        """The request, for any user, that was made with this idempotency key of the desk."""
+        return _export_or_none(await connection.fetchrow(QUERIES["find_request_by_key"], key))
+
+    async def get_request(self, connection: Executor, job_id: uuid.UUID) -> Export:
+        """Raises ExportNotFoundError for a user's own export as for an unknown id."""
+        export = await self.find(connection, job_id)
+        if export is None or not export.by_desk:
+            raise ExportNotFoundError
+        return export
+
+    async def list_requests(self, connection: Connection, *, after: uuid.UUID | None, limit: int) -> list[Export]:
+        """Newest first, from the one after `after`."""
+        return [read_export(row) for row in await connection.fetch(QUERIES["list_requests"], after, limit)]
+
+    async def note_answered(self, connection: Connection, export: Export) -> None:
+        """The user has, or doesn't want, what the desk has asked for."""
+        if export.by_desk:
+            await connection.execute(QUERIES["answer_requests"], export.id)
 
     async def get_owned(self, connection: Executor, job_id: uuid.UUID, user_id: UserId) -> Export:
         """Raises ExportNotFoundError for another user's export as for an unknown id, also if both have had one id."""
@@ -399,8 +454,12 @@ class ExportRepository:
             cancelled = read_export(row)
             await self._record(connection, actor, AuditAction.CANCELLED, cancelled)
             await self._record(connection, actor, AuditAction.FAILED, cancelled, outcome=message)
+            await self.note_answered(connection, cancelled)
             return cancelled
-        return _export_or_none(await _change(connection, actor, AuditAction.DELETED, "end_link", job_id, outcome=cause))
+        row = await _change(connection, actor, AuditAction.DELETED, "end_link", job_id, outcome=cause)
+        if row:
+            await self.note_answered(connection, read_export(row))
+        return _export_or_none(row)
 
     async def mark_file_deleted(self, connection: Connection, job_id: uuid.UUID) -> Export | None:
         """None if it was marked before."""
@@ -415,6 +474,7 @@ class ExportRepository:
 
     async def record_download(self, connection: Connection, export: Export, actor: Actor, *, outcome: str) -> None:
         await self._record(connection, actor, AuditAction.DOWNLOADED, export, outcome=outcome)
+        await self.note_answered(connection, export)
 
     async def record_cut(self, connection: Connection, export: Export, actor: Actor, *, outcome: str) -> None:
         """Audit that a download was cut before its end."""
@@ -433,7 +493,7 @@ class ExportRepository:
 
         They are apart: wrong links, which need no account, must not hide another user. Unknown ids leave no event.
         """
-        query = "claim_user_denial" if actor.type == "user" else "claim_link_denial"
+        query = "claim_link_denial" if actor.type == "link" else "claim_user_denial"
         await _change(connection, actor, AuditAction.DENIED, query, job_id)
 
     async def take_forgotten(self, connection: Connection, *, after_seconds: float, limit: int) -> list[Export]:

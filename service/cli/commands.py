@@ -40,6 +40,10 @@ COMMANDS: Final = MappingProxyType(
             "Delete the rows of exports, with their mails, and the events of the audit trail that are older.",
         ),
         "reconcile": ("service.cli.reconcile", "Compare the storage with the exports, and mend what differs."),
+        "requests": (
+            "client.desk",
+            "Ask for exports on users' behalf, and list the requests, with the API key in CARRYOUT_API_KEY.",
+        ),
         "serve": ("service.cli.processes", "Run the API."),
         "token": ("service.cli.tokens", "Create a token for a test, or say why one is refused."),
         "users": ("client.cli", "Download the list of users as CSV, with the API key in CARRYOUT_API_KEY."),

@@ -65,7 +65,7 @@ def keys() -> None:
     required=True,
     multiple=True,
     type=choice_of(Scope),
-    help="A list that the key may download; repeatable.",
+    help="A right of the key; repeatable.",
 )
 @click.option(
     "--expires-in-days",

@@ -1,7 +1,8 @@
 """Datasets: one SQL file each, a SELECT of exactly the columns that may leave, `$1` the user.
 
 The operators' lists, in `users/` below them, are datasets too: `$1` is an e-mail address or null for all users, `$2`
-the id of the last row that isn't wanted any more, or null for all.
+the id of the last row that isn't wanted any more, or null for all. So is the search for users by their e-mail address,
+`requests/by_email.sql`.
 
 They are read and checked once, at start-up, against the live source database. A dataset that breaks a rule stops the
 start with one sentence.
@@ -34,6 +35,8 @@ PROFILE = "profile"
 DECISIONS_FILE = "tables.sql"  # `carryout check` reads its comments; it is not a dataset
 LISTS_FOLDER = "users"
 LIST_PARAMETERS = ["text", "bigint"]
+USER_SEARCH = "requests/by_email.sql"
+SEARCH_PARAMETERS = ["text"]
 PROFILE_COLUMNS = {"id", "email"}
 MAX_NAME_CHARACTERS = 41
 NAME = re.compile(rf"[a-z][a-z0-9_]{{0,{MAX_NAME_CHARACTERS - 1}}}")
@@ -102,6 +105,23 @@ async def load_user_lists(connection: Connection, directory: Path, *, forbidden:
     paths = sorted((directory / LISTS_FOLDER).glob("*.sql"))
     known = _Known(await read_functions(connection)) if paths else None
     return {path.stem: await _load_list(connection, path, known, forbidden=forbidden) for path in paths if known}
+
+
+async def load_user_search(connection: Connection, directory: Path, *, forbidden: Sequence[str]) -> Dataset | None:
+    """The query in `directory`/requests/by_email.sql for the ids of users with an e-mail address; None without it.
+
+    Raises ConfigurationError as `load_datasets` does.
+    """
+    path = directory / USER_SEARCH
+    if not path.exists():
+        return None
+    known = _Known(await read_functions(connection))
+    with naming(USER_SEARCH):
+        sql = _read(path)
+        columns, plan = await _inspect(connection, sql, known, SEARCH_PARAMETERS, forbidden)
+        if [column.name for column in columns] != ["id"]:
+            raise ConfigurationError("its only column must be id, the user's id")
+    return Dataset(path.stem, sql, columns, tables(plan))
 
 
 async def list_exposed_columns(
@@ -243,6 +263,8 @@ def _check_parameters(parameters: Sequence[asyncpg.Type], wanted: Sequence[str])
         return
     if wanted == LIST_PARAMETERS:
         raise ConfigurationError("its parameters must be $1::text, an e-mail address, and $2::bigint, an id")
+    if wanted == SEARCH_PARAMETERS:
+        raise ConfigurationError("its only parameter must be $1::text, an e-mail address")
     if len(parameters) != 1:
         raise ConfigurationError(f"it must have exactly one parameter, $1, the user's id; it has {len(parameters)}")
     raise ConfigurationError(

@@ -3,7 +3,6 @@
 from service.backends.database import Executor
 from service.bookkeeping.exports import Export, ExportRepository, ExportRequest, Limits, Verdict
 from service.errors import ExportInProgressError, IdempotencyConflictError, RateLimitedError, UnavailableError
-from service.export_spec import ExportSpec
 from service.resources import Resources
 
 # Failed and cancelled exports don't count for the rate, but so many times as many exports are accepted at most.
@@ -44,7 +43,7 @@ class Admission:
 
     async def _apply(self, connection: Executor, request: ExportRequest, verdict: Verdict) -> Export | None:
         if verdict.export and verdict.is_earlier:
-            return _require_same(verdict.export, request.spec)
+            return _require_same(verdict.export, request)
         if running := verdict.export:
             estimate = await self._exports.estimate_completion(connection, running)
             raise ExportInProgressError("Export already in progress", job_id=running.id, estimated_completion=estimate)
@@ -54,16 +53,21 @@ class Admission:
         return None
 
 
-def admission_of(resources: Resources) -> Admission:
+def admission_of(resources: Resources, request: ExportRequest) -> Admission:
     settings = resources.settings
-    return Admission(resources.exports, per_hour=settings.exports_per_hour, kept_files=settings.kept_files)
+    per_hour = (settings.requests_per_hour if request.desk else None) or settings.exports_per_hour
+    return Admission(resources.exports, per_hour=per_hour, kept_files=settings.kept_files)
 
 
-def _require_same(earlier: Export, spec: ExportSpec) -> Export:
+def conflict_with(earlier: Export) -> IdempotencyConflictError:
+    return IdempotencyConflictError("This Idempotency-Key was used with another body", job_id=earlier.id)
+
+
+def _require_same(earlier: Export, request: ExportRequest) -> Export:
     """Rows older than the digest are compared by user and format."""
-    same = earlier.spec == spec if earlier.spec_digest is None else earlier.spec_digest == spec.digest
+    same = earlier.spec == request.spec if earlier.spec_digest is None else earlier.spec_digest == request.digest
     if not same:
-        raise IdempotencyConflictError("This Idempotency-Key was used with another body", job_id=earlier.id)
+        raise conflict_with(earlier)
     return earlier
 
 

@@ -4,6 +4,7 @@ The attempt stores the file, and then completes, is retried later, or fails.
 """
 
 import asyncio
+import datetime as dt
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 
@@ -20,6 +21,7 @@ from service.errors import ExportSupersededError, OutageError, ServiceError, Sub
 from service.export_spec import ExportSpec
 from service.exports import files
 from service.resources import Resources
+from service.user_ids import UserId
 
 FAILED_MESSAGE = "The export could not be made. Please ask for it again later."
 # Expected failures of a step. Any other exception is a defect of the code.
@@ -143,11 +145,16 @@ def progress_of(document: Document | None) -> Progress:
 
 async def require_owner(resources: Resources, export: Export) -> None:
     """Raise SubjectNotFoundError unless the export's user still exists."""
+    await require_user(resources, export.user_id, since=export.created_at)
+
+
+async def require_user(resources: Resources, user_id: UserId, *, since: dt.datetime) -> None:
+    """Raise SubjectNotFoundError unless the user who was there `since` then still exists."""
     await require_subject(
         resources.source,
         resources.datasets[0],
-        export.user_id,
-        since=export.created_at,
+        user_id,
+        since=since,
         acquire_timeout_seconds=resources.settings.acquire_timeout_seconds,
     )
 

@@ -29,7 +29,7 @@ async def request_export(resources: Resources, request: ExportRequest) -> Export
     RateLimitedError, IdempotencyConflictError, SubjectNotFoundError and UnavailableError; no export is accepted then.
     """
     async with resources.user_mutex.acquire(request.spec.user_id, timeout_seconds=MUTEX_TIMEOUT_SECONDS) as release:
-        admission = admission_of(resources)
+        admission = admission_of(resources, request)
         if earlier := await admission.check(resources.autocommit, request):
             return earlier
         if request.respond_async:

@@ -114,7 +114,12 @@ async def _get_export(resources: Resources, notification: Notification) -> Expor
 
 def _facts(resources: Resources, notification: Notification, export: Export) -> Mapping[str, object] | None:
     """The facts for the mail's templates; None if they no longer hold."""
-    common = {"created_at": export.created_at, "format": export.format, "selection": selection_words(export.spec)}
+    common = {
+        "created_at": export.created_at,
+        "format": export.format,
+        "selection": selection_words(export.spec),
+        "reason": export.reason,
+    }
     if notification.kind == "failed":
         failed = export.status is ExportStatus.FAILED
         return common | {"job_id": export.id, "error_message": export.error_message} if failed else None
@@ -152,3 +157,5 @@ async def _audit(resources: Resources, connection: Connection, ended: Notificati
     assert export is not None  # by the notification's foreign key, which this transaction's lock keeps
     outcome = f"{ended.state}: {ended.last_error}" if ended.last_error else ended.state
     await resources.exports.record_mail(connection, export, outcome=outcome)
+    if ended.kind == "ready" and ended.state is EntryState.SENT:
+        await resources.exports.note_answered(connection, export)

@@ -19,7 +19,7 @@ VERSION = version("carryout")
 BACKLOG_TIMEOUT_SECONDS = 2.0
 BACKLOG = (
     *("queue_exports", "queue_age", "mails_age", "mails_refused", "events_age", "receiver_gone"),
-    *("files_overdue", "files_missing", "unknown_objects"),
+    *("files_overdue", "files_missing", "unknown_objects", "requests_overdue", "requests_due_soon"),
 )
 REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 # Each counter is exported as 0 from the start: `increase()` misses the first event of a counter that begins with 1.
@@ -154,6 +154,16 @@ class Metrics:
             "Objects of this installation that no export knows, at the last sweep",
             registry=registry,
         )
+        self._requests_overdue: Final = Gauge(
+            "carryout_requests_overdue",
+            "Requests of the desk that weren't answered within a month; not those of erased users",
+            registry=registry,
+        )
+        self._requests_due_soon: Final = Gauge(
+            "carryout_requests_due_soon",
+            "Requests of the desk that aren't answered, and are due within seven days",
+            registry=registry,
+        )
         self.exposed_columns: Final = Gauge(
             "carryout_source_exposed_columns",
             "Forbidden columns that the role of CARRYOUT_SOURCE_DATABASE_URL may read; no dataset reads them",
@@ -236,3 +246,5 @@ class Metrics:
         self._files_overdue.set(backlog["files_overdue"])
         self._files_missing.set(backlog["files_missing"])
         self._unknown_objects.set(backlog["unknown_objects"])
+        self._requests_overdue.set(backlog["requests_overdue"])
+        self._requests_due_soon.set(backlog["requests_due_soon"])

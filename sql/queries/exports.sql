@@ -19,26 +19,29 @@ WITH found AS MATERIALIZED (
   INSERT INTO carryout.export_jobs
     (user_id, idempotency_key, format, queued, estimated_records, request_id, traceparent,
      enqueued_at, status, attempt, started_at, lease_expires_at, spec_digest,
-     sections, range_start, range_end, since_job_id, bom, big_as_text, unguarded)
+     sections, range_start, range_end, since_job_id, bom, big_as_text, unguarded,
+     requested_by, reason, received_at, due_at)
   SELECT $1, $2, $6, $7, $8, $9, $10, now(),
     CASE WHEN $7 THEN 'pending' ELSE 'processing' END,
     CASE WHEN $7 THEN 0 ELSE 1 END,
     CASE WHEN $7 THEN NULL ELSE now() END,
     CASE WHEN $7 THEN NULL ELSE now() + make_interval(secs => $11) END,
-    $12, $13, $14, $15, $16, $17, $18, $19
-  FROM found
+    $12, $13, $14, $15, $16, $17, $18, $19, $24, $25, desk.received_at,
+    (desk.received_at AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC'
+  FROM found, (SELECT CASE WHEN $24::text IS NOT NULL THEN least($26::timestamptz, now()) END) AS desk (received_at)
   WHERE (known).id IS NULL AND num_nonnulls(rate_wait, accepted_wait, kept_files_wait) = 0
     AND (SELECT count(*) FROM forgotten) >= 0  -- the key is free by then
   ON CONFLICT (user_id) WHERE status IN ('pending', 'processing') DO NOTHING
   RETURNING export_jobs AS job
 ), events AS (
-  INSERT INTO carryout.export_audit (actor_type, actor, action, user_id, job_id, format, ip, user_agent, request_id)
-  SELECT event.actor_type, event.actor, event.action, (job).user_id, (job).id, (job).format, event.ip,
+  INSERT INTO carryout.export_audit
+    (actor_type, actor, action, user_id, job_id, format, outcome, ip, user_agent, request_id)
+  SELECT event.actor_type, event.actor, event.action, (job).user_id, (job).id, (job).format, event.outcome, event.ip,
     event.user_agent, event.request_id
   FROM created, (
-    VALUES (1, $20::text, $21::text, 'export:requested', $22::inet, $23::text, $9::text),
-           (2, 'system', NULL, 'export:started', NULL, NULL, NULL)
-  ) AS event (step, actor_type, actor, action, ip, user_agent, request_id)
+    VALUES (1, $20::text, $21::text, 'export:requested', $25::text, $22::inet, $23::text, $9::text),
+           (2, 'system', NULL, 'export:started', NULL, NULL, NULL, NULL)
+  ) AS event (step, actor_type, actor, action, outcome, ip, user_agent, request_id)
   WHERE step = 1 OR NOT (job).queued
   ORDER BY step
 )
@@ -55,6 +58,32 @@ FROM carryout.export_jobs WHERE id = $1
 -- name: find_export_by_key
 SELECT * FROM carryout.export_jobs
 WHERE user_id = $1 AND idempotency_key = $2 AND created_at > now() - interval '24 hours'
+
+-- name: find_request_by_key
+SELECT *, coalesce(expires_at <= now(), false) AS expired FROM carryout.export_jobs
+WHERE idempotency_key = $1 AND requested_by IS NOT NULL AND created_at > now() - interval '24 hours'
+ORDER BY created_at
+LIMIT 1
+
+-- name: list_requests
+SELECT *, coalesce(expires_at <= now(), false) AS expired
+FROM carryout.export_jobs
+WHERE requested_by IS NOT NULL
+  AND ($1::uuid IS NULL
+       OR (created_at, id) < (
+         SELECT created_at, id FROM carryout.export_jobs WHERE id = $1 AND requested_by IS NOT NULL))
+ORDER BY created_at DESC, id DESC
+LIMIT $2
+
+-- name: answer_requests
+-- The request of the export $1, and earlier ones of its user for the same part of the data.
+UPDATE carryout.export_jobs AS asked
+SET answered_at = clock_timestamp()
+FROM carryout.export_jobs AS answer
+WHERE answer.id = $1 AND asked.user_id = answer.user_id
+  AND asked.due_at IS NOT NULL AND asked.answered_at IS NULL AND asked.created_at <= answer.created_at
+  AND (asked.sections, asked.range_start, asked.range_end)
+      IS NOT DISTINCT FROM (answer.sections, answer.range_start, answer.range_end)
 
 -- name: list_exports
 SELECT *, coalesce(expires_at <= now(), false) AS expired

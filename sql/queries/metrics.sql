@@ -1,7 +1,7 @@
 -- name: measure_backlog
--- The backlog of exports, mails, events and files, read from partial indexes on unfinished rows, and what the last sweep counted.
+-- The backlog of exports, mails, events, files and requests, read from partial indexes on unfinished rows, and what the last sweep counted.
 -- Ages in seconds.
-SELECT queue.*, mails.*, events.*, files.*, missing.*, sweep.*
+SELECT queue.*, mails.*, events.*, files.*, missing.*, sweep.*, requests.*
 FROM (
   SELECT count(*) AS queue_exports, coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS queue_age
   FROM carryout.export_jobs
@@ -29,7 +29,13 @@ FROM (
   WHERE file_missing_at IS NOT NULL AND file_deleted_at IS NULL AND expires_at > now()
 ) AS missing, (
   SELECT unknown_objects FROM carryout.sweep_lease
-) AS sweep
+) AS sweep, (
+  SELECT count(*) FILTER (WHERE due_at <= now()) AS requests_overdue,
+         count(*) FILTER (WHERE due_at > now() AND due_at <= now() + interval '7 days') AS requests_due_soon
+  FROM carryout.export_jobs
+  WHERE due_at IS NOT NULL AND answered_at IS NULL
+    AND (subject_missing AND subject_checked_at = 'infinity') IS NOT TRUE
+) AS requests
 
 -- name: read_clock
 -- It fails for a role that has lost its rights, as requests do: they are checked although no row is read.

@@ -37,6 +37,14 @@ from tests.support.operators import create_key
 from worker.running import run_export
 
 EXPORTS = "/api/export"
+REQUESTS = "/api/v1/requests"
+DESK = {
+    ("POST", REQUESTS): Scope.REQUESTS_CREATE,
+    ("GET", REQUESTS): Scope.REQUESTS_READ,
+    ("GET", f"{REQUESTS}/{UNKNOWN_ID}"): Scope.REQUESTS_READ,
+    ("GET", f"{REQUESTS}/{UNKNOWN_ID}/download"): Scope.REQUESTS_DOWNLOAD,
+    ("HEAD", f"{REQUESTS}/{UNKNOWN_ID}/download"): Scope.REQUESTS_DOWNLOAD,
+}
 STREAM = "/api/export/stream"
 INSERT_KEPT_FILES = """
 INSERT INTO carryout.export_jobs (user_id, format, status, queued, created_at, estimated_records, completed_at,
@@ -113,7 +121,7 @@ async def world(resources: Resources, database: Connection, token: Token, witnes
         _client(resources, witness) as api,
         _client(replace(resources, settings=proxying), witness) as proxy,
         _client(replace(resources, flags=flags), witness) as off,
-        _client(replace(resources, user_lists={}), witness) as bare,
+        _client(replace(resources, user_lists={}, user_search=None), witness) as bare,
         _client(
             resources, witness, draining=True, wrong_keys=asyncio.Semaphore(0), watchers=watchers, list_shares=shares
         ) as busy,
@@ -137,6 +145,8 @@ async def _client(resources: Resources, witness: Witness, /, **state: object) ->
 async def test_every_documented_answer_is_given(world: World, witness: Witness) -> None:
     expected = set(documented((await world.api.get("/openapi.json")).json()))
     for ask in (ask_for_exports, refuse_exports, watch_exports, download, stream, list_users, operate, read_reference):
+        await ask(world)
+    for ask in (use_desk, refuse_requests, download_requests, refuse_keys_of_the_desk):
         await ask(world)
     await refuse_tokens(world, witness)
     await fail_everywhere(world, witness)
@@ -272,6 +282,99 @@ async def list_users(world: World) -> None:
         await world.api.get(path)
         await world.api.get(f"{path}?page=2")
         await world.off.get(path)
+
+
+async def use_desk(world: World) -> None:
+    key = {"X-API-Key": await create_key(world.database, name="desk"), "Idempotency-Key": "once"}
+    user_id, user = await world.user(3)
+    body = CSV | {"user_id": str(user_id), "reason": "A letter"}
+    asked = await world.api.post(REQUESTS, json=body, headers=key)
+    assert asked.status_code == 202
+    await world.api.post(REQUESTS, json=body, headers={"X-API-Key": key["X-API-Key"]})  # it is still running
+    await world.api.post(REQUESTS, json=JSON | {"user_id": str(user_id), "reason": "A letter"}, headers=key)
+    await world.api.delete(f"{EXPORTS}/{asked.json()['job_id']}", headers=user)
+    assert (await world.api.post(REQUESTS, json=body, headers=key)).status_code == 200
+    for path in (REQUESTS, f"{REQUESTS}/{asked.json()['job_id']}", f"{REQUESTS}/{UNKNOWN_ID}"):
+        await world.api.get(path, headers=key)
+
+
+async def refuse_requests(world: World) -> None:
+    key = {"X-API-Key": await create_key(world.database, name="refused")}
+    json_type = {"Content-Type": "application/json", **key}
+    user_id, _ = await world.user(2)
+    named = CSV | {"reason": "A letter", "user_id": str(user_id)}
+    by_email = CSV | {"reason": "A letter", "email": "grace@example.org"}
+    await world.api.post(REQUESTS, content=b"{", headers=json_type)
+    await world.api.post(REQUESTS, content=b"{}", headers=key)
+    await world.api.post(REQUESTS, content=b" " * 20_000, headers=json_type)
+    refused = (
+        CSV,
+        CSV | {"reason": "A letter"},
+        by_email,
+        named | {"reason": "two\nlines"},
+        named | {"received_at": "9999-01-01"},
+        named | {"sections": ["orders"]},
+        named | {"user_id": str(UNKNOWN_ID)},
+    )
+    for body in refused:
+        await world.api.post(REQUESTS, json=body, headers=key)
+    await world.bare.post(REQUESTS, json=by_email, headers=key)
+    await world.database.execute("ALTER TABLE public.users DROP CONSTRAINT IF EXISTS users_email_key")
+    for email in ("grace@example.org", "grace@example.org", ""):
+        other_id, _ = await world.user()
+        await world.database.execute("UPDATE public.users SET email = $2 WHERE id = $1", other_id, email)
+    await world.api.post(REQUESTS, json=by_email, headers=key)
+    await world.api.post(REQUESTS, json=named | {"user_id": str(other_id)}, headers=key)
+    large_id, _ = await world.user(MAX_RECORDS + 1)
+    await world.api.post(REQUESTS, json=named | {"user_id": str(large_id)}, headers=key)
+    keeper_id, _ = await world.user(2)
+    await world.database.execute(INSERT_KEPT_FILES, keeper_id, world.resources.settings.kept_files)
+    await world.api.post(REQUESTS, json=named | {"user_id": str(keeper_id)}, headers=key)
+    per_hour = world.resources.settings.exports_per_hour
+    await world.database.execute(INSERT_ENDED_EXPORTS, user_id, 0, per_hour)
+    await world.api.post(REQUESTS, json=named, headers=key)
+    failed_id, _ = await world.user(2)
+    await world.database.execute(INSERT_ENDED_EXPORTS, failed_id, 1, per_hour * ACCEPTED_PER_MADE)
+    await world.api.post(REQUESTS, json=named | {"user_id": str(failed_id)}, headers=key)
+
+
+async def download_requests(world: World) -> None:
+    key = {"X-API-Key": await create_key(world.database, name="downloads")}
+    for format_ in Format:
+        user_id, user = await world.user(3)
+        body = {"format": format_, "user_id": str(user_id), "reason": "A letter"}
+        path = (await world.api.post(REQUESTS, json=body, headers=key)).headers["location"].removeprefix("/carryout")
+        job_id = path.rpartition("/")[2]
+        for ask in (world.api.get, world.api.head):
+            await ask(f"{path}/download", headers=key)
+        await run_export(world.resources, UUID(job_id))
+        await world.api.get(f"{path}/download", headers=key)
+        for headers in (
+            {},
+            {"Range": "bytes=0-9"},
+            {"Range": "bytes=99999-"},
+            {"If-Match": '"x"'},
+            {"If-None-Match": "*"},
+        ):
+            await world.proxy.get(f"{path}/download", headers=key | headers)
+            await world.api.head(f"{path}/download", headers=key | headers)
+    await world.api.delete(f"{EXPORTS}/{job_id}", headers=user)
+    for ask in (world.api.get, world.api.head):
+        await ask(f"{path}/download", headers=key)
+        await ask(f"{REQUESTS}/{UNKNOWN_ID}/download", headers=key)
+
+
+async def refuse_keys_of_the_desk(world: World) -> None:
+    for number, ((method, path), scope) in enumerate(DESK.items()):
+        others = [other for other in Scope if other is not scope]
+        lacking = {"X-API-Key": await create_key(world.database, *others, name=f"lacks {number}")}
+        whole = {"X-API-Key": await create_key(world.database, name=f"whole {number}")}
+        body = CSV if method == "POST" else None
+        await world.api.request(method, path, json=body)
+        await world.api.request(method, path, json=body, headers=lacking)
+        await world.api.request(method, f"{path}?page=2", json=body, headers=whole)
+        await world.off.request(method, path, json=body, headers=whole)
+        await world.busy.request(method, path, json=body, headers={"X-API-Key": "wrong"})
 
 
 async def operate(world: World) -> None:

@@ -8,14 +8,16 @@ from pathlib import Path
 from urllib.parse import quote
 from uuid import UUID
 
+import asyncpg
 import httpx
 import jwt
 import pytest
 from selenium.webdriver import ActionChains, Keys
 
 from service.backends.database import Connection
-from tests.browser.conftest import TOKEN_TTL_SECONDS, Site, Tab
+from tests.browser.conftest import PATIENCE_SECONDS, TOKEN_TTL_SECONDS, Site, Tab
 from tests.support import wires
+from tests.support.operators import create_key
 
 FIRST = "#history > li:first-child"
 # WCAG 2.2, 1.4.3: every element with a text of its own that falls short, and by how much.
@@ -178,6 +180,34 @@ async def test_from_asking_to_deleting(site: Site, tab: Tab) -> None:
     assert all(token not in process.log for process in site.world.processes)
     worker.signal(signal.SIGTERM)
     await worker.ended()
+
+
+async def test_support_has_asked(site: Site, tab: Tab) -> None:
+    """The reason is shown as it was written, and runs nothing."""
+    user_id = await site.world.create_user(records=10)
+    reason = "Your letter <img src=x onerror=alert(1)> & 'call'"
+    connection = await asyncpg.connect(site.world.database_url)
+    key = await create_key(connection, name=f"support {user_id}")
+    await connection.close()
+    headers = {"X-API-Key": key}
+    async with httpx.AsyncClient(base_url=site.url, headers=headers, trust_env=False, timeout=PATIENCE_SECONDS) as desk:
+        body = {"user_id": str(user_id), "format": "csv", "reason": reason}
+        asked = await desk.post("/api/v1/requests", json=body)
+        assert asked.status_code == 202
+        worker = await site.world.start_worker()
+        tab.sign_in(user_id)
+        tab.until_text(f"{FIRST} .badge", "Ready")
+        assert tab.text(f"{FIRST} .asked") == f"Asked for by support, because: {reason}"
+        assert not tab.driver.find_elements("css selector", f"{FIRST} img")
+        assert faults(tab) == []
+        await desk.get(f"{asked.headers['location']}/download")
+    tab.find(f"{FIRST} .downloads summary").click()
+    tab.until_text(f"{FIRST} .downloads", "Support, for you")
+    worker.signal(signal.SIGTERM)
+    await worker.ended()
+    tab.ask("json")
+    tab.until_text(f"{FIRST} h3", "JSON copy")
+    assert not tab.is_shown(f"{FIRST} .asked")
 
 
 async def test_deleting_right_after_keeping(site: Site, tab: Tab) -> None:

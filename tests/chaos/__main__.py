@@ -27,7 +27,7 @@ from tests.chaos.promises import Aftermath, broken_promises, wait_for_rest
 from tests.chaos.report import print_report
 from tests.chaos.schedule import draw
 from tests.chaos.storm import Storm
-from tests.chaos.users import Visitor, create_users
+from tests.chaos.users import Visitor, create_desk_key, create_users
 from tests.chaos.wire import Wire
 from tests.faults.world import World, open_world
 from tests.support.receiver import SECRET, Receiver, open_receiver
@@ -76,7 +76,8 @@ async def run(options: Options) -> list[str]:
         world.healing_seconds = HEALING_SECONDS
         aftermath = Aftermath(world, fleet, Ledger(), smtp, receiver, http, await fleet.resident_megabytes())
         over = asyncio.Event()
-        visitors = _visitors(aftermath, await create_users(world, options.users, chance), over, chance)
+        users = await create_users(world, options.users, chance)
+        visitors = _visitors(aftermath, users, over, chance, await create_desk_key(world))
         storm = Storm(Scene(stack, world.database_url, fleet, wires, smtp), http)
         async with asyncio.TaskGroup() as lives:
             for visitor in visitors:
@@ -129,13 +130,23 @@ async def _open_wires(
         yield wires, through | {"CARRYOUT_SOURCE_DATABASE_URL": source._replace(netloc=netloc).geturl()}
 
 
-def _visitors(aftermath: Aftermath, users: list[User], over: asyncio.Event, chance: random.Random) -> list[Visitor]:
+def _visitors(
+    aftermath: Aftermath, users: list[User], over: asyncio.Event, chance: random.Random, desk_key: str
+) -> list[Visitor]:
     visitors = []
     for user in users:
         own = random.Random(chance.random())  # noqa: S311 (reproducible on purpose)
         client = Client(aftermath.http, aftermath.fleet.api_urls, aftermath.ledger, own)
         visitors.append(
-            Visitor(user, client=client, world=aftermath.world, ledger=aftermath.ledger, over=over, chance=own)
+            Visitor(
+                user,
+                client=client,
+                world=aftermath.world,
+                ledger=aftermath.ledger,
+                over=over,
+                chance=own,
+                desk_key=desk_key,
+            )
         )
     return visitors
 

@@ -32,9 +32,10 @@ class User:
 
 @dataclass
 class Ledger:
-    """The answers that clients got, and those that break a promise."""
+    """The answers that clients got, and those that break a promise. `requested` are the desk's reasons."""
 
     accepted: dict[UUID, User] = field(default_factory=dict)
+    requested: dict[UUID, str] = field(default_factory=dict)
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)

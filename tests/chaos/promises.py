@@ -89,6 +89,30 @@ async def audit_is_whole(aftermath: Aftermath) -> None:
     await audit_chains_are_whole(aftermath.world, await all_exports(aftermath.world))
 
 
+async def requests_are_told_and_answered(aftermath: Aftermath) -> None:
+    """The trail tells why the desk has asked. A request is answered if its mail was sent; no key got any bytes."""
+    async with aftermath.world.database() as connection:
+        rows = await connection.fetch(
+            """SELECT job.id, job.reason, job.answered_at, mail.state AS mail, asked.outcome, asked.actor_type
+            FROM carryout.export_jobs AS job
+            JOIN carryout.export_audit AS asked ON asked.job_id = job.id AND asked.action = 'export:requested'
+            LEFT JOIN carryout.export_notifications AS mail ON mail.job_id = job.id AND mail.kind = 'ready'
+            WHERE job.requested_by IS NOT NULL"""
+        )
+        taken = await connection.fetchval(
+            "SELECT count(*) FROM carryout.export_audit WHERE action = 'export:downloaded' AND actor_type = 'key'"
+        )
+    reasons = {row["id"]: row["reason"] for row in rows}
+    assert aftermath.ledger.requested.items() <= reasons.items(), (
+        "an accepted request is unknown, or has another reason"
+    )
+    untold = [row["id"] for row in rows if (row["actor_type"], row["outcome"]) != ("key", row["reason"])]
+    assert not untold, f"the trail doesn't tell who asked, and why: {untold}"
+    unanswered = [row["id"] for row in rows if row["mail"] == "sent" and not row["answered_at"]]
+    assert not unanswered, f"mailed, and not answered: {unanswered}"
+    assert not taken, "a key without the scope got bytes"
+
+
 async def at_most_one_mail(aftermath: Aftermath) -> None:
     owners = {str(job_id): user.tag for job_id, user in aftermath.ledger.accepted.items()}
     accepted: Counter[tuple[str, str]] = Counter()
@@ -234,6 +258,7 @@ PROMISES: Final[tuple[Promise, ...]] = (
     every_accepted_export_ended,
     nobody_saw_what_they_should_not,
     answers_are_documented,
+    requests_are_told_and_answered,
     at_most_one_mail,
     every_event_is_accepted,
     storage_holds_only_their_files,

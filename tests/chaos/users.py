@@ -15,13 +15,14 @@ from typing import Any
 import asyncpg
 from yarl import URL
 
+from service.access.api_keys import KeyRepository, Scope
 from service.access.tokens import create_token
 from service.backends.database import CONNECTION_LOST
 from service.backends.s3 import open_client
 from service.errors import ServiceError
 from service.formats import STREAMED_FORMATS, Format
 from service.settings import from_env
-from tests.chaos.client import LOST, STORAGE, Client, GivenUpError, Ledger, User
+from tests.chaos.client import LOST, STORAGE, Answer, Client, GivenUpError, Ledger, User
 from tests.faults.world import World
 from tests.support.documents import count_records
 
@@ -85,6 +86,14 @@ async def create_users(world: World, count: int, chance: random.Random) -> list[
     return users
 
 
+async def create_desk_key(world: World) -> str:
+    """One that may ask and look, and get no bytes."""
+    scopes = (Scope.REQUESTS_CREATE, Scope.REQUESTS_READ)
+    async with world.database() as connection:
+        _, text = await KeyRepository().create(connection, name="desk", scopes=scopes, expires_in_days=None)
+    return text
+
+
 async def _store_files(s3: Any, user_id: uuid.UUID, tag: str) -> None:
     """Half of the files that datasets/content.sql names; the others are missing."""
     for number in STORED:
@@ -109,8 +118,10 @@ class Visitor:
         ledger: Ledger,
         over: asyncio.Event,
         chance: random.Random,
+        desk_key: str,
     ) -> None:
         self._user = user
+        self._desk = {"X-API-Key": desk_key}
         self._client = client
         self._world = world
         self._ledger = ledger
@@ -127,6 +138,7 @@ class Visitor:
             self._cancel: 8,
             self._ask_thrice: 7,
             self._look_at_others: 5,
+            self._write_to_support: 8,
             self._erase: 5,
         }
         while not self._over.is_set():
@@ -248,6 +260,38 @@ class Visitor:
         async with asyncio.TaskGroup() as posts:
             for _ in range(3):
                 posts.create_task(self._post_or_give_up())
+
+    async def _write_to_support(self) -> None:
+        """The desk asks for the user, who sees the reason; the desk sees no link, and gets no bytes."""
+        reason = f"letter {self._chance.randbytes(16).hex()}"  # not a UUID: the oracle finds a mail's export by its one
+        body = {"user_id": str(self._user.id), "format": self._chance.choice(list(Format)), "reason": reason}
+        headers = self._desk | {"Idempotency-Key": reason.removeprefix("letter ")}
+        gone = {404} if self._user.erased else set()
+        asked = await self._client.ask(
+            "POST request",
+            "/api/v1/requests",
+            self._user,
+            {200, 202, 409} | gone,
+            signed_in=False,
+            headers=headers,
+            body=body,
+        )
+        if asked.status not in {200, 202}:
+            return
+        job_id = uuid.UUID(asked.json["job_id"])
+        self._ledger.accepted[job_id] = self._user
+        self._ledger.requested[job_id] = reason
+        path = f"/api/v1/requests/{job_id}"
+        await self._ask_desk("GET bytes", f"{path}/download", {403})
+        view = await self._ended(job_id)
+        self._require(view["asked_by_support"]["reason"] == reason, "a user was told another reason")  # type: ignore[index]
+        shown = await self._ask_desk("GET request", path, {200})
+        self._require(b"signature" not in shown.body, "the desk was shown a link")
+        self._require(shown.json["reason"] == reason, "the desk was shown another reason")
+        self._ledger.counts["requests answered"] += 1
+
+    async def _ask_desk(self, operation: str, path: str, allowed: set[int]) -> Answer:
+        return await self._client.ask(operation, path, self._user, allowed, signed_in=False, headers=self._desk)
 
     async def _post_or_give_up(self) -> None:
         with suppress(GivenUpError):

@@ -133,6 +133,7 @@ class TestFeatures:
             ["users:export_full", "off", "switched"],
             ["users:export_alive", "off", "default"],
             ["users:export_simple", "on", "default"],
+            ["requests:desk", "on", "default"],
         ]
         assert await list_actions(database) == ["features:changed", "features:changed"]
 

@@ -69,6 +69,22 @@ def test_nothing_is_fetched_to_show_a_mail(mailer: Mailer, kind: str, facts: Map
     assert not [word for word in ("<img", "src=", "url(", "@import", "<link", "<script") if word in html]
 
 
+@pytest.mark.parametrize(("kind", "facts"), [("ready", READY), ("failed", FAILED)])
+def test_says_that_support_has_asked_and_why(mailer: Mailer, kind: str, facts: Mapping[str, object]) -> None:
+    reason = "Your letter of 1 March <b>Ada & Co</b>"
+    message = compose(
+        kind, sender=mailer.sender, recipient=ADA, message_id=MESSAGE_ID, facts={**facts, "reason": reason}
+    )
+    text, html = parts(message)
+    assert f"\n{reason}\n" in text
+    assert ">Your letter of 1 March &lt;b&gt;Ada &amp; Co&lt;/b&gt;</blockquote>" in html
+    for part in (text, html):
+        assert "Support asked for a copy of your data for you on 1 March 2026, because:" in part
+        assert "You know nothing of this?" in part
+        assert "You asked for" not in part
+        assert "This wasn't you?" not in part
+
+
 def test_says_which_part_was_asked_for(mailer: Mailer) -> None:
     facts = READY | {"selection": "sections activity, from 2025-01-01"}
     message = compose("ready", sender=mailer.sender, recipient=ADA, message_id=MESSAGE_ID, facts=facts)

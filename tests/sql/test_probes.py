@@ -87,6 +87,10 @@ async def filled(open_database: OpenDatabase) -> AsyncIterator[Connection]:
         ("list_audit_events", [A_USER, None, None, None, 100, None]),
         ("list_audit_events", [None, A_USER, None, None, 100, None]),
         ("list_downloads", [A_USER, None, 20]),
+        ("list_requests", [None, 20]),
+        ("list_requests", [A_USER, 20]),
+        ("find_request_by_key", ["key"]),
+        ("answer_requests", [A_USER]),
         ("measure_backlog", []),
     ],
 )

@@ -15,6 +15,7 @@ READY: dict[str, object] = {
     "expires_at": datetime(2026, 3, 8, 9, 31, 59, tzinfo=UTC),
     "format": "csv",
     "selection": "",
+    "reason": None,
     "records": 54_321,
     "size_bytes": 12_345_678,
     "sha256": "5f" * 32,
@@ -26,6 +27,7 @@ FAILED: dict[str, object] = {
     "created_at": READY["created_at"],
     "format": "json",
     "selection": "",
+    "reason": None,
     "job_id": UUID(int=1),
     "error_message": "The data could not be read",
 }

@@ -1,6 +1,7 @@
 """The exports of users whom the application has erased end without an operator; those of living users never do."""
 
 import dataclasses
+import datetime as dt
 import uuid
 from http import HTTPStatus
 
@@ -9,11 +10,14 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from service.backends.database import open_pool
-from service.bookkeeping.audit import SYSTEM
-from service.bookkeeping.exports import Export, ExportStatus
+from service.backends.database import QUERIES, open_pool
+from service.bookkeeping.audit import SYSTEM, Actor
+from service.bookkeeping.exports import DeskRequest, Export, ExportRequest, ExportStatus
 from service.errors import OutageError
+from service.export_spec import ExportSpec
 from service.exports import files
+from service.exports.requests import request_export
+from service.formats import Format
 from service.mails.sending import send_due_mails
 from service.resources import Resources
 from service.settings import Settings
@@ -113,6 +117,22 @@ async def test_waiting_mails_are_skipped(
     assert mail is not None
     assert (*mail,) == ("skipped", GONE)
     assert (await list_audit(database))[-1]["outcome"] == f"skipped: {GONE}"
+
+
+async def test_a_request_of_the_desk_is_not_overdue(
+    resources: Resources, database: Connection, smtp: SmtpServer, user_id: uuid.UUID
+) -> None:
+    desk = DeskRequest("support", "Your letter", dt.datetime.now(dt.UTC) - dt.timedelta(days=60))
+    wanted = ExportRequest(ExportSpec(user_id, Format.CSV), Actor("key", "abcdefgh"), respond_async=True, desk=desk)
+    export = await request_export(resources, wanted)
+    assert await database.fetchval(f"SELECT requests_overdue FROM ({QUERIES['measure_backlog']}) AS backlog") == 1
+    await erase(database, user_id)
+    for _ in range(2):
+        await look(resources, database)
+    assert (await find(resources, export.id)).error_message == GONE
+    assert await database.fetchval(f"SELECT requests_overdue FROM ({QUERIES['measure_backlog']}) AS backlog") == 0
+    assert await send_due_mails(resources, limit=10) == 0
+    assert smtp.mails == []
 
 
 class TestGivenAgain:

@@ -1,8 +1,10 @@
 // The list's element for one export.
 
-import { count, date, name, part, records, size, state } from "./words.js";
+import { asked, count, date, name, part, records, size, state } from "./words.js";
 
 const BADGES = { ready: "completed", failed: "failed", "being made": "running", waiting: "running" };
+
+const DOWNLOADERS = { owner: "You, signed in", link: "With the link", support: "Support, for you" };
 
 /** Creates an export's element. `actions.remove(view)` confirms and deletes; `actions.downloads(path)` fetches a page of downloads. */
 export function createItem(view, actions) {
@@ -30,6 +32,8 @@ export function showItem(item, view) {
   find(item, ".name").textContent = name(view);
   find(item, ".part").textContent = part(view.filter);
   find(item, ".part").hidden = !view.filter;
+  find(item, ".asked").textContent = asked(view.asked_by_support);
+  find(item, ".asked").hidden = !view.asked_by_support;
   find(item, ".badge").textContent = word[0].toUpperCase() + word.slice(1);
   find(item, ".badge").className = `badge ${BADGES[word] ?? ""}`;
   find(item, ".making").hidden = !running;
@@ -103,7 +107,7 @@ function addDownloads(item, page) {
   for (const download of page.downloads) {
     const row = find(item, ".downloads-list tbody").insertRow();
     row.insertCell().append(time(download.downloaded_at));
-    row.insertCell().append(download.by === "owner" ? "You, signed in" : "With the link");
+    row.insertCell().append(DOWNLOADERS[download.by]);
     row.insertCell().append(download.ip ?? "An unknown address", element("small", download.user_agent ?? ""));
   }
   item.olderDownloads = page.next;

@@ -23,6 +23,9 @@ export function size(bytes) {
   return `${SHORT.format(value)} ${UNITS[power]}`;
 }
 
+/** Who else asked for an export and why; empty if its owner did. */
+export const asked = (bySupport) => (bySupport ? `Asked for by support, because: ${bySupport.reason}` : "");
+
 /** The part of the data that a filter selects, in words; empty for all of it. */
 export function part(filter) {
   const range = filter && (filter.since ? `New since ${date(filter.from)}` : rangeOf(filter.from, filter.to));
