@@ -118,7 +118,9 @@ async def load_user_search(connection: Connection, directory: Path, *, forbidden
     known = _Known(await read_functions(connection))
     with naming(USER_SEARCH):
         sql = _read(path)
-        columns, plan = await _inspect(connection, sql, known, SEARCH_PARAMETERS, forbidden)
+        columns, plan, row_plan = await _inspect(connection, sql, known, SEARCH_PARAMETERS, forbidden)
+        async with using_safe_search_path(connection):
+            await check_column_names(connection, row_plan)
         if [column.name for column in columns] != ["id"]:
             raise ConfigurationError("its only column must be id, the user's id")
     return Dataset(path.stem, sql, columns, tables(plan))
