@@ -46,7 +46,7 @@ from service.bookkeeping.audit import AuditLog
 from service.bookkeeping.events import EventRepository
 from service.bookkeeping.exports import ExportRepository, find_mark
 from service.bookkeeping.mails import NotificationRepository
-from service.documents.datasets import Dataset, list_exposed_columns, load_datasets, load_user_lists
+from service.documents.datasets import Dataset, list_exposed_columns, load_datasets, load_lists, load_user_lists
 from service.documents.schema import Schema, load_schema
 from service.errors import ConfigurationError, UnavailableError
 from service.mutex import KeyedMutex
@@ -91,6 +91,7 @@ class Resources:
     datasets: tuple[Dataset, ...]
     schema: Schema
     user_lists: dict[str, Dataset]
+    operator_lists: dict[str, Dataset]
     flags: Flags
     storage: ObjectStorage
     file_stores: dict[str, AttachmentStore]
@@ -130,6 +131,7 @@ class _Source(NamedTuple):
 
     datasets: tuple[Dataset, ...]
     user_lists: dict[str, Dataset]
+    operator_lists: dict[str, Dataset]
     exposed_columns: list[str]
     encoding: str
 
@@ -161,7 +163,8 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             datasets=source.datasets,
             schema=load_schema(source.datasets),
             user_lists=source.user_lists,
-            flags=await enter(open_flags(settings.database_url, settings.features)),
+            operator_lists=source.operator_lists,
+            flags=await enter(open_flags(settings.database_url, settings.features, source.operator_lists)),
             database=await enter(
                 open_pool(settings.database_url, size=settings.pool_size, application_name="carryout")
             ),
@@ -210,8 +213,10 @@ def _open_source_pool(settings: Settings, name: str, *, size: int) -> AbstractAs
 
 
 async def _read_source(settings: Settings) -> _Source:
-    to_operators = [name for name in settings.forbidden_columns if name not in settings.operator_columns]
+    to_operators = settings.forbidden_to_operators
     directory = Path(settings.datasets_dir)
+    if settings.lists_dir and not settings.lists_folder.is_dir():
+        raise ConfigurationError(f"CARRYOUT_LISTS_DIR: {settings.lists_dir} is not a folder")
     name = "CARRYOUT_SOURCE_DATABASE_URL"
     async with connect(settings.source_database_url, name=name, own_search_path=True) as connection:
         encoding = connection.get_settings().server_encoding
@@ -219,12 +224,14 @@ async def _read_source(settings: Settings) -> _Source:
             connection, directory, user_id_type=settings.user_id_type, forbidden=settings.forbidden_columns
         )
         user_lists = await load_user_lists(connection, directory, forbidden=to_operators)
+        operator_lists = await load_lists(connection, settings.lists_folder, forbidden=to_operators)
+        lists = [*user_lists.values(), *operator_lists.values()]
         exposed_columns = await list_exposed_columns(
             connection,
-            [*datasets, *user_lists.values()],
-            forbidden=to_operators if user_lists else settings.forbidden_columns,
+            [*datasets, *lists],
+            forbidden=to_operators if lists else settings.forbidden_columns,
         )
-    return _Source(datasets, user_lists, exposed_columns, encoding)
+    return _Source(datasets, user_lists, operator_lists, exposed_columns, encoding)
 
 
 def _check_encodings(settings: Settings, own: str, sources: str) -> None:

@@ -24,11 +24,19 @@ SECRET_BYTES = 32
 
 
 class Scope(StrEnum):
-    """The lists that a key may fetch, and whether without the guard against formulas. No scope includes another."""
+    """The lists of users that a key may fetch, and whether lists without the guard against formulas.
+
+    Each list of an operator's own has a scope by `list_permission`. No scope includes another.
+    """
 
     USERS_EXPORT = "users:export"
     USERS_EXPORT_FULL = "users:export_full"
     USERS_UNGUARDED = "users:unguarded"
+
+
+def list_permission(name: str) -> str:
+    """The scope, and the feature flag, of the operators' list of this name."""
+    return f"lists:{name}"
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +46,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     prefix: str
     key_hash: bytes
-    scopes: tuple[Scope, ...]
+    scopes: tuple[str, ...]
     created_at: dt.datetime
     expires_at: dt.datetime | None
     revoked_at: dt.datetime | None
@@ -66,7 +74,7 @@ class KeyRepository:
         self._audit = AuditLog()
 
     async def create(
-        self, connection: Connection, *, name: str, scopes: Collection[Scope], expires_in_days: int | None
+        self, connection: Connection, *, name: str, scopes: Collection[str], expires_in_days: int | None
     ) -> tuple[ApiKey, str]:
         """The key's row, and its text, which is shown this once. Raises InvalidValueError if the name is taken."""
         prefix = "".join(secrets.choice(PREFIX_ALPHABET) for _ in range(PREFIX_CHARACTERS))
@@ -88,7 +96,7 @@ class KeyRepository:
         name: str,
         prefix: str,
         text: str,
-        scopes: Collection[Scope],
+        scopes: Collection[str],
         expires_in_days: int | None,
     ) -> ApiKey:
         try:

@@ -5,7 +5,21 @@ import asyncio
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from service.api import docs, downloads, events, exports, health, lists, metrics, page, sections, streams
+from service.api import (
+    docs,
+    downloads,
+    events,
+    exports,
+    health,
+    key_holders,
+    listings,
+    lists,
+    metrics,
+    page,
+    sections,
+    streams,
+    user_lists,
+)
 from service.api.http.body_limit import MAX_BODY_BYTES, BodyLimitMiddleware
 from service.api.http.cors import share_with
 from service.api.http.middleware import RequestMiddleware
@@ -26,23 +40,25 @@ ROUTES = (
     *exports.ROUTES,
     *events.ROUTES,
     *downloads.ROUTES,
-    *lists.ROUTES,
+    *user_lists.ROUTES,
     *docs.ROUTES,
 )
 
 
 def create_app(resources: Resources) -> Starlette:
     """The caller owns `resources`: it opens them before the server starts and closes them after it has stopped."""
+    settings = resources.settings
+    routes = (*ROUTES, *lists.list_routes(resources.operator_lists, public_url=settings.public_url))
     app = Starlette(
-        routes=ROUTES,
+        routes=routes,
         middleware=[
-            Middleware(ProxyMiddleware, trusted=resources.settings.trusted_proxies),
-            *share_with(resources.settings.cors_origins),
+            Middleware(ProxyMiddleware, trusted=settings.trusted_proxies),
+            *share_with(settings.cors_origins),
             Middleware(
                 RequestMiddleware,
                 metrics=resources.metrics,
                 tracer=resources.tracer,
-                log_probes=resources.settings.log_probes,
+                log_probes=settings.log_probes,
             ),
             Middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES),
         ],
@@ -52,11 +68,11 @@ def create_app(resources: Resources) -> Starlette:
     app.state.resources = resources
     app.state.servers = Servers(resources)
     app.state.docs = docs.load_docs()
-    app.state.page = page.load_page(resources.settings)
+    app.state.page = page.load_page(settings)
     app.state.page_assets = page.load_page_assets()
     app.state.watchers = events.Watchers()
-    app.state.list_shares = lists.create_shares(resources.settings)
-    app.state.document = docs.fix_document(create_document(ROUTES, REFERENCE, public_url=resources.settings.public_url))
+    app.state.list_shares = listings.create_shares(settings)
+    app.state.document = docs.fix_document(create_document(routes, REFERENCE, public_url=settings.public_url))
     app.state.draining = False
-    app.state.wrong_keys = asyncio.Semaphore(lists.MAX_DELAYED_KEYS)
+    app.state.wrong_keys = asyncio.Semaphore(key_holders.MAX_DELAYED_KEYS)
     return app

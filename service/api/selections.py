@@ -4,7 +4,7 @@ import datetime as dt
 import re
 import uuid
 from collections.abc import Sequence
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn, Protocol
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -15,7 +15,7 @@ from service.api.http.requests import parse_uuid
 from service.bookkeeping.exports import Export, ExportStatus
 from service.documents.datasets import Column, Dataset
 from service.documents.selection import instant_text, section_name
-from service.errors import ExportNotFoundError, InvalidValueError
+from service.errors import ExportNotFoundError, InvalidRequestError, InvalidValueError
 from service.export_spec import ExportSpec
 from service.formats import Format
 from service.user_ids import UserId
@@ -64,6 +64,32 @@ BigNumbers = Annotated[
 BIG_FORMATS = (Format.JSON, Format.NDJSON)
 
 
+class Variant(Protocol):
+    """A query with the variants of formats."""
+
+    @property
+    def format(self) -> Format: ...
+
+    @property
+    def bom(self) -> str: ...
+
+    @property
+    def guard(self) -> str: ...
+
+    @property
+    def big(self) -> str: ...
+
+
+def require_fitting(query: Variant) -> None:
+    """Raise InvalidRequestError for a variant of another format than the one asked for."""
+    if query.bom == "1" and query.format is not Format.CSV:
+        raise InvalidRequestError("bom=1 is for format=csv only")
+    if query.guard == "none" and query.format is not Format.CSV:
+        raise InvalidRequestError("guard=none is for format=csv only")
+    if query.big == "text" and query.format not in BIG_FORMATS:
+        raise InvalidRequestError("big=text is for format=json and format=ndjson only")
+
+
 class Filter(msgspec.Struct, frozen=True):
     """The part of the data that an export was asked for. A null selects all."""
 
@@ -97,7 +123,7 @@ async def read_selection(
     """
     datasets = resources_of(request).datasets
     sections = read_sections(datasets, given.sections)
-    start, end = _read_instant("from", given.start), _read_instant("to", given.end)
+    start, end = read_instant("from", given.start), read_instant("to", given.end)
     since = None
     if given.since is not None:
         if start is not None:
@@ -128,7 +154,8 @@ def read_sections(datasets: Sequence[Dataset], given: Sequence[str] | None) -> t
     return tuple(name for name in known if name in given)
 
 
-def _read_instant(name: str, text: str | None) -> dt.datetime | None:
+def read_instant(name: str, text: str | None) -> dt.datetime | None:
+    """A date, or a time with its zone, in UTC. Raises InvalidValueError, which names the parameter."""
     if text is None:
         return None
     if not INSTANT.fullmatch(text) or text.startswith("0000"):

@@ -41,6 +41,8 @@ class AuditAction(StrEnum):
     USERS_EXPORT_STARTED = "users:export_started"
     USERS_EXPORTED = "users:exported"
     USERS_DENIED = "users:denied"
+    LIST_EXPORT_STARTED = "lists:export_started"
+    LIST_EXPORTED = "lists:exported"
     KEY_CREATED = "keys:created"
     KEY_REVOKED = "keys:revoked"
     FEATURE_CHANGED = "features:changed"

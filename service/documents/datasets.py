@@ -1,7 +1,8 @@
 """Datasets: one SQL file each, a SELECT of exactly the columns that may leave, `$1` the user.
 
-The operators' lists, in `users/` below them, are datasets too: `$1` is an e-mail address or null for all users, `$2`
-the id of the last row that isn't wanted any more, or null for all.
+The operators' lists are datasets too, in a folder of their own: `$1` and so on are the parameters that the file
+declares, null if they aren't given. In the two of `users/` below the datasets, `$1` is an e-mail address or null for
+all users, `$2` the id of the last row that isn't wanted any more, or null for all.
 
 They are read and checked once, at start-up, against the live source database. A dataset that breaks a rule stops the
 start with one sentence.
@@ -9,19 +10,23 @@ start with one sentence.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import asyncpg
 import msgspec
 
 from guard.files import UnsafeFileError, read_trusted
 from service.backends.database import QUERIES, Connection, using_safe_search_path
-from service.documents.comments import COMMENT_OR_QUOTED, Facts, read_facts
+from service.documents.comments import COMMENT_OR_QUOTED, Facts, ParameterFact, read_facts
 from service.documents.equality import Functions, check_equality, read_functions
 from service.documents.forbidden_columns import check_names, check_origins, is_forbidden
+from service.documents.list_keys import find_key
 from service.documents.plans import (
+    PARAMETER_TYPES,
     Plan,
     check_column_names,
     explain_with_row,
@@ -33,7 +38,7 @@ from service.errors import ConfigurationError
 PROFILE = "profile"
 DECISIONS_FILE = "tables.sql"  # `carryout check` reads its comments; it is not a dataset
 LISTS_FOLDER = "users"
-LIST_PARAMETERS = ["text", "bigint"]
+USER_LIST_PARAMETERS = [ParameterFact("email", "text"), ParameterFact("after", "bigint")]
 PROFILE_COLUMNS = {"id", "email"}
 MAX_NAME_CHARACTERS = 41
 NAME = re.compile(rf"[a-z][a-z0-9_]{{0,{MAX_NAME_CHARACTERS - 1}}}")
@@ -41,8 +46,11 @@ RESERVED_NAMES = {"exported_at", "filter", "user", "end"}  # members of the JSON
 STAR = re.compile(r"\.\s*\*|\*\s*(?:,|from\b)", re.IGNORECASE)  # neither count(*) nor a product
 ORDER_BY = re.compile(r"\border\s+by\b", re.IGNORECASE)
 INTEGERS = {"int2", "int4", "int8"}
+# Their text, as it stands in documents, is cast to the same value.
+KEY_TYPES = {"uuid", "text", "varchar", "bpchar", "int2", "int4", "int8", "numeric", "timestamptz", "timestamp", "date"}
+USER_LIST_FAULT = "its parameters must be $1::text, an e-mail address, and $2::bigint, an id"
 TIMES = {"timestamptz", "timestamp", "date"}
-PARAMETER_TYPE_NAMES = {"uuid": "uuid", "int8": "bigint", "text": "text"}
+PARAMETER_TYPE_NAMES = {name.removeprefix("pg_catalog."): type_ for type_, name in PARAMETER_TYPES.items()}
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -59,7 +67,8 @@ class Column(msgspec.Struct, frozen=True):
 
 class Dataset(msgspec.Struct, frozen=True):
     """`sql` yields `columns`, in a unique order, for its parameters; `tables`, each a schema and a name, are
-    all that it reads, also behind views. `time` is the column that ranges of time select rows by.
+    all that it reads, also behind views. `time` is the column that ranges of time select rows by. `key` is a list's
+    order: the columns that a download is resumed by.
     """
 
     name: str
@@ -68,6 +77,14 @@ class Dataset(msgspec.Struct, frozen=True):
     tables: tuple[tuple[str, str], ...]
     time: Column | None = None
     facts: Facts = msgspec.field(default_factory=Facts)
+    key: tuple[Column, ...] = ()
+
+
+class _Parameters(NamedTuple):
+    """The types that a query's parameters must have, and the sentence about others, given what they are."""
+
+    types: list[str]
+    fault: Callable[[Sequence[str]], str]
 
 
 class _Known(msgspec.Struct):
@@ -95,13 +112,25 @@ async def load_datasets(
 
 
 async def load_user_lists(connection: Connection, directory: Path, *, forbidden: Sequence[str]) -> dict[str, Dataset]:
-    """The operators' lists in `directory`/users by file name. Raises ConfigurationError as `load_datasets` does.
+    """The lists of users in `directory`/users by file name. Raises ConfigurationError as `load_datasets` does.
 
     The first column is the integer `id`, and the rows are in its order, so that a list can be resumed.
     """
     paths = sorted((directory / LISTS_FOLDER).glob("*.sql"))
     known = _Known(await read_functions(connection)) if paths else None
+    return {path.stem: await _load_user_list(connection, path, known, forbidden=forbidden) for path in paths if known}
+
+
+async def load_lists(connection: Connection, directory: Path, *, forbidden: Sequence[str]) -> dict[str, Dataset]:
+    """The operators' lists in `directory` by file name. Raises ConfigurationError as `load_datasets` does."""
+    paths = [directory / f"{name}.sql" for name in list_names(directory)]
+    known = _Known(await read_functions(connection)) if paths else None
     return {path.stem: await _load_list(connection, path, known, forbidden=forbidden) for path in paths if known}
+
+
+def list_names(directory: Path) -> list[str]:
+    """The names of the operators' lists in `directory`."""
+    return sorted(path.stem for path in directory.glob("*.sql"))
 
 
 async def list_exposed_columns(
@@ -160,7 +189,10 @@ async def _load_dataset(
         sql = _read(path)
         facts = read_facts(sql)
         async with connection.transaction(readonly=True):
-            columns, plan = await _inspect(connection, sql, known, [user_id_type], forbidden)
+            if facts.parameters:
+                raise ConfigurationError("a line `-- param:` is for operators' lists")
+            parameters = _Parameters([user_id_type], partial(_user_id_fault, wanted=user_id_type))
+            columns, plan = await _inspect(connection, sql, known, parameters, forbidden)
             await check_equality(connection, sql, known.functions)
             if path.stem == PROFILE:
                 _check_profile(columns, facts)
@@ -172,29 +204,49 @@ async def _load_dataset(
     return Dataset(path.stem, sql, columns, tables(plan), time, facts)
 
 
-async def _load_list(connection: Connection, path: Path, known: _Known, *, forbidden: Sequence[str]) -> Dataset:
+async def _load_user_list(connection: Connection, path: Path, known: _Known, *, forbidden: Sequence[str]) -> Dataset:
     with naming(f"{LISTS_FOLDER}/{path.name}"):
         sql = _read(path)
-        columns, plan = await _inspect(connection, sql, known, LIST_PARAMETERS, forbidden)
+        parameters = _Parameters([parameter.type for parameter in USER_LIST_PARAMETERS], lambda _: USER_LIST_FAULT)
+        columns, plan = await _inspect(connection, sql, known, parameters, forbidden)
         if columns[0].name != "id" or columns[0].type_name not in INTEGERS:
             raise ConfigurationError("its first column must be id, an integer")
         if not (_has_order_by(sql) and is_ordered_by_first_output(plan)):
             raise ConfigurationError("its ORDER BY must begin with the column that is id")
         await check_unique_order(connection, plan, has_order_by=True)
-    return Dataset(path.stem, sql, columns, tables(plan))
+    facts = Facts(parameters=USER_LIST_PARAMETERS)
+    return Dataset(path.stem, sql, columns, tables(plan), facts=facts, key=columns[:1])
+
+
+async def _load_list(connection: Connection, path: Path, known: _Known, *, forbidden: Sequence[str]) -> Dataset:
+    with naming(path.name, kind="List"):
+        sql = _read(path)
+        facts = read_facts(sql)
+        if facts.files:
+            raise ConfigurationError("a line `-- file:` is for the users' datasets")
+        async with connection.transaction(readonly=True):
+            types = [parameter.type for parameter in facts.parameters]
+            parameters = _Parameters(types, partial(_list_parameters_fault, wanted=types))
+            columns, plan = await _inspect(connection, sql, known, parameters, forbidden)
+            await check_unique_order(connection, plan, has_order_by=_has_order_by(sql))
+            key = tuple(columns[position] for position in await find_key(connection, plan, len(columns)))
+        time = _find_time(columns, facts)
+        _check_key(key)
+        _check_about([*columns, *facts.parameters], facts)
+    return Dataset(path.stem, sql, columns, tables(plan), time, facts, key)
 
 
 @contextmanager
-def naming(name: str) -> Iterator[None]:
+def naming(name: str, *, kind: str = "Dataset") -> Iterator[None]:
     """Raise a ConfigurationError that names the dataset for what is wrong with its file."""
     try:
         yield
     except UnicodeDecodeError:
-        raise ConfigurationError(f"Dataset {name}: it is not UTF-8") from None
+        raise ConfigurationError(f"{kind} {name}: it is not UTF-8") from None
     except (UnsafeFileError, PermissionError) as error:  # no others: the database's outage is none of these
-        raise ConfigurationError(f"Dataset {name}: it can't be read: {error.strerror}") from None
+        raise ConfigurationError(f"{kind} {name}: it can't be read: {error.strerror}") from None
     except (ConfigurationError, asyncpg.PostgresError) as error:
-        raise ConfigurationError(f"Dataset {name}: {error.args[0]}") from None
+        raise ConfigurationError(f"{kind} {name}: {error.args[0]}") from None
 
 
 def _read(path: Path) -> str:
@@ -213,14 +265,16 @@ def _has_order_by(sql: str) -> bool:
 
 
 async def _inspect(
-    connection: Connection, sql: str, known: _Known, parameter_types: Sequence[str], forbidden: Sequence[str]
+    connection: Connection, sql: str, known: _Known, parameters: _Parameters, forbidden: Sequence[str]
 ) -> tuple[tuple[Column, ...], Plan]:
     statement = await connection.prepare(f'SELECT * FROM ({sql}) AS "row"')  # noqa: S608 (an operator's file)
-    _check_parameters(statement.get_parameters(), parameter_types)
+    given = [parameter.name for parameter in statement.get_parameters()]
+    if [PARAMETER_TYPE_NAMES.get(name) for name in given] != parameters.types:
+        raise ConfigurationError(parameters.fault(given))
     columns = await _columns(connection, statement.get_attributes(), known.types)
     names = [column.name for column in columns]
     check_names(names, forbidden)
-    plan, row_plan = await explain_with_row(connection, sql, parameter_types)
+    plan, row_plan = await explain_with_row(connection, sql, parameters.types)
     check_origins(plan, names, forbidden)
     await check_column_names(connection, row_plan)
     return columns, plan
@@ -233,16 +287,16 @@ def _check_text(name: str, code: str) -> None:
         raise ConfigurationError("`*` would export columns that were not chosen; list the columns")
 
 
-def _check_parameters(parameters: Sequence[asyncpg.Type], wanted: Sequence[str]) -> None:
-    if [PARAMETER_TYPE_NAMES.get(parameter.name) for parameter in parameters] == wanted:
-        return
-    if wanted == LIST_PARAMETERS:
-        raise ConfigurationError("its parameters must be $1::text, an e-mail address, and $2::bigint, an id")
-    if len(parameters) != 1:
-        raise ConfigurationError(f"it must have exactly one parameter, $1, the user's id; it has {len(parameters)}")
-    raise ConfigurationError(
-        f"$1 is {parameters[0].name}, but user ids are {wanted[0]} (CARRYOUT_USER_ID_TYPE): write $1::{wanted[0]}"
-    )
+def _user_id_fault(given: Sequence[str], wanted: str) -> str:
+    if len(given) != 1:
+        return f"it must have exactly one parameter, $1, the user's id; it has {len(given)}"
+    return f"$1 is {given[0]}, but user ids are {wanted} (CARRYOUT_USER_ID_TYPE): write $1::{wanted}"
+
+
+def _list_parameters_fault(given: Sequence[str], wanted: Sequence[str]) -> str:
+    declared = ", ".join(f"${number}::{type_}" for number, type_ in enumerate(wanted, start=1)) or "none"
+    used = ", ".join(f"${number}::{type_}" for number, type_ in enumerate(given, start=1)) or "none"
+    return f"its lines `-- param:` declare {declared}, but its SQL uses {used}"
 
 
 async def _columns(
@@ -291,8 +345,17 @@ def _find_time(columns: Sequence[Column], facts: Facts) -> Column | None:
     return found
 
 
-def _check_about(columns: Sequence[Column], facts: Facts) -> None:
-    for unknown in sorted(set(facts.columns) - {column.name for column in columns}):
+def _check_key(key: Sequence[Column]) -> None:
+    for column in key:
+        if column.type_name not in KEY_TYPES:
+            raise ConfigurationError(
+                f"its ORDER BY has {column.name}, a {column.type_name}, which a download can't be resumed by: "
+                f"order by columns of the types {', '.join(sorted(KEY_TYPES))}"
+            )
+
+
+def _check_about(described: Sequence[Column | ParameterFact], facts: Facts) -> None:
+    for unknown in sorted(set(facts.columns) - {one.name for one in described}):
         raise ConfigurationError(f"`-- about {unknown}:` names none of its columns")
 
 
