@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
 import msgspec
@@ -83,6 +83,30 @@ class RequestPage(msgspec.Struct, frozen=True):
     next: str | None
 
 
+class Parameter(msgspec.Struct, frozen=True):
+    """A parameter of an operation; `after` of a list names the key's columns."""
+
+    schema: dict[str, Any] = {}
+
+    @property
+    def key(self) -> list[str] | None:
+        return self.schema.get("x-carryout-key")
+
+
+class Operation(msgspec.Struct, frozen=True):
+    parameters: list[Parameter] = []
+
+
+class Path(msgspec.Struct, frozen=True):
+    get: Operation = Operation()
+
+
+class Description(msgspec.Struct, frozen=True):
+    """The parts of the OpenAPI document that the client uses."""
+
+    paths: dict[str, Path]
+
+
 class Answer(NamedTuple):
     body: bytes
     retry_after_seconds: float
@@ -134,6 +158,15 @@ class Api:
 
     async def list_requests(self, query: Mapping[str, str]) -> RequestPage:
         return decode((await self._call("GET", REQUESTS, query=query)).body, RequestPage)
+
+    async def find_list_key(self, name: str) -> list[str]:
+        """The columns that a list is resumed by. Raises RefusedError for an unknown list."""
+        document = decode((await self._call("GET", "openapi.json")).body, Description)
+        path = document.paths.get(f"/api/v1/lists/{name}")
+        for parameter in path.get.parameters if path else ():
+            if parameter.key:
+                return parameter.key
+        raise RefusedError(f"The service has no list called {name}")
 
     @asynccontextmanager
     async def open_document(self, path: str, query: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:

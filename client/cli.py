@@ -1,4 +1,4 @@
-"""The commands for users of a running Carryout: `carryout export`, `carryout users` and `carryout verify`.
+"""The commands for users of a running Carryout: `carryout export`, `list`, `users` and `verify`.
 
 They import their implementation when they run: aiohttp takes longer to load than `--help` should.
 """
@@ -92,6 +92,43 @@ def users(target: Target, which: str, email: str | None, *, resume: bool) -> Non
     from client import work  # noqa: PLC0415 (see above)
 
     _run(target, work.list_users(target, which, email, resume=resume))
+
+
+def _read_parameters(_context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in given]
+    if any(not name or not equals for name, equals, _ in pairs):
+        raise click.BadParameter("must read as NAME=VALUE")
+    return {name: value for name, _, value in pairs}
+
+
+@click.command("list", epilog=EXIT_CODES)
+@click.argument("name")
+@target_options("key", "CARRYOUT_API_KEY", lambda key: {"X-API-Key": key})
+@click.option(
+    "--format", "format_", type=click.Choice(["csv", "json", "ndjson", "xlsx"]), default="csv", show_default=True
+)
+@click.option(
+    "--param",
+    "parameters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_read_parameters,
+    help="A parameter that the list declares; may be repeated.",
+)
+@click.option("--updated-since", metavar="TIME", help="Only rows from this date (2025-01-31) or RFC 3339 time on.")
+@click.option("--resume", is_flag=True, help="Resume from the FILE.part of an interrupted run; not for xlsx.")
+def list_(  # noqa: PLR0913 (its options)
+    target: Target, name: str, format_: str, parameters: dict[str, str], *, updated_since: str | None, resume: bool
+) -> None:
+    """Download the operators' list NAME, with the API key in CARRYOUT_API_KEY.
+
+    A broken download resumes after the last complete row; later rows are read when it resumes.
+    """
+    from client import work  # noqa: PLC0415 (see above)
+
+    if updated_since is not None:
+        parameters = parameters | {"updated_since": updated_since}
+    _run(target, work.download_list(target, name, format_, parameters, resume=resume))
 
 
 @click.command(epilog=EXIT_CODES)

@@ -11,13 +11,14 @@ from client.api import ALL, Api, Selection
 from client.console import Console
 from client.exports import Job, download_export, find_last, request_export, stream_export, wait_for
 from client.http import open_session
-from client.lists import UserList
+from client.lists import CsvLayout, ListDownload, create_layout, download_whole, user_id_of
 from client.options import Service, Target
 from client.outputs import STANDARD_OUTPUT, open_output
 from client.retries import Backoff
 
 PACKAGE = "zip"
 MAX_PAGE_SIZE = 100
+XLSX = "xlsx"  # its file is compressed as a whole, so it can't go on behind a row
 LISTS = {"simple": "api/v1/users/export", "full": "api/v1/users/export-full"}
 
 
@@ -78,7 +79,8 @@ async def list_users(target: Target, which: str, email: str | None, *, resume: b
         target.console.progress("Receiving", "users") as advance,
     ):
         async with _open_api(target) as api:
-            count = await UserList(api, LISTS[which], {"format": "csv", **filters}, output, advance).run()
+            query, layout = {"format": "csv", **filters}, CsvLayout(user_id_of)
+            count = await ListDownload(api, LISTS[which], query, layout, output=output, advance=advance).run()
         target.console.say(f"{target.path}: {count} users, {output.size_bytes} bytes")
 
 
@@ -106,6 +108,33 @@ async def list_requests(service: Service, limit: int) -> list[dict[str, object]]
                 break
             after = {"after": str(page.requests[-1]["job_id"])}
     return found
+
+
+async def download_list(
+    target: Target, name: str, format_: str, parameters: Mapping[str, str], *, resume: bool
+) -> None:
+    path, query = f"api/v1/lists/{name}", {"format": format_, **parameters}
+    target.console.resume_hint = _resume_list(target, name, format_, parameters)
+    with (
+        open_output(target.path, force=target.force, resume=resume and format_ != XLSX) as output,
+        target.console.progress("Receiving", "bytes" if format_ == XLSX else "rows") as advance,
+    ):
+        async with _open_api(target) as api:
+            key = await api.find_list_key(name)
+            if format_ == XLSX:
+                await download_whole(api, path, query, output, advance)
+                target.console.say(f"{target.path}: {output.size_bytes} bytes")
+                return
+            layout = create_layout(format_, name, key)
+            count = await ListDownload(api, path, query, layout, output=output, advance=advance).run()
+        target.console.say(f"{target.path}: {count} rows, {output.size_bytes} bytes")
+
+
+def _resume_list(target: Target, name: str, format_: str, parameters: Mapping[str, str]) -> str:
+    if format_ == XLSX:
+        return ""
+    options = [f"--param={name}={text}" for name, text in parameters.items()]
+    return target.resume_command("list", name, f"--format={format_}", *options, "--resume")
 
 
 @asynccontextmanager

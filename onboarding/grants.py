@@ -29,8 +29,8 @@ OPEN_TO_ALL = (
 EXISTS = "The role exists. If you didn't create it, drop it, or choose another name with --role: its maker can use it"
 
 
-async def list_grants(connection: Connection, directory: Path, *, role: str = ROLE) -> list[str]:
-    """Statements that create the role, unless it exists, and grant it the columns that the files in `directory` read.
+async def list_grants(connection: Connection, directory: Path, lists_folder: Path, *, role: str = ROLE) -> list[str]:
+    """Statements that create the role, unless it exists, and grant it the columns that the files in the folders read.
 
     A comment names the rights that the role has through PUBLIC: an application of the operator's may need them.
     Raises ConfigurationError if there is no profile, a file doesn't work, or this connection may not create
@@ -39,7 +39,7 @@ async def list_grants(connection: Connection, directory: Path, *, role: str = RO
     if not (directory / f"{PROFILE}.sql").exists():
         raise ConfigurationError(f"{directory} has no {PROFILE}.sql")
     granted: dict[tuple[str, str], set[str]] = defaultdict(set)
-    lists = (directory / LISTS_FOLDER).glob("*.sql")
+    lists = [*(directory / LISTS_FOLDER).glob("*.sql"), *lists_folder.glob("*.sql")]
     paths = sorted([*list_paths(directory), *lists, *directory.glob(USER_SEARCH)])
     for first in range(0, len(paths), FILES_AT_ONCE):
         for row in await _list_columns(connection, paths[first : first + FILES_AT_ONCE]):

@@ -16,6 +16,7 @@ from onboarding.grants import list_grants
 from onboarding.links import find_links
 from onboarding.looking import look
 from onboarding.rules import Rules, read_rules, render_rules, table_rule
+from onboarding.user_lists import draft_users_list
 from onboarding.users_table import Users, find_users
 from onboarding.verdicts import TableDecision, Verdict
 from service.backends.database import Connection
@@ -25,12 +26,14 @@ from service.documents.datasets import (
     PROFILE,
     list_paths,
     load_datasets,
+    load_lists,
     load_user_lists,
     read_decisions,
 )
 from service.errors import ConfigurationError
 
 SUFFIX = ".sql"
+USERS_LIST = "users"
 DOUBTED_SUFFIX = ".sql.undecided"
 READABLE = 0o664
 """Readable for the service's account, subject to the umask."""
@@ -47,6 +50,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     force: bool = False
     forbidden: tuple[str, ...]
     list_forbidden: tuple[str, ...]
+    lists_directory: Path | None = None
+
+    @property
+    def lists_folder(self) -> Path:
+        """As the service finds it."""
+        return self.lists_directory or self.directory.parent / "lists"
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -83,9 +92,10 @@ async def initialize(connection: Connection, options: Options) -> Outcome:
     if there_before:  # what was written now is verified
         await _load(connection, options.directory, drafts, options)
     lists = await load_user_lists(connection, options.directory, forbidden=options.list_forbidden)
+    await _write_users_list(connection, users, options)
     outcome = Outcome(drafts, kept, len(lists))
     try:
-        grants = await list_grants(connection, options.directory)
+        grants = await list_grants(connection, options.directory, options.lists_folder)
     except ConfigurationError as error:  # the files load, so this connection only can't determine the columns
         return msgspec.structs.replace(outcome, grants_fault=error.detail)
     return msgspec.structs.replace(outcome, grants=tuple(grants))
@@ -151,8 +161,12 @@ async def _load(connection: Connection, directory: Path, drafts: Drafts, options
 def _make_folders(directory: Path) -> None:
     """Before anything is written there, because the service refuses to load files that every account may replace."""
     for folder in (directory, directory / LISTS_FOLDER):
-        folder.mkdir(parents=True, exist_ok=True)
-        require_kept_folder(folder)
+        _make_folder(folder)
+
+
+def _make_folder(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    require_kept_folder(folder)
 
 
 def _find_existing(directory: Path) -> dict[str, Path]:
@@ -194,6 +208,21 @@ def _write_rules(directory: Path, drafts: Drafts, *, force: bool) -> None:
     groups = [group.rule for group in drafts.groups if group.rule.names not in known]
     text = render_rules(existing, [*groups, *map(table_rule, fresh)])
     replace_file(directory / DECISIONS_FILE, text.encode(), mode=READABLE)
+
+
+async def _write_users_list(connection: Connection, users: Users, options: Options) -> None:
+    """Write the proposed list if the service can load it. None is better than one that stops its start."""
+    text = draft_users_list(users, forbidden=options.list_forbidden)
+    if not text:
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        _write_lists(Path(directory), {USERS_LIST: text}, force=True)
+        try:
+            await load_lists(connection, Path(directory), forbidden=options.list_forbidden)
+        except ConfigurationError:
+            return
+    _make_folder(options.lists_folder)
+    _write_lists(options.lists_folder, {USERS_LIST: text}, force=options.force)
 
 
 def _write_lists(directory: Path, files: Mapping[str, str], *, force: bool) -> None:

@@ -1,11 +1,14 @@
-"""The operators' lists of all users, where the users' table has the columns."""
+"""The operators' lists of all users: two where the users' table has the columns, and one for ids of any type."""
+
+from collections.abc import Sequence
 
 import msgspec
 
 from onboarding.catalog import Column, Table
 from onboarding.users_table import Users, find_email
 from onboarding.words import NAMES, snake
-from service.documents.datasets import INTEGERS
+from service.documents.datasets import INTEGERS, KEY_TYPES, TIMES
+from service.documents.forbidden_columns import is_forbidden
 
 LIST_NAMES = ("export", "export_full")
 # The names that applications use for each further column of the full list.
@@ -41,6 +44,33 @@ def draft_lists(users: Users) -> UserLists:
     read = {column.quoted for column in (number, email, *names, *further.values())}
     files = {name: _render(table, number, email, items) for name, items in zip(LIST_NAMES, (basic, full), strict=True)}
     return UserLists(files, frozenset(read))
+
+
+def draft_users_list(users: Users, *, forbidden: Sequence[str]) -> str:
+    """The list of the users by their id, with the columns of the lists above; empty if it couldn't be resumed."""
+    table, id_ = users.table, users.id_column
+    if not id_.not_null or id_.type_name not in KEY_TYPES:
+        return ""
+    email = find_email(table)
+    further = {wanted: column for wanted, called in FURTHER.items() if (column := _find(table, called))}
+    chosen = [id_, *([email] if email else []), *_find_names(table), *further.values()]
+    columns = [one.quoted for one in dict.fromkeys(chosen) if not is_forbidden(one.name, forbidden)]
+    where = ""
+    facts = ["title: Users"]
+    if (updated := further.get("updated_at")) and updated.type_name in TIMES and updated.quoted in columns:
+        facts.append(f"time: {updated.quoted}")
+    if email:
+        facts.append("param: email text")
+        where = f"WHERE $1::text IS NULL OR {email.quoted} = $1\n"
+    lines = "\n".join(f"-- {fact}" for fact in facts)
+    listed = ",\n    ".join(columns)
+    return f"""\
+{lines}
+SELECT
+    {listed}
+FROM {table.quoted}
+{where}ORDER BY {id_.quoted}
+"""  # noqa: S608 (names quoted by PostgreSQL, for a file that people read before it runs)
 
 
 def _item(expression: str, wanted: str) -> str:

@@ -51,6 +51,7 @@ from service.documents.datasets import (
     Dataset,
     list_exposed_columns,
     load_datasets,
+    load_lists,
     load_user_lists,
     load_user_search,
 )
@@ -100,6 +101,7 @@ class Resources:
     schema: Schema
     user_lists: dict[str, Dataset]
     user_search: Dataset | None
+    operator_lists: dict[str, Dataset]
     flags: Flags
     storage: ObjectStorage
     file_stores: dict[str, AttachmentStore]
@@ -140,6 +142,7 @@ class _Source(NamedTuple):
     datasets: tuple[Dataset, ...]
     user_lists: dict[str, Dataset]
     user_search: Dataset | None
+    operator_lists: dict[str, Dataset]
     exposed_columns: list[str]
     encoding: str
 
@@ -171,8 +174,9 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             datasets=source.datasets,
             schema=load_schema(source.datasets),
             user_lists=source.user_lists,
+            operator_lists=source.operator_lists,
             user_search=source.user_search,
-            flags=await enter(open_flags(settings.database_url, settings.features)),
+            flags=await enter(open_flags(settings.database_url, settings.features, source.operator_lists)),
             database=await enter(
                 open_pool(settings.database_url, size=settings.pool_size, application_name="carryout")
             ),
@@ -222,8 +226,10 @@ def _open_source_pool(settings: Settings, name: str, *, size: int) -> AbstractAs
 
 
 async def _read_source(settings: Settings) -> _Source:
-    to_operators = [name for name in settings.forbidden_columns if name not in settings.operator_columns]
+    to_operators = settings.forbidden_to_operators
     directory = Path(settings.datasets_dir)
+    if settings.lists_dir and not settings.lists_folder.is_dir():
+        raise ConfigurationError(f"CARRYOUT_LISTS_DIR: {settings.lists_dir} is not a folder")
     name = "CARRYOUT_SOURCE_DATABASE_URL"
     async with connect(settings.source_database_url, name=name, own_search_path=True) as connection:
         encoding = connection.get_settings().server_encoding
@@ -231,13 +237,15 @@ async def _read_source(settings: Settings) -> _Source:
             connection, directory, user_id_type=settings.user_id_type, forbidden=settings.forbidden_columns
         )
         user_lists = await load_user_lists(connection, directory, forbidden=to_operators)
+        operator_lists = await load_lists(connection, settings.lists_folder, forbidden=to_operators)
         user_search = await load_user_search(connection, directory, forbidden=settings.forbidden_columns)
+        lists = [*user_lists.values(), *operator_lists.values()]
         exposed_columns = await list_exposed_columns(
             connection,
-            [*datasets, *user_lists.values(), *([user_search] if user_search else [])],
-            forbidden=to_operators if user_lists else settings.forbidden_columns,
+            [*datasets, *lists, *([user_search] if user_search else [])],
+            forbidden=to_operators if lists else settings.forbidden_columns,
         )
-    return _Source(datasets, user_lists, user_search, exposed_columns, encoding)
+    return _Source(datasets, user_lists, user_search, operator_lists, exposed_columns, encoding)
 
 
 def _check_encodings(settings: Settings, own: str, sources: str) -> None:

@@ -263,11 +263,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         PositiveInt, Meta(description="Files a user may keep; more are refused until one expires or is deleted")
     ] = 50
     datasets_dir: Annotated[str, Meta(description="Folder with the dataset files")] = str(SQL_DIR / "datasets")
+    lists_dir: Annotated[
+        str, Meta(description="Folder with the files of operators' lists. Default: `lists` beside `DATASETS_DIR`")
+    ] = ""
     forbidden_columns: Annotated[
         CommaSeparated, Meta(description="Column names (globs) that never leave, checked against what a dataset reads")
     ] = ("*password*", "*passwd*", "*secret*", "*token*", "*api_key*", "internal_id", "*_hash", "*salt*", "*otp*")
     operator_columns: Annotated[
-        CommaSeparated, Meta(description="Entries of `FORBIDDEN_COLUMNS` that don't hold for the operators' user lists")
+        CommaSeparated, Meta(description="Entries of `FORBIDDEN_COLUMNS` that don't hold for the operators' lists")
     ] = ("internal_id",)
     users_filename: Annotated[str, Meta(description="Name of the file with the operators' user list")] = (
         "users_export.csv"
@@ -280,13 +283,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             description="Feature flags that are on by default: these, and without any all, less those given as `-name`"
         ),
-    ] = (
-        "users:export",
-        "users:export_full",
-        "users:export_alive",
-        "users:export_simple",
-        "requests:desk",
-    )
+    ] = ()
     download_mode: Annotated[
         Literal["redirect", "proxy"],
         Meta(description="`redirect` to a presigned S3 URL, or `proxy` the file through the service"),
@@ -382,6 +379,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def public_path(self) -> str:
         """The path prefix that a proxy strips, such as `/carryout`; empty without one."""
         return urlsplit(self.public_url).path
+
+    @property
+    def lists_folder(self) -> Path:
+        return Path(self.lists_dir) if self.lists_dir else Path(self.datasets_dir).parent / "lists"
+
+    @property
+    def forbidden_to_operators(self) -> CommaSeparated:
+        return tuple(name for name in self.forbidden_columns if name not in self.operator_columns)
 
     def __post_init__(self) -> None:
         """Derived defaults and the rules between settings."""

@@ -41,7 +41,7 @@ METRIC = re.compile(r"\bcarryout_[a-z_]+")
 # The names of roles, which begin like a metric's.
 ROLE = re.compile(r"carryout_(owner|service|reader)\w*")
 ALERT = re.compile(r"\bCarryout[A-Z]\w+")
-AUDITED = re.compile(r"(?:export|users|keys|features):[a-z_]+")
+AUDITED = re.compile(r"(?:export|users|lists|keys|features):[a-z_]+")
 IDENTIFIER = re.compile(r"[a-z]+(?:_[a-z]+)+")
 # Those of PostgreSQL, redis-py, nginx, providers and Prometheus' own client.
 FOREIGN = {

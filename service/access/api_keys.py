@@ -24,7 +24,10 @@ SECRET_BYTES = 32
 
 
 class Scope(StrEnum):
-    """Rights of a key: to fetch a list, or to act for users at the desk. No scope includes another."""
+    """Rights of a key: to fetch a list of users, or to act for users at the desk.
+
+    Each list of an operator's own has a scope by `list_permission`. No scope includes another.
+    """
 
     USERS_EXPORT = "users:export"
     USERS_EXPORT_FULL = "users:export_full"
@@ -34,6 +37,11 @@ class Scope(StrEnum):
     REQUESTS_DOWNLOAD = "requests:download"
 
 
+def list_permission(name: str) -> str:
+    """The scope, and the feature flag, of the operators' list of this name."""
+    return f"lists:{name}"
+
+
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     """One row of `carryout.api_keys`; `expired` is by the database's clock."""
 
@@ -41,7 +49,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     prefix: str
     key_hash: bytes
-    scopes: tuple[Scope, ...]
+    scopes: tuple[str, ...]
     created_at: dt.datetime
     expires_at: dt.datetime | None
     revoked_at: dt.datetime | None
@@ -69,7 +77,7 @@ class KeyRepository:
         self._audit = AuditLog()
 
     async def create(
-        self, connection: Connection, *, name: str, scopes: Collection[Scope], expires_in_days: int | None
+        self, connection: Connection, *, name: str, scopes: Collection[str], expires_in_days: int | None
     ) -> tuple[ApiKey, str]:
         """The key's row, and its text, which is shown this once. Raises InvalidValueError if the name is taken."""
         prefix = "".join(secrets.choice(PREFIX_ALPHABET) for _ in range(PREFIX_CHARACTERS))
@@ -91,7 +99,7 @@ class KeyRepository:
         name: str,
         prefix: str,
         text: str,
-        scopes: Collection[Scope],
+        scopes: Collection[str],
         expires_in_days: int | None,
     ) -> ApiKey:
         try:

@@ -1,12 +1,13 @@
 """Feature flags: defaults from the settings, overridden by rows that `carryout features` writes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from enum import StrEnum
 
 import asyncpg
 
+from service.access.api_keys import list_permission
 from service.backends.database import CONNECTION_LOST, QUERIES, Connection, connect
 from service.bookkeeping.audit import AuditAction, AuditLog, operator_actor
 from service.errors import ConfigurationError, OutageError
@@ -25,12 +26,12 @@ class Flag(StrEnum):
 
 
 class FlagRepository:
-    async def list_switched(self, connection: Connection) -> dict[Flag, bool]:
-        """The flags that an operator switched. Rows of unknown flags are ignored."""
+    async def list_switched(self, connection: Connection) -> dict[str, bool]:
+        """The flags that an operator switched, also ones that are gone."""
         rows = await connection.fetch(QUERIES["list_feature_flags"])
-        return {Flag(row["name"]): row["enabled"] for row in rows if row["name"] in set(Flag)}
+        return {row["name"]: row["enabled"] for row in rows}
 
-    async def set(self, connection: Connection, flag: Flag, *, enabled: bool) -> None:
+    async def set(self, connection: Connection, flag: str, *, enabled: bool) -> None:
         """The change commits together with its audit event."""
         async with connection.transaction():
             await connection.execute(QUERIES["set_feature_flag"], flag, enabled)
@@ -43,38 +44,39 @@ class FlagRepository:
 class Flags:
     """The flags as they were a second ago, in memory."""
 
-    def __init__(self, defaults: Mapping[Flag, bool]) -> None:
+    def __init__(self, defaults: Mapping[str, bool]) -> None:
         self._defaults = defaults
-        self._switched: Mapping[Flag, bool] = {}
+        self._switched: Mapping[str, bool] = {}
 
-    def is_enabled(self, flag: Flag) -> bool:
+    def is_enabled(self, flag: str) -> bool:
         return self._switched.get(flag, self._defaults[flag])
 
     async def read(self, connection: Connection) -> None:
         self._switched = await FlagRepository().list_switched(connection)
 
 
-def default_flags(features: Sequence[str]) -> dict[Flag, bool]:
+def default_flags(features: Sequence[str], lists: Collection[str] = ()) -> dict[str, bool]:
     """The defaults in CARRYOUT_FEATURES: the flags it names, or all if it names none, less those named as `-name`.
 
-    Raises ConfigurationError for an unknown one.
+    Each of the operators' `lists` has a flag. Raises ConfigurationError for an unknown one.
     """
+    known = [*Flag, *(list_permission(name) for name in lists)]
     for name in features:
-        if name.removeprefix("-") not in set(Flag):
+        if name.removeprefix("-") not in known:
             raise ConfigurationError(
-                f"CARRYOUT_FEATURES: {name.removeprefix('-')} is not a feature flag; choose from {', '.join(Flag)}"
+                f"CARRYOUT_FEATURES: {name.removeprefix('-')} is not a feature flag; choose from {', '.join(known)}"
             )
-    named = [name for name in features if not name.startswith("-")] or list(Flag)
-    return {flag: flag in named and f"-{flag}" not in features for flag in Flag}
+    named = [name for name in features if not name.startswith("-")] or known
+    return {str(flag): flag in named and f"-{flag}" not in features for flag in known}
 
 
 @asynccontextmanager
-async def open_flags(database_url: str, features: Sequence[str]) -> AsyncIterator[Flags]:
+async def open_flags(database_url: str, features: Sequence[str], lists: Collection[str] = ()) -> AsyncIterator[Flags]:
     """Flags that follow the table, read once before this returns. Raises ConfigurationError.
 
     While PostgreSQL can't be reached they stay as they were.
     """
-    flags = Flags(default_flags(features))
+    flags = Flags(default_flags(features, lists))
     async with connect(database_url) as connection:
         await flags.read(connection)
     following = asyncio.create_task(_follow(flags, database_url))

@@ -12,12 +12,14 @@ from service.api import (
     events,
     exports,
     health,
+    listings,
     lists,
     metrics,
     operators,
     page,
     sections,
     streams,
+    user_lists,
 )
 from service.api.http.body_limit import MAX_BODY_BYTES, BodyLimitMiddleware
 from service.api.http.cors import share_with
@@ -39,7 +41,7 @@ ROUTES = (
     *exports.ROUTES,
     *events.ROUTES,
     *downloads.ROUTES,
-    *lists.ROUTES,
+    *user_lists.ROUTES,
     *desk.ROUTES,
     *docs.ROUTES,
 )
@@ -47,16 +49,18 @@ ROUTES = (
 
 def create_app(resources: Resources) -> Starlette:
     """The caller owns `resources`: it opens them before the server starts and closes them after it has stopped."""
+    settings = resources.settings
+    routes = (*ROUTES, *lists.list_routes(resources.operator_lists, public_url=settings.public_url))
     app = Starlette(
-        routes=ROUTES,
+        routes=routes,
         middleware=[
-            Middleware(ProxyMiddleware, trusted=resources.settings.trusted_proxies),
-            *share_with(resources.settings.cors_origins),
+            Middleware(ProxyMiddleware, trusted=settings.trusted_proxies),
+            *share_with(settings.cors_origins),
             Middleware(
                 RequestMiddleware,
                 metrics=resources.metrics,
                 tracer=resources.tracer,
-                log_probes=resources.settings.log_probes,
+                log_probes=settings.log_probes,
             ),
             Middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES),
         ],
@@ -65,13 +69,11 @@ def create_app(resources: Resources) -> Starlette:
     app.router.redirect_slashes = False  # its redirects would follow the request's Host
     app.state.resources = resources
     app.state.servers = Servers(resources)
-    app.state.page = page.load_page(resources.settings)
+    app.state.page = page.load_page(settings)
     app.state.page_assets = page.load_page_assets()
     app.state.watchers = events.Watchers()
-    app.state.list_shares = lists.create_shares(resources.settings)
-    app.state.document = docs.defer_document(
-        lambda: create_document(ROUTES, REFERENCE, public_url=resources.settings.public_url)
-    )
+    app.state.list_shares = listings.create_shares(settings)
+    app.state.document = docs.defer_document(lambda: create_document(routes, REFERENCE, public_url=settings.public_url))
     app.state.draining = False
     app.state.wrong_keys = asyncio.Semaphore(operators.MAX_DELAYED_KEYS)
     return app

@@ -1,6 +1,6 @@
 """Streams of documents to clients, each between two audit events."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,8 +11,8 @@ from starlette.responses import Response
 from service.api.http.responses import StreamEnd, compressible_stream, finish
 from service.backends.database import is_busy
 from service.bookkeeping.audit import Actor, AuditAction
+from service.documents.lists import OperatorList
 from service.documents.streaming import Document
-from service.documents.user_lists import UserList
 from service.formats import Format
 from service.resources import Resources
 from service.user_ids import UserId
@@ -22,7 +22,7 @@ from service.user_ids import UserId
 class Opened:
     """A document in its snapshot, its chunks, and the fields of its first audit event."""
 
-    document: Document | UserList
+    document: Document | OperatorList
     chunks: AsyncGenerator[bytes, None]
     records: int | None = None
     outcome: str | None = None
@@ -51,13 +51,20 @@ class AuditedStream:
     _records: int = field(default=0, init=False)
 
     def response(
-        self, request: Request, opening: AbstractAsyncContextManager[Opened], *, filename: str, media_type: str
+        self,
+        request: Request,
+        opening: AbstractAsyncContextManager[Opened],
+        *,
+        filename: str,
+        media_type: str,
+        headers: Mapping[str, str] | None = None,
     ) -> Response:
         return compressible_stream(
             request,
             self._chunks(opening),
             filename=filename,
             media_type=media_type,
+            headers=headers,
             on_end=self._end,
             max_seconds=self.resources.settings.stream_seconds,
             is_crowded=lambda: is_busy(self.resources.streams if self.kind == "user" else self.resources.lists),

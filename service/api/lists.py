@@ -1,10 +1,11 @@
-"""Lists of users for operators, with an API key, behind feature flags."""
+"""The operators' lists of their own files, each with its path, its scope and its feature flag."""
 
+import datetime as dt
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from functools import partial
-from typing import Annotated, Literal
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from decimal import Decimal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -12,208 +13,228 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import errors
-from service.access.api_keys import ApiKey, Scope
-from service.access.flags import Flag
+from service.access.api_keys import Scope, list_permission
 from service.api import selections
-from service.api.audited_streams import AuditedStream, Opened
-from service.api.callers import resources_of
 from service.api.examples import SERVERS_FAIL, UNKNOWN_PARAMETER
-from service.api.http.permitted import while_permitted
-from service.api.http.problems import UNEXPECTED
-from service.api.http.requests import query_params
-from service.api.http.responses import json_response
-from service.api.operations import Answer, Operation
+from service.api.http.requests import parse_uuid, query_params
+from service.api.listings import BUSY_SECONDS, TOO_MANY_LISTS, Listing
+from service.api.operations import Answer, Json, Operation
 from service.api.operators import (
     DISABLED,
     NO_KEY,
     TOO_MANY_WRONG_KEYS,
     require_flag,
     require_key,
-    require_permission,
     require_scope,
 )
 from service.api.routing import ExactRoute
 from service.bookkeeping.audit import AuditAction
-from service.documents.csv_encoder import CsvEncoder
+from service.documents.comments import ParameterFact
 from service.documents.datasets import Dataset
 from service.documents.encoding import EncoderOptions
-from service.documents.user_lists import open_user_list
-from service.errors import InvalidRequestError, PermissionDeniedError
-from service.formats import Format
-from service.mutex import Shares
-from service.settings import Settings
+from service.documents.lists import read_key, select_rows
+from service.documents.schema import create_list_schema
+from service.errors import InvalidRequestError, InvalidValueError
+from service.formats import STREAMED_FORMATS, Format
 from service.user_ids import BIGINT, parse_bigint
 
-NOT_SET_UP = "This user list is not set up: the file users/{}.sql is missing"
-UNSUPPORTED_FORMAT = "Unsupported format. Only 'csv' is supported."
-SPACE_IN_EMAIL = "email has a space, which is what + means in a query string: write a + as %2B"
-TOO_MANY_LISTS = "This API key downloads too many lists at once"
-BUSY_SECONDS = 10
-CSV = re.compile("[Cc][Ss][Vv]")
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+PATH = "/api/v1/lists/{}"
+UNSUPPORTED_FORMAT = f"format must be one of {', '.join(STREAMED_FORMATS)}"
+KEY_MEMBER = "x-carryout-key"
+NUMERIC = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?", re.ASCII)
+DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+BOOLEANS = {"true": True, "false": False}
 
 
-class ListQuery(msgspec.Struct, frozen=True):
-    format: Annotated[str, Meta(pattern=f"^{CSV.pattern}$", description="Only `csv`; case is ignored.")] = "csv"
-    email: Annotated[str | None, Meta(description="Only users with exactly this e-mail address.")] = None
+class Kind(NamedTuple):
+    """A type of parameters: how a value is read, None for a wrong one, its words, and the documented type."""
+
+    read: Callable[[str], object | None]
+    words: str
+    type: Any
+
+
+def _read_numeric(text: str) -> Decimal | None:
+    return Decimal(text) if NUMERIC.fullmatch(text) else None
+
+
+def _read_date(text: str) -> dt.date | None:
+    try:
+        return dt.date.fromisoformat(text) if DAY.fullmatch(text) else None
+    except ValueError:
+        return None
+
+
+def _read_time(text: str) -> dt.datetime | None:
+    try:
+        return selections.read_instant("", text)
+    except InvalidValueError:
+        return None
+
+
+KINDS: Mapping[str, Kind] = {
+    "text": Kind(str, "a text", str),
+    "uuid": Kind(parse_uuid, "a UUID", uuid.UUID),
+    "bigint": Kind(parse_bigint, "an integer", Annotated[int, Meta(ge=BIGINT.start, le=BIGINT.stop - 1)]),
+    "numeric": Kind(_read_numeric, "a decimal number", float),
+    "boolean": Kind(BOOLEANS.get, "true or false", bool),
+    "date": Kind(_read_date, "a date as 2025-01-31", dt.date),
+    "timestamptz": Kind(_read_time, "a date, or a time with its zone as 2025-01-31T09:30:00Z", str),
+}
+
+
+class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """The parameters of all lists. Those that a list declares, and `updated_since`, are added by `_query_type`."""
+
+    format: Annotated[Literal["csv", "json", "ndjson", "xlsx"], Meta(description="The format; case is ignored.")] = (
+        "csv"
+    )
     after: Annotated[
-        Annotated[int, Meta(ge=BIGINT.start, le=BIGINT.stop - 1)] | None,
-        Meta(description="Only users after this id, to continue an interrupted download."),
+        str | None, Meta(description="Only rows behind this key, to continue an interrupted download.")
     ] = None
-    bom: Annotated[Literal["0", "1"], Meta(description="`1` puts a byte order mark first, for spreadsheets.")] = "0"
+    bom: Annotated[Literal["0", "1"], Meta(description="`1` puts a byte order mark before a CSV.")] = "0"
     guard: selections.Guard = "formulas"
+    big: selections.BigNumbers = "number"
 
 
-class ListsAlive(msgspec.Struct, frozen=True):
-    status: Literal["users export alive"]
+class Variant(msgspec.Struct, frozen=True):
+    format: Format = Format.CSV
+    bom: Literal["0", "1"] = "0"
+    guard: Literal["formulas", "none"] = "formulas"
+    big: Literal["number", "text"] = "number"
 
 
-class ListsSimple(msgspec.Struct, frozen=True):
-    users: Literal["export simple status"]
-
-
-async def export_users(request: Request) -> Response:
-    return await _export(
-        request, "export", Scope.USERS_EXPORT, Flag.USERS_EXPORT, resources_of(request).settings.users_filename
+def list_routes(lists: Mapping[str, Dataset], *, public_url: str) -> tuple[ExactRoute, ...]:
+    """A route for each list."""
+    return tuple(
+        ExactRoute(PATH.format(name), _endpoint(dataset, public_url), _operation(dataset))
+        for name, dataset in lists.items()
     )
 
 
-async def export_users_full(request: Request) -> Response:
-    return await _export(
-        request,
-        "export_full",
-        Scope.USERS_EXPORT_FULL,
-        Flag.USERS_EXPORT_FULL,
-        resources_of(request).settings.users_full_filename,
-    )
+def _endpoint(dataset: Dataset, public_url: str) -> Endpoint:
+    pointer = PATH.format(dataset.name).replace("/", "~1")  # RFC 6901
+    description = f"{public_url}/openapi.json#/paths/{pointer}/get"
+
+    async def export(request: Request) -> Response:
+        return await _export(request, dataset, links={"Link": f'<{description}>; rel="describedby"'})
+
+    export.__name__ = f"export_list_{dataset.name}"
+    return export
 
 
-async def show_alive(request: Request) -> Response:
-    """Asks no other server: the answer depends on the flag and the process only."""
-    require_flag(request, Flag.USERS_EXPORT_ALIVE)
-    query_params(request, set())
-    return json_response(ListsAlive("users export alive"))
-
-
-async def show_simple(request: Request) -> Response:
-    require_flag(request, Flag.USERS_EXPORT_SIMPLE)
-    query_params(request, set())
-    return json_response(ListsSimple("export simple status"))
-
-
-async def _export(request: Request, name: str, scope: Scope, flag: Flag, filename: str) -> Response:
-    """Authenticate first: an unauthenticated caller learns neither the flags' state nor the known parameters."""
+async def _export(request: Request, dataset: Dataset, links: Mapping[str, str]) -> Response:
+    """Authenticate first: an unauthenticated caller learns neither the flag's state nor whether a value is right."""
     key, actor = await require_key(request)
-    require_flag(request, flag)
-    await require_scope(request, key, actor, scope)
-    query = _query(request)
-    if query.guard == "none":
+    permission = list_permission(dataset.name)
+    require_flag(request, permission)
+    await require_scope(request, key, actor, permission)
+    given = query_params(request, _known_parameters(dataset))
+    variant = _read_variant(given)
+    if variant.guard == "none":
         await require_scope(request, key, actor, Scope.USERS_UNGUARDED)
-    resources = resources_of(request)
-    if name not in resources.user_lists:
-        raise PermissionDeniedError(NOT_SET_UP.format(name))
-    dataset = resources.user_lists[name]
-    encoder = CsvEncoder(EncoderOptions(bom=query.bom == "1", unguarded=query.guard == "none"))
-    stream = AuditedStream(
-        resources=resources,
+    guarded = variant.format is Format.CSV and variant.guard == "formulas"
+    after = read_key(given["after"], dataset.key, guarded=guarded) if "after" in given else ()
+    updated_since = selections.read_instant("updated_since", given.get("updated_since"))
+    parameters = [_read_parameter(parameter, given) for parameter in dataset.facts.parameters]
+    return Listing(
+        key=key,
         actor=actor,
-        kind="list",
-        format=Format.CSV,
-        started=AuditAction.USERS_EXPORT_STARTED,
-        ended=AuditAction.USERS_EXPORTED,
-        subject=f"users/{dataset.name}",
-    )
-    opening = _open(request, key, dataset, query, encoder, partial(require_permission, request, key, flag))
-    return stream.response(request, opening, filename=filename, media_type=encoder.media_type)
+        flag=permission,
+        query=select_rows(dataset, parameters, after=after, updated_since=updated_since),
+        after=after,
+        format=variant.format,
+        options=EncoderOptions(
+            bom=variant.bom == "1",
+            unguarded=variant.guard == "none",
+            big_as_text=variant.big == "text",
+            filter=_filter(given, dataset),
+        ),
+        filename=f"{dataset.name}.{variant.format}",
+        headers=links,
+        started=AuditAction.LIST_EXPORT_STARTED,
+        ended=AuditAction.LIST_EXPORTED,
+        subject=list_permission(dataset.name).replace(":", "/"),
+        extent=_extent(given, dataset),
+    ).response(request)
 
 
-def _query(request: Request) -> ListQuery:
-    given = query_params(request, set(ListQuery.__struct_fields__))
-    if not CSV.fullmatch(given.get("format", "csv")):
+def _known_parameters(dataset: Dataset) -> set[str]:
+    declared = {parameter.name for parameter in dataset.facts.parameters}
+    return {*ListQuery.__struct_fields__, *declared, *(["updated_since"] if dataset.time else [])}
+
+
+def _read_variant(given: Mapping[str, str]) -> Variant:
+    format_ = given.get("format", "csv").lower()
+    if format_ not in STREAMED_FORMATS:
         raise InvalidRequestError(UNSUPPORTED_FORMAT)
-    if " " in given.get("email", ""):
-        raise InvalidRequestError(SPACE_IN_EMAIL)
-    after = _after(given["after"]) if "after" in given else None
-    return ListQuery(email=given.get("email"), after=after, bom=_bom(given.get("bom", "0")), guard=_guard(given))
+    try:
+        named = {name: given[name] for name in ("bom", "guard", "big") if name in given}
+        variant = msgspec.convert({**named, "format": format_}, Variant)
+    except msgspec.ValidationError as error:
+        raise InvalidRequestError(str(error)) from None
+    selections.require_fitting(variant)
+    return variant
 
 
-def _bom(text: str) -> Literal["0", "1"]:
-    if text not in {"0", "1"}:
-        raise InvalidRequestError("bom must be 1, for a byte order mark, or 0")
-    return "1" if text == "1" else "0"
+def _read_parameter(parameter: ParameterFact, given: Mapping[str, str]) -> object:
+    """The value, None if it isn't given. Raises InvalidValueError."""
+    if parameter.name not in given:
+        return None
+    kind = KINDS[parameter.type]
+    value = kind.read(given[parameter.name])
+    if value is None:
+        raise InvalidValueError(f"{parameter.name} must be {kind.words}")
+    return value
 
 
-def _guard(given: Mapping[str, str]) -> Literal["formulas", "none"]:
-    match given.get("guard", "formulas"):
-        case "formulas" | "none" as guard:
-            return guard
-    raise InvalidRequestError("guard must be none, which needs the scope users:unguarded, or formulas")
+def _selecting(given: Mapping[str, str], dataset: Dataset) -> list[str]:
+    declared = [parameter.name for parameter in dataset.facts.parameters]
+    return [name for name in (*declared, "updated_since", "after") if name in given]
 
 
-def _after(text: str) -> int:
-    id_ = parse_bigint(text)
-    if id_ is None:
-        raise InvalidRequestError("after must be the id of the last row received")
-    return id_
+def _filter(given: Mapping[str, str], dataset: Dataset) -> Mapping[str, object] | None:
+    """The member `filter` of the document; None if all rows are wanted."""
+    return {name: given[name] for name in _selecting(given, dataset)} or None
 
 
-def create_shares(settings: Settings) -> Shares:
-    """One key may use at most half of the places for lists."""
-    return Shares(max(1, settings.list_pool_size // 2), refusal=TOO_MANY_LISTS, retry_after_seconds=BUSY_SECONDS)
+def _extent(given: Mapping[str, str], dataset: Dataset) -> str:
+    """The names of the list's filters for the audit trail, which stores none of their values."""
+    names = _selecting(given, dataset)
+    return f"rows by {', '.join(names)}" if names else "all rows"
 
 
-@asynccontextmanager
-async def _open(  # noqa: PLR0913, PLR0917 (the facts of the request)
-    request: Request,
-    key: ApiKey,
-    dataset: Dataset,
-    query: ListQuery,
-    encoder: CsvEncoder,
-    require: Callable[[], Awaitable[None]],
-) -> AsyncIterator[Opened]:
-    resources, shares = resources_of(request), request.app.state.list_shares
-    with shares.take(key.id):
-        async with open_user_list(
-            resources.lists,
-            dataset,
-            email=query.email,
-            after=query.after,
-            acquire_timeout_seconds=resources.settings.acquire_timeout_seconds,
-        ) as document:
-            yield Opened(document, while_permitted(document.chunks(encoder), require), outcome=_extent(query))
-
-
-def _extent(query: ListQuery) -> str:
-    """The list's filters for the audit trail, which stores no e-mail addresses."""
-    if query.email is not None:
-        return "one e-mail address"
-    return "all users" if query.after is None else f"all users after {query.after}"
-
-
-def _user_list(summary: str, *, name: str, columns: str, example: str, scope: str) -> Operation:
+def _operation(dataset: Dataset) -> Operation:
+    permission = list_permission(dataset.name)
+    title = dataset.facts.title or dataset.name.replace("_", " ").capitalize()
+    about = f"{dataset.facts.about.rstrip('.')}. " if dataset.facts.about else ""
+    names = ", ".join(f"`{column.name}`" for column in dataset.key)
+    wrong = _wrong_value(dataset)
     return Operation(
         tag="Lists",
-        summary=summary,
-        description=f"CSV with the columns `{columns}`, ordered by id. The key needs the scope `{scope}`, and "
-        "`users:unguarded` for `guard=none`.",
+        summary=f"List: {title}",
+        description=f"{about}Ordered by {names}. The key needs the scope `{permission}`, and `users:unguarded` for "
+        "`guard=none`. To continue a download that was cut, give the key of its last complete row as `after`.",
         security=["apiKey", "apiKeyAsBearer"],
-        query=ListQuery,
+        query=_query_type(dataset),
         headers=["Accept-Encoding"],
         answers={
             200: Answer(
                 description="The list.",
-                content={"text/csv": {"schema": {"type": "string"}, "example": f"{columns}\r\n{example}\r\n"}},
-                headers=["Content-Disposition", "Content-Encoding"],
+                content=_contents(dataset),
+                headers=["Content-Disposition", "Content-Encoding", "Link"],
             )
         },
         refusals=(
-            errors.InvalidRequestError(UNSUPPORTED_FORMAT),
-            errors.InvalidRequestError(SPACE_IN_EMAIL),
+            InvalidRequestError(UNSUPPORTED_FORMAT),
             UNKNOWN_PARAMETER,
             NO_KEY,
             DISABLED,
-            errors.PermissionDeniedError(NOT_SET_UP.format(name)),
-            errors.PermissionDeniedError(f"This API key lacks the scope {scope}"),
+            errors.PermissionDeniedError(f"This API key lacks the scope {permission}"),
             errors.PermissionDeniedError(f"This API key lacks the scope {Scope.USERS_UNGUARDED}"),
+            *([InvalidValueError(wrong)] if wrong else []),
             TOO_MANY_WRONG_KEYS,
             errors.RateLimitedError(TOO_MANY_LISTS, retry_after_seconds=BUSY_SECONDS),
             *SERVERS_FAIL,
@@ -221,36 +242,43 @@ def _user_list(summary: str, *, name: str, columns: str, example: str, scope: st
     )
 
 
-EXPORT_USERS = _user_list(
-    "List the users",
-    name="export",
-    columns="id,email,name",
-    example="1,ada@example.com,Ada Lovelace",
-    scope="users:export",
-)
-EXPORT_USERS_FULL = _user_list(
-    "List the users with all columns",
-    name="export_full",
-    columns="id,email,name,created_at,updated_at,is_active,is_admin",
-    example="1,ada@example.com,Ada Lovelace,2026-01-01T00:00:00Z,2026-01-01T00:00:00Z,true,false",
-    scope="users:export_full",
-)
-SHOW_ALIVE = Operation(
-    tag="Lists",
-    summary="Check whether lists are served",
-    answers={200: Answer(description="They are.", example=ListsAlive("users export alive"))},
-    refusals=(UNKNOWN_PARAMETER, DISABLED, UNEXPECTED),
-)
-SHOW_SIMPLE = Operation(
-    tag="Lists",
-    summary="Get the lists' status",
-    answers={200: Answer(description="The status.", example=ListsSimple("export simple status"))},
-    refusals=(UNKNOWN_PARAMETER, DISABLED, UNEXPECTED),
-)
+def _wrong_value(dataset: Dataset) -> str | None:
+    """An example of a refused value; None if the list takes any."""
+    if dataset.time:
+        return f"updated_since {selections.WANTED_INSTANT}"
+    strict = [parameter for parameter in dataset.facts.parameters if parameter.type != "text"]
+    return f"{strict[0].name} must be {KINDS[strict[0].type].words}" if strict else None
 
-ROUTES = (
-    ExactRoute("/api/v1/users/export", export_users, EXPORT_USERS),
-    ExactRoute("/api/v1/users/export-full", export_users_full, EXPORT_USERS_FULL),
-    ExactRoute("/api/v1/users/export-alive", show_alive, SHOW_ALIVE),
-    ExactRoute("/api/v1/users/export-simple", show_simple, SHOW_SIMPLE),
-)
+
+def _contents(dataset: Dataset) -> dict[str, Json]:
+    header = ",".join(column.name for column in dataset.columns)
+    end = '{"section":"end","records":0}\n'
+    contents: Mapping[Format, Json] = {
+        Format.CSV: {"schema": {"type": "string"}, "example": f"{header}\r\n"},
+        Format.JSON: {"schema": create_list_schema(dataset)},
+        Format.NDJSON: {"schema": {"type": "string"}, "example": end},
+        Format.XLSX: {"schema": {"type": "string", "format": "binary"}},
+    }
+    return {format_.media_type.partition(";")[0]: content for format_, content in contents.items()}
+
+
+def _query_type(dataset: Dataset) -> type[msgspec.Struct]:
+    fields: list[tuple[str, Any, Any]] = [("after", _after_type(dataset), None)]
+    if dataset.time:
+        about = f"RFC 3339 date (in UTC) or date-time. Leaves out rows whose `{dataset.time.name}` is before it."
+        fields.append(("updated_since", Annotated[str | None, Meta(description=about)], None))
+    for parameter in dataset.facts.parameters:
+        about = dataset.facts.columns.get(parameter.name, f"Selects rows. Must be {KINDS[parameter.type].words}.")
+        type_ = KINDS[parameter.type].type
+        fields.append((parameter.name, Annotated[type_ | None, Meta(description=about)], None))
+    return msgspec.defstruct(f"ListQuery_{dataset.name}", fields, bases=(ListQuery,), frozen=True, kw_only=True)
+
+
+def _after_type(dataset: Dataset) -> Any:
+    names = [column.name for column in dataset.key]
+    plain = " A single key may also be given as it is." if len(names) == 1 else ""
+    about = (
+        f"To continue an interrupted download: the key of its last complete row, as base64url without padding of the "
+        f"JSON array of {', '.join(names)}, each the text that stands in the row.{plain}"
+    )
+    return Annotated[str | None, Meta(description=about, extra_json_schema={KEY_MEMBER: names})]

@@ -6,8 +6,7 @@ from contextlib import suppress
 from starlette.requests import Request
 
 from service import errors
-from service.access.api_keys import ApiKey, KeyRepository, Scope
-from service.access.flags import Flag
+from service.access.api_keys import ApiKey, KeyRepository
 from service.api.callers import key_actor, resources_of
 from service.api.http.requests import bearer_token
 from service.bookkeeping.audit import Actor, AuditAction
@@ -46,13 +45,13 @@ async def _delay_wrong_key(request: Request) -> None:
         await asyncio.sleep(WRONG_KEY_DELAY_SECONDS)
 
 
-def require_flag(request: Request, flag: Flag) -> None:
+def require_flag(request: Request, flag: str) -> None:
     if not resources_of(request).flags.is_enabled(flag):
         raise PermissionDeniedError(NOT_ENABLED)
 
 
 async def require_scope(
-    request: Request, key: ApiKey, actor: Actor, scope: Scope, denial: AuditAction = AuditAction.USERS_DENIED
+    request: Request, key: ApiKey, actor: Actor, scope: str, denial: AuditAction = AuditAction.USERS_DENIED
 ) -> None:
     if scope not in key.scopes:
         async with resources_of(request).transaction() as connection:
@@ -60,7 +59,7 @@ async def require_scope(
         raise PermissionDeniedError(f"This API key lacks the scope {scope}")
 
 
-async def require_permission(request: Request, key: ApiKey, flag: Flag) -> None:
+async def require_permission(request: Request, key: ApiKey, flag: str) -> None:
     """Whether the flag is still on, and the key usable, while a response is sent."""
     require_flag(request, flag)
     usable = True

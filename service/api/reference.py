@@ -16,7 +16,7 @@ from service.api.operations import Json
 from service.bookkeeping.exports import ExportStatus
 
 DESCRIPTION = """\
-Users export their own data. Operators ask for exports on their behalf, and download lists of users.
+Users export their own data. Operators ask for exports on their behalf, and download lists.
 
 Errors are `application/problem+json` (RFC 9457); a browser that opens an address gets a page instead. Each error has a
 `request_id`, which is also the `X-Request-ID` of every response. HEAD works on every path that supports GET. If a
@@ -80,7 +80,7 @@ FIELDS: Mapping[type[errors.ServiceError], type[msgspec.Struct]] = {
 TAGS = {
     "Exports": "Exports of a user's own data, with the user's token.",
     "Requests": "Exports that operators ask for on users' behalf, with an API key.",
-    "Lists": "Lists of users for operators, with an API key. A feature flag switches each list.",
+    "Lists": "Lists for operators, with an API key. A feature flag switches each list.",
     "Operation": "Probes and metrics for Kubernetes and Prometheus.",
     "Reference": "This document.",
 }
@@ -175,6 +175,10 @@ HEADERS: Mapping[str, Json] = {
     "Preference-Applied": _header("The preference that the service applied.", "respond-async", always=False),
     "Content-Disposition": _header("The file's name.", 'attachment; filename="export-2026-03-01.csv"'),
     "Content-Encoding": _header("The compression of the stream.", "gzip", always=False),
+    "Link": _header(
+        'The description of the list, with its key, in the OpenAPI document (`rel="describedby"`).',
+        '<https://exports.example.com/openapi.json#/paths/~1api~1v1~1lists~1orders/get>; rel="describedby"',
+    ),
     "Content-Range": _header("The range of bytes in the body.", "bytes 0-1023/51200"),
     "Accept-Ranges": _header("Range requests are supported.", "bytes"),
     "Repr-Digest": _header(

@@ -4,7 +4,7 @@ import datetime as dt
 import re
 import uuid
 from collections.abc import Sequence
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn, Protocol
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -14,7 +14,7 @@ from service.bookkeeping.audit import Actor
 from service.bookkeeping.exports import Export, ExportStatus
 from service.documents.datasets import Column, Dataset
 from service.documents.selection import instant_text, section_name
-from service.errors import ExportNotFoundError, InvalidValueError
+from service.errors import ExportNotFoundError, InvalidRequestError, InvalidValueError
 from service.export_spec import ExportSpec
 from service.exports import owner_checks
 from service.formats import Format
@@ -63,6 +63,32 @@ BigNumbers = Annotated[
     Meta(description="`text` writes integers beyond ±2^53 as strings in JSON and NDJSON."),
 ]
 BIG_FORMATS = (Format.JSON, Format.NDJSON)
+
+
+class Variant(Protocol):
+    """A query with the variants of formats."""
+
+    @property
+    def format(self) -> Format: ...
+
+    @property
+    def bom(self) -> str: ...
+
+    @property
+    def guard(self) -> str: ...
+
+    @property
+    def big(self) -> str: ...
+
+
+def require_fitting(query: Variant) -> None:
+    """Raise InvalidRequestError for a variant of another format than the one asked for."""
+    if query.bom == "1" and query.format is not Format.CSV:
+        raise InvalidRequestError("bom=1 is for format=csv only")
+    if query.guard == "none" and query.format is not Format.CSV:
+        raise InvalidRequestError("guard=none is for format=csv only")
+    if query.big == "text" and query.format not in BIG_FORMATS:
+        raise InvalidRequestError("big=text is for format=json and format=ndjson only")
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -136,7 +162,7 @@ def read_sections(datasets: Sequence[Dataset], given: Sequence[str] | None) -> t
 
 
 def read_instant(name: str, text: str | None) -> dt.datetime | None:
-    """Raises InvalidValueError."""
+    """A date, or a time with its zone, in UTC. Raises InvalidValueError, which names the parameter."""
     if text is None:
         return None
     if not INSTANT.fullmatch(text) or text.startswith("0000"):

@@ -37,6 +37,7 @@ async def serve(settings: Settings, *, host: str, port: int) -> None:
                 port=port,
                 datasets=[dataset.name for dataset in resources.datasets],
                 user_lists=sorted(resources.user_lists),
+                lists=sorted(resources.operator_lists),
             )
             async with watch_servers(app.state.servers):
                 await _Server(app, settings).serve([listener])

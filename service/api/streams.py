@@ -92,12 +92,7 @@ def _query(request: Request) -> StreamQuery:
         raise InvalidRequestError(f"{error}; {WANTED_QUERY}") from None
     if query.format.is_package:
         raise InvalidRequestError(NO_STREAM)
-    if query.bom == "1" and query.format is not Format.CSV:
-        raise InvalidRequestError("bom=1 is for format=csv only")
-    if query.guard == "none" and query.format is not Format.CSV:
-        raise InvalidRequestError("guard=none is for format=csv only")
-    if query.big == "text" and query.format not in selections.BIG_FORMATS:
-        raise InvalidRequestError("big=text is for format=json and format=ndjson only")
+    selections.require_fitting(query)
     return query
 
 

@@ -43,6 +43,8 @@ class AuditAction(StrEnum):
     USERS_EXPORTED = "users:exported"
     USERS_DENIED = "users:denied"
     REQUESTS_DENIED = "requests:denied"
+    LIST_EXPORT_STARTED = "lists:export_started"
+    LIST_EXPORTED = "lists:exported"
     KEY_CREATED = "keys:created"
     KEY_REVOKED = "keys:revoked"
     FEATURE_CHANGED = "features:changed"

@@ -30,6 +30,7 @@ COMMANDS: Final = MappingProxyType(
         "features": ("service.cli.operators", "List and switch the feature flags of the operators' endpoints."),
         "init": ("service.cli.onboarding", "Write dataset files for the application whose database is at DSN."),
         "keys": ("service.cli.operators", "Create, list and revoke API keys for the operators' endpoints."),
+        "list": ("client.cli", "Download the operators' list NAME, with the API key in CARRYOUT_API_KEY."),
         "mails": ("service.cli.mails", "List the mails of exports, and send them again."),
         "migrate": (
             "service.cli.processes",
@@ -53,8 +54,11 @@ COMMANDS: Final = MappingProxyType(
 )
 
 
+ATTRIBUTES: Final = MappingProxyType({"list": "list_"})
+
+
 class LazyGroup(click.Group):
-    """A group of the commands in COMMANDS; each is an attribute of its module."""
+    """A group of the commands in COMMANDS; each is an attribute of its module, by its name or that in ATTRIBUTES."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
         return sorted(COMMANDS)
@@ -62,7 +66,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 (likewise)
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
+        command: click.Command = getattr(import_module(COMMANDS[cmd_name][0]), ATTRIBUTES.get(cmd_name, cmd_name))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (likewise)

@@ -30,7 +30,7 @@ from onboarding.reports import report_findings, report_next_steps, report_outcom
 from service.backends.database import Connection, connect
 from service.cli import options
 from service.cli.output import echo_json
-from service.documents.datasets import load_datasets
+from service.documents.datasets import load_datasets, load_lists, load_user_lists
 from service.documents.schema import create_schema, list_breaking_changes
 from service.errors import ConfigurationError
 from service.settings import Settings, split_list
@@ -70,6 +70,16 @@ def _list_option(name: str) -> Callable[[Callable[..., None]], Callable[..., Non
     )
 
 
+def _lists_option(beside: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(
+        "--lists",
+        "lists_directory",
+        envvar="CARRYOUT_LISTS_DIR",
+        type=click.Path(file_okay=False, path_type=Path),
+        help=f"Directory of the operators' list files. Default: `lists` beside {beside}.",
+    )
+
+
 def _run(dsn: str, work: Callable[[Connection], Awaitable[Answer]]) -> Answer:
     async def run() -> Answer:
         async with connect(dsn, name="DSN", own_search_path=True) as connection:
@@ -95,6 +105,7 @@ def _run(dsn: str, work: Callable[[Connection], Awaitable[Answer]]) -> Answer:
     type=click.Path(file_okay=False, path_type=Path),
     help="Directory for the dataset files.",
 )
+@_lists_option("--out")
 @click.option(
     "--users-table", metavar="SCHEMA.TABLE", help="The users' table. Required if it can't be found automatically."
 )
@@ -120,6 +131,7 @@ def init(  # noqa: PLR0913 (a command's options)
     *,
     dsn: str,
     directory: Path,
+    lists_directory: Path | None,
     users_table: str | None,
     own: tuple[str, ...],
     trust_names: bool,
@@ -139,6 +151,7 @@ def init(  # noqa: PLR0913 (a command's options)
         )
     options = Options(
         directory=directory,
+        lists_directory=lists_directory,
         users_table=users_table,
         own=own,
         trust_names=trust_names,
@@ -187,7 +200,7 @@ def _ask(dsn: str, options: Options, outcome: Outcome) -> None:
             echo("The same command goes on with them.")
     if left:
         return
-    grants = _run(dsn, lambda connection: list_grants(connection, directory))
+    grants = _run(dsn, lambda connection: list_grants(connection, directory, options.lists_folder))
     echo("", *report_next_steps(grants, directory, user_id_type))
 
 
@@ -219,6 +232,7 @@ def _read_schema(path: Path) -> dict[str, Any]:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Directory of the dataset files.",
 )
+@_lists_option("--datasets")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--html",
@@ -242,10 +256,12 @@ def _read_schema(path: Path) -> dict[str, Any]:
 )
 @click.option("--user-id-type", envvar="CARRYOUT_USER_ID_TYPE", default=DEFAULTS["user_id_type"], hidden=True)
 @_list_option("forbidden_columns")
+@_list_option("operator_columns")
 def check(  # noqa: PLR0913 (a command's options)
     *,
     dsn: str,
     directory: Path,
+    lists_directory: Path | None,
     as_json: bool,
     page: Path | None,
     grants: bool,
@@ -253,8 +269,14 @@ def check(  # noqa: PLR0913 (a command's options)
     against: Path | None,
     user_id_type: str,
     forbidden_columns: tuple[str, ...],
+    operator_columns: tuple[str, ...],
 ) -> None:
-    """Find undecided tables and columns of the database at DSN. Exit 1 if there are any."""
+    """Find undecided tables and columns of the database at DSN. Exit 1 if there are any.
+
+    Exit 2 if a list for operators can't be served.
+    """
+    lists_folder = lists_directory or directory.parent / "lists"
+    forbidden_to_operators = tuple(name for name in forbidden_columns if name not in operator_columns)
     if against:
         earlier = _read_schema(against)
         load = partial(load_datasets, directory=directory, user_id_type=user_id_type, forbidden=forbidden_columns)
@@ -263,8 +285,10 @@ def check(  # noqa: PLR0913 (a command's options)
             sys.exit(EXIT_UNDECIDED)
         return
     if grants:
-        echo(*_run(dsn, lambda connection: list_grants(connection, directory, role=role)))
+        echo(*_run(dsn, lambda connection: list_grants(connection, directory, lists_folder, role=role)))
         return
+    _run(dsn, partial(load_user_lists, directory=directory, forbidden=forbidden_to_operators))
+    _run(dsn, partial(load_lists, directory=lists_folder, forbidden=forbidden_to_operators))
     ledger = _run(dsn, lambda connection: read_ledger(connection, directory))
     if page:
         _write_page(page, render_report(ledger, directory, made_at=dt.datetime.now(dt.UTC)))

@@ -1,8 +1,10 @@
 """Commands for operators: API keys, feature flags, and the audit trail."""
 
 import asyncio
+import re
 import uuid
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import click
 
 from guard.terminal import echo
 from guard.text import is_printable
-from service.access.api_keys import ApiKey, KeyRepository, Scope
+from service.access.api_keys import ApiKey, KeyRepository, Scope, list_permission
 from service.access.flags import Flag, FlagRepository, default_flags
 from service.bookkeeping.audit import AuditAction, AuditEvent, AuditFilter, AuditLog
 from service.cli.options import (
@@ -23,9 +25,14 @@ from service.cli.options import (
     user_id_of,
 )
 from service.cli.output import echo_found, echo_rows, json_option
+from service.documents.datasets import NAME as LIST_NAME
+from service.documents.datasets import list_names
+from service.errors import InvalidValueError
+from service.settings import Settings
 
 MAX_NAME_CHARACTERS = 100
 MAX_EXPIRY_DAYS = 3_650
+LIST_PERMISSION = re.compile(list_permission(LIST_NAME.pattern))
 KEY_COLUMNS = {
     "prefix": "prefix",
     "name": "name",
@@ -48,8 +55,23 @@ class KeyName(click.ParamType[str]):
         return name
 
 
+class Permission(click.ParamType[str]):
+    """A scope or a feature flag: one of the fixed `names`, or that of an operators' list."""
+
+    name = "name"
+
+    def __init__(self, names: type[StrEnum]) -> None:
+        self._names = [str(name) for name in names]
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in self._names and not LIST_PERMISSION.fullmatch(str(value)):
+            known = ", ".join(map(repr, self._names))
+            self.fail(f"{value!r} is not one of {known} and 'lists:NAME'", param, ctx)
+        return str(value)
+
+
 key_name = click.argument("name", type=KeyName())
-feature_name = click.argument("name", type=choice_of(Flag))
+feature_name = click.argument("name", type=Permission(Flag))
 
 
 @click.group()
@@ -64,8 +86,8 @@ def keys() -> None:
     "scopes",
     required=True,
     multiple=True,
-    type=choice_of(Scope),
-    help="A right of the key; repeatable.",
+    type=Permission(Scope),
+    help=f"A right of the key: {', '.join(Scope)} or lists:NAME; repeatable.",
 )
 @click.option(
     "--expires-in-days",
@@ -75,12 +97,13 @@ def keys() -> None:
 @env_file_option
 def create_key(name: str, scopes: Sequence[str], expires_in_days: int | None, env_file: Path | None) -> None:
     """Create a key called NAME and print it. It is shown only once."""
-    wanted = [Scope(scope) for scope in scopes]
+    settings = load_settings(env_file)
+    _require_lists(settings, scopes)
 
     async def create() -> str:
-        async with open_database(load_settings(env_file)) as connection:
+        async with open_database(settings) as connection:
             _, text = await KeyRepository().create(
-                connection, name=name, scopes=wanted, expires_in_days=expires_in_days
+                connection, name=name, scopes=scopes, expires_in_days=expires_in_days
             )
             return text
 
@@ -128,7 +151,7 @@ def list_features(*, as_json: bool, env_file: Path | None) -> None:
 
     async def list_() -> list[dict[str, object]]:
         settings = load_settings(env_file)
-        defaults = default_flags(settings.features)
+        defaults = default_flags(settings.features, list_names(settings.lists_folder))
         async with open_database(settings) as connection:
             switched = await FlagRepository().list_switched(connection)
         return [
@@ -137,7 +160,7 @@ def list_features(*, as_json: bool, env_file: Path | None) -> None:
                 "state": "on" if switched.get(flag, defaults[flag]) else "off",
                 "source": "switched" if flag in switched else "default",
             }
-            for flag in Flag
+            for flag in defaults
         ]
 
     echo_rows(("name", "state", "source"), asyncio.run(list_()), as_json=as_json)
@@ -148,7 +171,7 @@ def list_features(*, as_json: bool, env_file: Path | None) -> None:
 @env_file_option
 def enable_feature(name: str, env_file: Path | None) -> None:
     """Switch the flag NAME on. Running processes notice within 2 seconds."""
-    _switch(Flag(name), env_file, enabled=True)
+    _switch(name, env_file, enabled=True)
 
 
 @features.command("disable")
@@ -156,7 +179,7 @@ def enable_feature(name: str, env_file: Path | None) -> None:
 @env_file_option
 def disable_feature(name: str, env_file: Path | None) -> None:
     """Switch the flag NAME off. Running processes notice within 2 seconds."""
-    _switch(Flag(name), env_file, enabled=False)
+    _switch(name, env_file, enabled=False)
 
 
 @click.command()
@@ -213,9 +236,21 @@ def _audit_row(event: AuditEvent) -> Sequence[object]:
     )
 
 
-def _switch(flag: Flag, env_file: Path | None, *, enabled: bool) -> None:
+def _require_lists(settings: Settings, permissions: Sequence[str]) -> None:
+    """Raise InvalidValueError for the permission of a list that doesn't exist: a typing mistake would do nothing."""
+    known = [list_permission(name) for name in list_names(settings.lists_folder)]
+    for permission in permissions:
+        if LIST_PERMISSION.fullmatch(permission) and permission not in known:
+            lists = f"has {', '.join(known)}" if known else "has no lists"
+            raise InvalidValueError(f"No list goes with {permission}: CARRYOUT_LISTS_DIR {lists}")
+
+
+def _switch(flag: str, env_file: Path | None, *, enabled: bool) -> None:
+    settings = load_settings(env_file)
+    _require_lists(settings, [flag])
+
     async def switch() -> None:
-        async with open_database(load_settings(env_file)) as connection:
+        async with open_database(settings) as connection:
             await FlagRepository().set(connection, flag, enabled=enabled)
 
     asyncio.run(switch())

@@ -8,6 +8,7 @@
 -- kept: Ten years, by law            recipients, and source
 -- file: storage_key from uploads as file_name  each row's file: the column with its key in a store that
                                    CARRYOUT_FILE_STORES names, and one with its name; may be repeated
+-- param: email text               a list's parameter and its type, $1 for the first such line; null if it isn't given
 -- deny total_cost: a business secret  a column, or `table schema.name`, that is left out, and the reason
 """
 
@@ -25,13 +26,17 @@ COMMENT_OR_QUOTED = re.compile(
 )
 IDENTIFIER = r'(?:[^\s:"]|"(?:[^"]|"")+")+'
 FACT = re.compile(
-    r"--[ \t]+(?P<head>title|about|time|purpose|kept|recipients|source|file|deny)"
+    r"--[ \t]+(?P<head>title|about|time|purpose|kept|recipients|source|file|param|deny)"
     rf"(?:[ \t]+(?P<column>(?:table[ \t]+)?{IDENTIFIER}))?:[ \t]*(?P<text>.*\S)\s*"
 )
 FILE = re.compile(
     rf"(?P<key>{IDENTIFIER})[ \t]+from[ \t]+(?P<store>{IDENTIFIER})(?:[ \t]+as[ \t]+(?P<name>{IDENTIFIER}))?",
     re.IGNORECASE,
 )
+
+PARAMETER = re.compile(r"(?P<name>[a-z][a-z0-9_]*)[ \t]+(?P<type>[a-z]+)")
+PARAMETER_TYPES = ("text", "uuid", "bigint", "numeric", "boolean", "date", "timestamptz")
+RESERVED_PARAMETERS = {"format", "after", "updated_since", "bom", "guard", "big"}
 
 
 class FileFact(msgspec.Struct, frozen=True):
@@ -40,6 +45,13 @@ class FileFact(msgspec.Struct, frozen=True):
     key: str
     store: str
     name: str | None = None
+
+
+class ParameterFact(msgspec.Struct, frozen=True):
+    """A parameter of a list: its name in the query string, and its type in SQL."""
+
+    name: str
+    type: str
 
 
 class Facts(msgspec.Struct):
@@ -51,6 +63,7 @@ class Facts(msgspec.Struct):
     recipients: str = ""
     source: str = ""
     files: list[FileFact] = msgspec.field(default_factory=list)
+    parameters: list[ParameterFact] = msgspec.field(default_factory=list)
     columns: dict[str, str] = msgspec.field(default_factory=dict)
     """Descriptions by column name."""
     left_out: dict[str, str] = msgspec.field(default_factory=dict)
@@ -69,13 +82,15 @@ def without_semicolon(sql: str) -> str:
 
 
 def read_facts(sql: str) -> Facts:
-    """Raises ConfigurationError for a fact that is given twice, and for a file that isn't understood."""
+    """Raises ConfigurationError for a fact that is given twice, and for a file or parameter that isn't understood."""
     facts = Facts()
     for head, column, text in _lines(sql):
         if head == "about" and column:
             _set_once(facts.columns, column, text, f"about {column}")
         elif head == "file":
             facts.files.append(_read_file(column, text, facts.files))
+        elif head == "param":
+            facts.parameters.append(_read_parameter(column, text, facts.parameters))
         elif head == "deny":
             facts.left_out[column or ""] = text  # `carryout check` reads these lines, and refuses wrong ones
         elif getattr(facts, head):
@@ -100,6 +115,18 @@ def _read_file(column: str | None, text: str, earlier: Sequence[FileFact]) -> Fi
     if any(key == one.key for one in earlier):
         raise ConfigurationError(f"it has two lines `-- file: {key} from …`")
     return FileFact(key, store, name)
+
+
+def _read_parameter(column: str | None, text: str, earlier: Sequence[ParameterFact]) -> ParameterFact:
+    found = PARAMETER.fullmatch(text)
+    if column or not found or found["type"] not in PARAMETER_TYPES:
+        types = ", ".join(PARAMETER_TYPES)
+        raise ConfigurationError(f"its line `-- param:` must read as `-- param: name type`, with a type of {types}")
+    if found["name"] in RESERVED_PARAMETERS:
+        raise ConfigurationError(f"its line `-- param: {text}` takes a name that all lists use: choose another")
+    if any(found["name"] == one.name for one in earlier):
+        raise ConfigurationError(f"it has two lines `-- param: {found['name']} …`")
+    return ParameterFact(found["name"], found["type"])
 
 
 def _set_once(columns: dict[str, str], column: str, text: str, head: str) -> None:

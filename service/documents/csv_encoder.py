@@ -49,8 +49,7 @@ class CsvEncoder:
             self._suffixes.append(b"," * sum(widths[position + 1 :]) + CRLF)
         return self._bom + _csv_header(csv_names(datasets)) + _single_backslashes(cells) + self._suffixes[0]
 
-    def begin_list(self, dataset: Dataset) -> bytes:
-        """Instead of `begin`, for a document of one dataset without a profile: its position is 0."""
+    def begin_list(self, dataset: Dataset, exported_at: str) -> bytes:  # noqa: ARG002 (CSV has no place for it)
         self._prefixes, self._suffixes = [b""], [CRLF]
         return self._bom + _csv_header([column.name for column in dataset.columns])
 

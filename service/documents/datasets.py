@@ -1,8 +1,9 @@
 """Datasets: one SQL file each, a SELECT of exactly the columns that may leave, `$1` the user.
 
-The operators' lists, in `users/` below them, are datasets too: `$1` is an e-mail address or null for all users, `$2`
-the id of the last row that isn't wanted any more, or null for all. So is the search for users by their e-mail address,
-`requests/by_email.sql`.
+The operators' lists are datasets too, in a folder of their own: `$1` and so on are the parameters that the file
+declares, null if they aren't given. In the two of `users/` below the datasets, `$1` is an e-mail address or null for
+all users, `$2` the id of the last row that isn't wanted any more, or null for all. The search for users by their e-mail
+address, `requests/by_email.sql`, is a dataset, too.
 
 They are read and checked once, at start-up, against the live source database. A dataset that breaks a rule stops the
 start with one sentence.
@@ -10,19 +11,23 @@ start with one sentence.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import asyncpg
 import msgspec
 
 from guard.files import UnsafeFileError, read_trusted
 from service.backends.database import QUERIES, Connection, using_safe_search_path
-from service.documents.comments import COMMENT_OR_QUOTED, Facts, read_facts, without_semicolon
+from service.documents.comments import COMMENT_OR_QUOTED, Facts, ParameterFact, read_facts, without_semicolon
 from service.documents.equality import Functions, read_functions, read_judgement
 from service.documents.forbidden_columns import check_names, check_origins, is_forbidden
+from service.documents.list_keys import find_key
 from service.documents.plans import (
+    PARAMETER_TYPES,
     Plan,
     check_column_names,
     explain_with_row,
@@ -34,9 +39,8 @@ from service.errors import ConfigurationError
 PROFILE = "profile"
 DECISIONS_FILE = "tables.sql"  # `carryout check` reads its comments; it is not a dataset
 LISTS_FOLDER = "users"
-LIST_PARAMETERS = ["text", "bigint"]
+USER_LIST_PARAMETERS = [ParameterFact("email", "text"), ParameterFact("after", "bigint")]
 USER_SEARCH = "requests/by_email.sql"
-SEARCH_PARAMETERS = ["text"]
 PROFILE_COLUMNS = {"id", "email"}
 MAX_NAME_CHARACTERS = 41
 NAME = re.compile(rf"[a-z][a-z0-9_]{{0,{MAX_NAME_CHARACTERS - 1}}}")
@@ -44,8 +48,12 @@ RESERVED_NAMES = {"exported_at", "filter", "user", "end"}  # members of the JSON
 STAR = re.compile(r"\.\s*\*|\*\s*(?:,|from\b)", re.IGNORECASE)  # neither count(*) nor a product
 ORDER_BY = re.compile(r"\border\s+by\b", re.IGNORECASE)
 INTEGERS = {"int2", "int4", "int8"}
+# Their text, as it stands in documents, is cast to the same value.
+KEY_TYPES = {"uuid", "text", "varchar", "bpchar", "int2", "int4", "int8", "numeric", "timestamptz", "timestamp", "date"}
+USER_SEARCH_FAULT = "its only parameter must be $1::text, an e-mail address"
+USER_LIST_FAULT = "its parameters must be $1::text, an e-mail address, and $2::bigint, an id"
 TIMES = {"timestamptz", "timestamp", "date"}
-PARAMETER_TYPE_NAMES = {"uuid": "uuid", "int8": "bigint", "text": "text"}
+PARAMETER_TYPE_NAMES = {name.removeprefix("pg_catalog."): type_ for type_, name in PARAMETER_TYPES.items()}
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -62,7 +70,8 @@ class Column(msgspec.Struct, frozen=True):
 
 class Dataset(msgspec.Struct, frozen=True):
     """`sql` yields `columns`, in a unique order, for its parameters; `tables`, each a schema and a name, are
-    all that it reads, also behind views. `time` is the column that ranges of time select rows by.
+    all that it reads, also behind views. `time` is the column that ranges of time select rows by. `key` is a list's
+    order: the columns that a download is resumed by.
     """
 
     name: str
@@ -71,6 +80,14 @@ class Dataset(msgspec.Struct, frozen=True):
     tables: tuple[tuple[str, str], ...]
     time: Column | None = None
     facts: Facts = msgspec.field(default_factory=Facts)
+    key: tuple[Column, ...] = ()
+
+
+class _Parameters(NamedTuple):
+    """The types that a query's parameters must have, and the sentence about others, given what they are."""
+
+    types: list[str]
+    fault: Callable[[Sequence[str]], str]
 
 
 class _Known(msgspec.Struct):
@@ -98,13 +115,25 @@ async def load_datasets(
 
 
 async def load_user_lists(connection: Connection, directory: Path, *, forbidden: Sequence[str]) -> dict[str, Dataset]:
-    """The operators' lists in `directory`/users by file name. Raises ConfigurationError as `load_datasets` does.
+    """The lists of users in `directory`/users by file name. Raises ConfigurationError as `load_datasets` does.
 
     The first column is the integer `id`, and the rows are in its order, so that a list can be resumed.
     """
     paths = sorted((directory / LISTS_FOLDER).glob("*.sql"))
     known = _Known(await read_functions(connection)) if paths else None
+    return {path.stem: await _load_user_list(connection, path, known, forbidden=forbidden) for path in paths if known}
+
+
+async def load_lists(connection: Connection, directory: Path, *, forbidden: Sequence[str]) -> dict[str, Dataset]:
+    """The operators' lists in `directory` by file name. Raises ConfigurationError as `load_datasets` does."""
+    paths = [directory / f"{name}.sql" for name in list_names(directory)]
+    known = _Known(await read_functions(connection)) if paths else None
     return {path.stem: await _load_list(connection, path, known, forbidden=forbidden) for path in paths if known}
+
+
+def list_names(directory: Path) -> list[str]:
+    """The names of the operators' lists in `directory`."""
+    return sorted(path.stem for path in directory.glob("*.sql"))
 
 
 async def load_user_search(connection: Connection, directory: Path, *, forbidden: Sequence[str]) -> Dataset | None:
@@ -118,7 +147,8 @@ async def load_user_search(connection: Connection, directory: Path, *, forbidden
     known = _Known(await read_functions(connection))
     with naming(USER_SEARCH):
         sql = _read(path)
-        columns, plan, row_plan = await _inspect(connection, sql, known, SEARCH_PARAMETERS, forbidden)
+        parameters = _Parameters(["text"], lambda _: USER_SEARCH_FAULT)
+        columns, plan, row_plan = await _inspect(connection, sql, known, parameters, forbidden)
         async with using_safe_search_path(connection):
             await check_column_names(connection, row_plan)
         if [column.name for column in columns] != ["id"]:
@@ -182,7 +212,10 @@ async def _load_dataset(
         sql = _read(path)
         facts = read_facts(sql)
         async with connection.transaction(readonly=True):
-            columns, plan, row_plan = await _inspect(connection, sql, known, [user_id_type], forbidden)
+            if facts.parameters:
+                raise ConfigurationError("a line `-- param:` is for operators' lists")
+            parameters = _Parameters([user_id_type], partial(_user_id_fault, wanted=user_id_type))
+            columns, plan, row_plan = await _inspect(connection, sql, known, parameters, forbidden)
             judgement = await read_judgement(connection, sql, known.functions)
             async with using_safe_search_path(connection):  # once, because each way in and out is a round trip
                 await check_column_names(connection, row_plan)
@@ -197,10 +230,11 @@ async def _load_dataset(
     return Dataset(path.stem, sql, columns, tables(plan), time, facts)
 
 
-async def _load_list(connection: Connection, path: Path, known: _Known, *, forbidden: Sequence[str]) -> Dataset:
+async def _load_user_list(connection: Connection, path: Path, known: _Known, *, forbidden: Sequence[str]) -> Dataset:
     with naming(f"{LISTS_FOLDER}/{path.name}"):
         sql = _read(path)
-        columns, plan, row_plan = await _inspect(connection, sql, known, LIST_PARAMETERS, forbidden)
+        parameters = _Parameters([parameter.type for parameter in USER_LIST_PARAMETERS], lambda _: USER_LIST_FAULT)
+        columns, plan, row_plan = await _inspect(connection, sql, known, parameters, forbidden)
         if columns[0].name != "id" or columns[0].type_name not in INTEGERS:
             raise ConfigurationError("its first column must be id, an integer")
         if not (_has_order_by(sql) and is_ordered_by_first_output(plan)):
@@ -208,20 +242,41 @@ async def _load_list(connection: Connection, path: Path, known: _Known, *, forbi
         async with using_safe_search_path(connection):
             await check_column_names(connection, row_plan)
             await check_unique_order(connection, plan, has_order_by=True)
-    return Dataset(path.stem, sql, columns, tables(plan))
+    facts = Facts(parameters=USER_LIST_PARAMETERS)
+    return Dataset(path.stem, sql, columns, tables(plan), facts=facts, key=columns[:1])
+
+
+async def _load_list(connection: Connection, path: Path, known: _Known, *, forbidden: Sequence[str]) -> Dataset:
+    with naming(path.name, kind="List"):
+        sql = _read(path)
+        facts = read_facts(sql)
+        if facts.files:
+            raise ConfigurationError("a line `-- file:` is for the users' datasets")
+        async with connection.transaction(readonly=True):
+            types = [parameter.type for parameter in facts.parameters]
+            parameters = _Parameters(types, partial(_list_parameters_fault, wanted=types))
+            columns, plan, row_plan = await _inspect(connection, sql, known, parameters, forbidden)
+            async with using_safe_search_path(connection):
+                await check_column_names(connection, row_plan)
+                await check_unique_order(connection, plan, has_order_by=_has_order_by(sql))
+                key = tuple(columns[position] for position in await find_key(connection, plan, len(columns)))
+        time = _find_time(columns, facts)
+        _check_key(key)
+        _check_about([*columns, *facts.parameters], facts)
+    return Dataset(path.stem, sql, columns, tables(plan), time, facts, key)
 
 
 @contextmanager
-def naming(name: str) -> Iterator[None]:
+def naming(name: str, *, kind: str = "Dataset") -> Iterator[None]:
     """Raise a ConfigurationError that names the dataset for what is wrong with its file."""
     try:
         yield
     except UnicodeDecodeError:
-        raise ConfigurationError(f"Dataset {name}: it is not UTF-8") from None
+        raise ConfigurationError(f"{kind} {name}: it is not UTF-8") from None
     except (UnsafeFileError, PermissionError) as error:  # no others: the database's outage is none of these
-        raise ConfigurationError(f"Dataset {name}: it can't be read: {error.strerror}") from None
+        raise ConfigurationError(f"{kind} {name}: it can't be read: {error.strerror}") from None
     except (ConfigurationError, asyncpg.PostgresError) as error:
-        raise ConfigurationError(f"Dataset {name}: {error.args[0]}") from None
+        raise ConfigurationError(f"{kind} {name}: {error.args[0]}") from None
 
 
 def _read(path: Path) -> str:
@@ -240,15 +295,17 @@ def _has_order_by(sql: str) -> bool:
 
 
 async def _inspect(
-    connection: Connection, sql: str, known: _Known, parameter_types: Sequence[str], forbidden: Sequence[str]
+    connection: Connection, sql: str, known: _Known, parameters: _Parameters, forbidden: Sequence[str]
 ) -> tuple[tuple[Column, ...], Plan, Plan]:
     """The query's columns, and the plans of `explain_with_row`."""
     statement = await connection.prepare(f'SELECT * FROM ({sql}) AS "row"', name="")  # noqa: S608 (an operator's file)
-    _check_parameters(statement.get_parameters(), parameter_types)
+    given = [parameter.name for parameter in statement.get_parameters()]
+    if [PARAMETER_TYPE_NAMES.get(name) for name in given] != parameters.types:
+        raise ConfigurationError(parameters.fault(given))
     columns = await _columns(connection, statement.get_attributes(), known.types)
     names = [column.name for column in columns]
     check_names(names, forbidden)
-    plan, row_plan = await explain_with_row(connection, sql, parameter_types)
+    plan, row_plan = await explain_with_row(connection, sql, parameters.types)
     check_origins(plan, names, forbidden)
     return columns, plan, row_plan
 
@@ -260,18 +317,16 @@ def _check_text(name: str, code: str) -> None:
         raise ConfigurationError("`*` would export columns that were not chosen; list the columns")
 
 
-def _check_parameters(parameters: Sequence[asyncpg.Type], wanted: Sequence[str]) -> None:
-    if [PARAMETER_TYPE_NAMES.get(parameter.name) for parameter in parameters] == wanted:
-        return
-    if wanted == LIST_PARAMETERS:
-        raise ConfigurationError("its parameters must be $1::text, an e-mail address, and $2::bigint, an id")
-    if wanted == SEARCH_PARAMETERS:
-        raise ConfigurationError("its only parameter must be $1::text, an e-mail address")
-    if len(parameters) != 1:
-        raise ConfigurationError(f"it must have exactly one parameter, $1, the user's id; it has {len(parameters)}")
-    raise ConfigurationError(
-        f"$1 is {parameters[0].name}, but user ids are {wanted[0]} (CARRYOUT_USER_ID_TYPE): write $1::{wanted[0]}"
-    )
+def _user_id_fault(given: Sequence[str], wanted: str) -> str:
+    if len(given) != 1:
+        return f"it must have exactly one parameter, $1, the user's id; it has {len(given)}"
+    return f"$1 is {given[0]}, but user ids are {wanted} (CARRYOUT_USER_ID_TYPE): write $1::{wanted}"
+
+
+def _list_parameters_fault(given: Sequence[str], wanted: Sequence[str]) -> str:
+    declared = ", ".join(f"${number}::{type_}" for number, type_ in enumerate(wanted, start=1)) or "none"
+    used = ", ".join(f"${number}::{type_}" for number, type_ in enumerate(given, start=1)) or "none"
+    return f"its lines `-- param:` declare {declared}, but its SQL uses {used}"
 
 
 async def _columns(
@@ -320,8 +375,17 @@ def _find_time(columns: Sequence[Column], facts: Facts) -> Column | None:
     return found
 
 
-def _check_about(columns: Sequence[Column], facts: Facts) -> None:
-    for unknown in sorted(set(facts.columns) - {column.name for column in columns}):
+def _check_key(key: Sequence[Column]) -> None:
+    for column in key:
+        if column.type_name not in KEY_TYPES:
+            raise ConfigurationError(
+                f"its ORDER BY has {column.name}, a {column.type_name}, which a download can't be resumed by: "
+                f"order by columns of the types {', '.join(sorted(KEY_TYPES))}"
+            )
+
+
+def _check_about(described: Sequence[Column | ParameterFact], facts: Facts) -> None:
+    for unknown in sorted(set(facts.columns) - {one.name for one in described}):
         raise ConfigurationError(f"`-- about {unknown}:` names none of its columns")
 
 

@@ -5,6 +5,7 @@ A session that evaluates these expressions needs the settings of the query `use_
 where the operators' SQL expects them; so all names of ours are qualified, and none can be planted.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol, TypeAlias
 
@@ -49,6 +50,9 @@ class Encoder(Protocol):
     def begin(self, datasets: Sequence[Dataset], exported_at: str, profile: bytes) -> bytes:
         """All up to and including the profile; `datasets` begins with it, `profile` is its row of `row_text`."""
 
+    def begin_list(self, dataset: Dataset, exported_at: str) -> bytes:
+        """Instead of `begin`, for a document of one dataset without a profile: its position is 0."""
+
     def rows(self, position: int, rows: Sequence[bytes], *, first: bool) -> bytes:
         """Rows of the dataset at `position`; never empty, `first` if none of that dataset went before."""
 
@@ -60,6 +64,12 @@ class Encoder(Protocol):
 
     def end(self) -> bytes:
         """The bytes that close the document."""
+
+
+async def encode_rows(encoder: Encoder, position: int, rows: Sequence[bytes], *, first: bool) -> bytes:
+    if encoder.in_thread:
+        return await asyncio.to_thread(encoder.rows, position, rows, first=first)
+    return encoder.rows(position, rows, first=first)
 
 
 def text_of(column: Column) -> str:

@@ -31,11 +31,10 @@ class JsonEncoder:
         return json_objects(dataset, big_as_text=self._options.big_as_text)
 
     def begin(self, datasets: Sequence[Dataset], exported_at: str, profile: bytes) -> bytes:
-        self._names = [dataset.name.encode() for dataset in datasets]
-        head = b'{"exported_at":' + msgspec.json.encode(exported_at)
-        if self._options.filter:
-            head += b',\n"filter":' + msgspec.json.encode(self._options.filter)
-        return head + b',\n"user":' + profile
+        return self._head(datasets, exported_at) + b',\n"user":' + profile
+
+    def begin_list(self, dataset: Dataset, exported_at: str) -> bytes:
+        return self._head([dataset], exported_at)
 
     def rows(self, position: int, rows: Sequence[bytes], *, first: bool) -> bytes:
         opening = self._opening(position) if first else b",\n"
@@ -49,6 +48,13 @@ class JsonEncoder:
 
     def end(self) -> bytes:
         return b"}\n"
+
+    def _head(self, datasets: Sequence[Dataset], exported_at: str) -> bytes:
+        self._names = [dataset.name.encode() for dataset in datasets]
+        head = b'{"exported_at":' + msgspec.json.encode(exported_at)
+        if self._options.filter:
+            head += b',\n"filter":' + msgspec.json.encode(self._options.filter)
+        return head
 
     def _opening(self, position: int) -> bytes:
         return b',\n"' + self._names[position] + b'":['

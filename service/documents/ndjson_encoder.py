@@ -13,8 +13,8 @@ from service.formats import Format
 class NdjsonEncoder:
     """One object a line: `{"section":"user","row":{…}}` first, then each section's rows.
 
-    The last line is `{"section":"end","records":N}`, so that a file cut at any byte is seen to be cut. It also holds
-    the `filter`, if not all data was selected.
+    A list has no user. The last line is `{"section":"end","records":N}`, so that a file cut at any byte is seen to be
+    cut. It also holds the `filter`, if not all data was selected.
     """
 
     media_type = Format.NDJSON.media_type
@@ -23,15 +23,20 @@ class NdjsonEncoder:
     def __init__(self, options: EncoderOptions = DEFAULTS) -> None:
         self._options = options
         self._prefixes: list[bytes] = []
-        self._records = 1
+        self._records = 0
 
     def row_text(self, dataset: Dataset) -> str:
         return json_objects(dataset, big_as_text=self._options.big_as_text)
 
     def begin(self, datasets: Sequence[Dataset], exported_at: str, profile: bytes) -> bytes:  # noqa: ARG002 (no place for it)
         names = ["user", *(dataset.name for dataset in datasets[1:])]
-        self._prefixes = [b'{"section":"%b","row":' % name.encode() for name in names]
+        self._prefixes = [_prefix(name) for name in names]
+        self._records = 1
         return self._prefixes[0] + profile + b"}\n"
+
+    def begin_list(self, dataset: Dataset, exported_at: str) -> bytes:  # noqa: ARG002 (no place for it)
+        self._prefixes = [_prefix(dataset.name)]
+        return b""
 
     def rows(self, position: int, rows: Sequence[bytes], *, first: bool) -> bytes:  # noqa: ARG002 (each line is whole)
         self._records += len(rows)
@@ -48,3 +53,7 @@ class NdjsonEncoder:
         given = self._options.filter
         filter_ = b',"filter":' + msgspec.json.encode(given) if given else b""
         return b'{"section":"end","records":%d%b}\n' % (self._records, filter_)
+
+
+def _prefix(section: str) -> bytes:
+    return b'{"section":"%b","row":' % section.encode()

@@ -27,7 +27,15 @@ CALL = re.compile(rf"{NAME}\(")
 WHOLE_ROW = re.compile(r'["\w]\.\*')
 SUBPLAN = re.compile(r"(?:Init|Sub)Plan \d+|\$\d+")  # $n before PostgreSQL 17
 
-PARAMETER_TYPES = {"uuid": "pg_catalog.uuid", "bigint": "pg_catalog.int8", "text": "pg_catalog.text"}
+PARAMETER_TYPES = {
+    "uuid": "pg_catalog.uuid",
+    "bigint": "pg_catalog.int8",
+    "text": "pg_catalog.text",
+    "numeric": "pg_catalog.numeric",
+    "boolean": "pg_catalog.bool",
+    "date": "pg_catalog.date",
+    "timestamptz": "pg_catalog.timestamptz",
+}
 
 # Below these a result's column has another name than the one it was read by.
 RENAMING_NODES = {"Subquery Scan", "CTE Scan", "Append", "Merge Append", "Recursive Union", "SetOp", "WorkTable Scan"}
@@ -55,23 +63,28 @@ async def explain_with_row(connection: Connection, sql: str, parameter_types: Se
 
 
 async def _explain(connection: Connection, queries: Sequence[str], parameter_types: Sequence[str]) -> list[Plan]:
-    types = ", ".join(PARAMETER_TYPES[name] for name in parameter_types)
-    nulls = ", ".join("NULL" for _ in parameter_types)
+    types = _in_parentheses([PARAMETER_TYPES[name] for name in parameter_types])
+    nulls = _in_parentheses(["NULL" for _ in parameter_types])
     prepared: list[str] = []
     async with within_transaction(connection):
         try:
             async with using_settings(connection, QUERIES["reveal_plans"]):
                 for number, sql in enumerate(queries):
-                    await connection.execute(f"PREPARE carryout_dataset_{number} ({types}) AS {sql}")
+                    await connection.execute(f"PREPARE carryout_dataset_{number}{types} AS {sql}")
                     prepared.append(f"carryout_dataset_{number}")
                 texts = [
-                    await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE {name} ({nulls})")
+                    await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE {name}{nulls}")
                     for name in prepared
                 ]
         finally:  # after a refusal too, the statements must go
             if prepared:
                 await connection.execute("; ".join(f"DEALLOCATE {name}" for name in prepared))
     return [msgspec.json.decode(text)[0]["Plan"] for text in texts]
+
+
+def _in_parentheses(parts: Sequence[str]) -> str:
+    """Empty without parts, where PostgreSQL allows no parentheses."""
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def outputs(plan: Plan, column_count: int) -> Iterator[str]:

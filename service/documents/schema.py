@@ -83,6 +83,19 @@ def create_schema(datasets: Sequence[Dataset]) -> Json:
     }
 
 
+def create_list_schema(dataset: Dataset) -> Json:
+    """The schema of an operators' list."""
+    return {
+        "type": "object",
+        "properties": {
+            "exported_at": {"type": "string", "format": "date-time", "description": "The moment the data is of."},
+            "filter": {"type": "object", "description": "The parameters that selected a part of the rows, if any."},
+            dataset.name: {"type": "array", **_words(dataset), "items": _row(dataset)},
+        },
+        "required": ["exported_at", dataset.name],
+    }
+
+
 def list_breaking_changes(old: Json, new: Json) -> list[str]:
     """Sentences about each change that breaks importers of documents by the schema `old`."""
     before, after = _columns(old), _columns(new)

@@ -95,18 +95,27 @@ def _restrict(dataset: Dataset, spec: ExportSpec) -> Selected:
     value = f'"row".{quote_identifier(dataset.time.name)}'
     comparisons = [name for name, bound in ((">=", spec.start), ("<", spec.end)) if bound is not None]
     within = " AND ".join(
-        f"{value} OPERATOR(pg_catalog.{comparison}) {_bound(dataset.time, number)}"
-        for number, comparison in enumerate(comparisons, start=2)
+        _compared(dataset.time, comparison, number) for number, comparison in enumerate(comparisons, start=2)
     )
     bounds = [bound for bound in (spec.start, spec.end) if bound is not None]
-    dated = Query(_where(dataset, within), (spec.user_id, *bounds))
-    undated = Query(_where(dataset, f"{value} IS NULL"), (spec.user_id,))
+    dated = Query(where(dataset, within), (spec.user_id, *bounds))
+    undated = Query(where(dataset, f"{value} IS NULL"), (spec.user_id,))
     return Selected(dataset, (dated, undated))
 
 
-def _where(dataset: Dataset, condition: str) -> Dataset:
+def where(dataset: Dataset, condition: str) -> Dataset:
+    """The dataset with only the rows that meet a condition on `"row"`."""
     sql = f'SELECT * FROM ({dataset.sql}) AS "row" WHERE {condition}\n'  # noqa: S608 (checked at start-up)
     return msgspec.structs.replace(dataset, sql=sql)
+
+
+def at_least(time: Column, number: int) -> str:
+    """The condition that a row's time isn't before parameter `number`."""
+    return _compared(time, ">=", number)
+
+
+def _compared(time: Column, comparison: str, number: int) -> str:
+    return f'"row".{quote_identifier(time.name)} OPERATOR(pg_catalog.{comparison}) {_bound(time, number)}'
 
 
 def _bound(time: Column, number: int) -> str:

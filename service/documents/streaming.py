@@ -1,6 +1,5 @@
 """Documents of one user's data: one snapshot, surveyed, and one cursor after the other."""
 
-import asyncio
 import datetime as dt
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -10,7 +9,7 @@ from service.backends.database import QUERIES, Connection, Pool
 from service.documents.chunks import Chunks
 from service.documents.datasets import Dataset
 from service.documents.encoders import create_encoder
-from service.documents.encoding import Encoder, EncoderOptions, RowText
+from service.documents.encoding import Encoder, EncoderOptions, RowText, encode_rows
 from service.documents.file_counts import FileCounts
 from service.documents.ranges import suggest_ranges
 from service.documents.selection import Selected, describe_filter, select_datasets
@@ -86,7 +85,7 @@ class Document(Chunks):
                 async for batch in batches:
                     for rows in _portions(batch, encoder.added_bytes(position)):
                         self.records_done += len(rows)
-                        yield await _encoded(encoder, position, rows, first=empty)
+                        yield await encode_rows(encoder, position, rows, first=empty)
                         empty = False
             yield encoder.end_dataset(position, empty=empty)
         if not self._is_whole:
@@ -122,12 +121,6 @@ class Document(Chunks):
         if done != self.counts[position]:
             name = self.selected[position].dataset.name
             raise DocumentError(f"Dataset {name} gave {done} rows, but counted {self.counts[position]}")
-
-
-async def _encoded(encoder: Encoder, position: int, rows: list[bytes], *, first: bool) -> bytes:
-    if encoder.in_thread:
-        return await asyncio.to_thread(encoder.rows, position, rows, first=first)
-    return encoder.rows(position, rows, first=first)
 
 
 def _portions(rows: list[bytes], added_bytes: int) -> Iterator[list[bytes]]:

@@ -1,8 +1,8 @@
 """Check that the order of a query's rows is unique, by its plan: what it sorts by, joins on, and groups by."""
 
 import re
-from collections.abc import Iterator
-from typing import TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TypeAlias
 
 from guard.text import unquote_identifier
 from service.backends.database import QUERIES, Connection
@@ -57,8 +57,33 @@ async def _find_volatile(connection: Connection, names: list[str]) -> str | None
 
 def is_ordered_by_first_output(plan: Plan) -> bool:
     """Whether the rows ascend by the first column of the result."""
+    return _position(plan["Output"][:1], next(iter(_sort(plan)), "")) == 0
+
+
+class OrderKey(NamedTuple):
+    """A key of the order as the plan names it, without its collation, and its position among the result's columns."""
+
+    name: str
+    collation: str | None
+    position: int
+
+
+def find_order(plan: Plan, column_count: int) -> list[OrderKey]:
+    """The keys that the rows ascend by. Empty if a key isn't a column of the result, or descends."""
+    order = []
+    for key in _sort(plan):
+        name, _, collation = key.partition(" COLLATE ")
+        position = _position(plan["Output"][:column_count], name)
+        if position is None:
+            return []
+        order.append(OrderKey(name, collation or None, position))
+    return order
+
+
+def _position(outputs: Sequence[str], key: str) -> int | None:
     # In a plan of a single table, outputs lack the table's name, but sort keys have it.
-    return any(plan["Output"][0] in {key, key.rpartition(".")[2]} for key in _sort(plan)[:1])
+    found = (position for position, output in enumerate(outputs) if key == output or key.endswith(f".{output}"))
+    return next(found, None)
 
 
 def _determines(keys: Key, unique_keys: list[list[Key]], inferences: list[tuple[str, str]]) -> bool:

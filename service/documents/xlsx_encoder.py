@@ -49,7 +49,7 @@ class XlsxEncoder:
         self._book = Workbook()
         self._datasets: Sequence[Dataset] = ()
         self._exported_at = ""
-        self._records = 1
+        self._records = 0
         self._continued = 0
 
     def row_text(self, dataset: Dataset) -> str:
@@ -57,11 +57,15 @@ class XlsxEncoder:
         return f'SELECT {row} FROM ({dataset.sql}) AS "row"'  # noqa: S608 (checked at start-up)
 
     def begin(self, datasets: Sequence[Dataset], exported_at: str, profile: bytes) -> bytes:
-        self._datasets, self._exported_at = datasets, exported_at
+        self._datasets, self._exported_at, self._records = datasets, exported_at, 1
         self._begin_sheet("user", [column.name for column in datasets[0].columns])
         self._add([profile])
         self._book.end_sheet()
         return self._book.take()
+
+    def begin_list(self, dataset: Dataset, exported_at: str) -> bytes:
+        self._datasets, self._exported_at = [dataset], exported_at
+        return b""
 
     def rows(self, position: int, rows: Sequence[bytes], *, first: bool) -> bytes:
         if first:

@@ -53,6 +53,20 @@ WHERE NOT EXISTS (
 ORDER BY 1, 2
 LIMIT 1
 
+-- name: find_key_fault
+-- Why rows can't be told apart by the order of a column ($1 schema, $2 table, $3 column) alone, if they can't. $4 is
+-- the order's collation, null for the default.
+SELECT CASE
+  WHEN a.attnotnull IS NOT TRUE THEN 'may be null'
+  WHEN coalesce(co.collname, 'default') <> coalesce($4::text, 'default') THEN 'has another collation than the order'
+  WHEN co.collisdeterministic IS FALSE THEN 'has a collation that takes unlike texts for the same'
+END
+FROM (VALUES ($1::text, $2::text, $3::text)) AS given (schema, name, attribute)
+LEFT JOIN pg_namespace n ON n.nspname = given.schema
+LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = given.name
+LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = given.attribute
+LEFT JOIN pg_collation co ON co.oid = a.attcollation
+
 -- name: find_volatile_function
 -- The first of the given names that only volatile functions have, if any.
 SELECT p.proname::text

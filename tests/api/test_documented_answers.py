@@ -12,12 +12,12 @@ import httpx
 import msgspec
 import pytest
 
-from service.access.api_keys import Scope
+from service.access.api_keys import Scope, list_permission
 from service.access.flags import Flag, open_flags
 from service.access.tokens import MAX_TOKEN_CHARACTERS
 from service.api.app import create_app
 from service.api.events import MAX_WATCHERS, MAX_WATCHERS_PER_USER, Watchers
-from service.api.lists import create_shares
+from service.api.listings import create_shares
 from service.backends.database import open_pool
 from service.export_spec import ExportSpec
 from service.exports import attempts
@@ -57,6 +57,7 @@ INSERT_STREAM = """
 INSERT INTO carryout.export_audit (actor_type, actor, action, user_id)
 VALUES ('user', 'x', 'export:stream_started', $1)
 """
+NONE_ENABLED = [*(f"-{flag}" for flag in Flag), "-lists:users", "-lists:activity"]
 SCOPES = {EXPORT: Scope.USERS_EXPORT, EXPORT_FULL: Scope.USERS_EXPORT_FULL}
 MAX_RECORDS = 50
 INSERT_ENDED_EXPORTS = """
@@ -117,7 +118,7 @@ async def world(resources: Resources, database: Connection, token: Token, witnes
     apart = msgspec.structs.replace(settings, source_database_url=f"{settings.source_database_url}?")
     proxying = msgspec.structs.replace(settings, download_mode="proxy")
     async with (
-        open_flags(settings.database_url, [f"-{flag}" for flag in Flag]) as flags,
+        open_flags(settings.database_url, NONE_ENABLED, resources.operator_lists) as flags,
         _client(resources, witness) as api,
         _client(replace(resources, settings=proxying), witness) as proxy,
         _client(replace(resources, flags=flags), witness) as off,
@@ -278,6 +279,8 @@ async def list_users(world: World) -> None:
         await world.off.get(path, headers=allowed)
         await world.bare.get(path, headers=allowed)
         await world.busy.get(path, headers={"X-API-Key": "wrong"})
+    for name in world.resources.operator_lists:
+        await _list_own(world, f"/api/v1/lists/{name}", list_permission(name))
     for path in (ALIVE, SIMPLE):
         await world.api.get(path)
         await world.api.get(f"{path}?page=2")
@@ -375,6 +378,21 @@ async def refuse_keys_of_the_desk(world: World) -> None:
         await world.api.request(method, f"{path}?page=2", json=body, headers=whole)
         await world.off.request(method, path, json=body, headers=whole)
         await world.busy.request(method, path, json=body, headers={"X-API-Key": "wrong"})
+
+
+async def _list_own(world: World, path: str, scope: str) -> None:
+    allowed = {"X-API-Key": await create_key(world.database, scope, name=f"may {path}")}
+    forbidden = {"X-API-Key": await create_key(world.database, *Scope, name=f"may not {path}")}
+    for query in ("format=CSV", "format=json", "format=ndjson", "format=xlsx", "guard=none", "format=xml", "page=2"):
+        await world.api.get(f"{path}?{query}", headers=allowed)
+    await world.api.get(f"{path}?updated_since=yesterday", headers=allowed)
+    await world.api.get(path, headers=forbidden)
+    key_id = await world.database.fetchval("SELECT id FROM carryout.api_keys WHERE name = $1", f"may {path}")
+    with world.list_shares.take(key_id):
+        await world.busy.get(path, headers=allowed)
+    await world.api.get(path)
+    await world.off.get(path, headers=allowed)
+    await world.busy.get(path, headers={"X-API-Key": "wrong"})
 
 
 async def operate(world: World) -> None:

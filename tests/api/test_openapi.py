@@ -13,8 +13,11 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from service.api.app import ROUTES
 from service.api.docs import fix_document
+from service.api.lists import list_routes
 from service.api.openapi import create_document
 from service.api.reference import REFERENCE
+from service.documents.comments import Facts, ParameterFact
+from service.documents.datasets import Column, Dataset
 from tests.api.witness import Json, Witness
 from tests.conftest import PUBLIC_URL
 
@@ -27,10 +30,35 @@ print(fix_document(create_document(ROUTES, REFERENCE, public_url={PUBLIC_URL!r})
 """
 
 
+ID = Column("id", "uuid", "U", "pg_catalog.uuid")
+LISTS = {
+    "orders": Dataset(
+        "orders",
+        "",
+        columns=(ID, Column("at", "timestamptz", "D", "pg_catalog.timestamptz")),
+        tables=(),
+        time=Column("at", "timestamptz", "D", "pg_catalog.timestamptz"),
+        facts=Facts(title="Orders", parameters=[ParameterFact("number", "bigint"), ParameterFact("email", "text")]),
+        key=(ID,),
+    )
+}
+ALL_ROUTES = (*ROUTES, *list_routes(LISTS, public_url=PUBLIC_URL))
+
+
 @pytest.fixture(scope="module")
 def document() -> Json:
-    created: Json = json.loads(fix_document(create_document(ROUTES, REFERENCE, public_url=PUBLIC_URL)).body)
+    created: Json = json.loads(fix_document(create_document(ALL_ROUTES, REFERENCE, public_url=PUBLIC_URL)).body)
     return created
+
+
+def test_names_the_key_and_the_parameters_of_each_list(document: Json) -> None:
+    (list_,) = [path for path in document["paths"] if path.startswith("/api/v1/lists/")]
+    assert list_ == "/api/v1/lists/orders"
+    parameters = {one["name"]: one for one in document["paths"][list_]["get"]["parameters"] if "name" in one}
+    assert set(parameters) == {"format", "bom", "guard", "big", "after", "updated_since", "number", "email"}
+    assert parameters["after"]["schema"]["x-carryout-key"] == ["id"]
+    assert parameters["number"]["schema"]["type"] == "integer"
+    assert not any(one["required"] for one in parameters.values())
 
 
 def test_is_openapi_3_1(document: Json) -> None:
@@ -43,7 +71,7 @@ def test_is_openapi_3_1(document: Json) -> None:
 def test_has_every_route_and_no_other(document: Json) -> None:
     routes = {
         (route.path, method.lower())
-        for route in ROUTES
+        for route in ALL_ROUTES
         if route.include_in_schema
         for method in (route.methods or set()) - {"HEAD"}
     }
@@ -116,7 +144,12 @@ async def test_is_the_same_in_every_process() -> None:
 
 async def test_is_served_until_it_changes(idle_api: httpx.AsyncClient, document: Json) -> None:
     response = await idle_api.get("/openapi.json")
-    assert response.json() == document
+    served = response.json()
+    own = {path for path in served["paths"] if path.startswith("/api/v1/lists/")}
+    assert own == {"/api/v1/lists/activity", "/api/v1/lists/users"}
+    assert {path: served["paths"][path] for path in served["paths"].keys() - own} == {
+        path: described for path, described in document["paths"].items() if path != "/api/v1/lists/orders"
+    }
     assert response.headers["content-type"] == "application/json"
     assert document["servers"] == [{"url": PUBLIC_URL}]
     etag = response.headers["etag"]

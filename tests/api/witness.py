@@ -85,8 +85,10 @@ def _kinds(answer: Json) -> set[str]:
 
 
 def _template(response: httpx.Response) -> str:
+    """The route's path; that of an operators' list is its own."""
     path = response.request.url.path
-    return next(route.path for route in ROUTES if route.path_regex.match(path) and _answers(route.methods, response))
+    matching = (route.path for route in ROUTES if route.path_regex.match(path) and _answers(route.methods, response))
+    return next(matching, path)
 
 
 def _answers(methods: set[str] | None, response: httpx.Response) -> bool:

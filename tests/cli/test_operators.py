@@ -133,6 +133,8 @@ class TestFeatures:
             ["users:export_full", "off", "switched"],
             ["users:export_alive", "off", "default"],
             ["users:export_simple", "on", "default"],
+            ["lists:activity", "on", "default"],
+            ["lists:users", "on", "default"],
             ["requests:desk", "on", "default"],
         ]
         assert await list_actions(database) == ["features:changed", "features:changed"]
@@ -142,6 +144,21 @@ class TestFeatures:
             {"name": "users:export_full", "state": "off", "source": "switched"},
             {"name": "users:export_alive", "state": "on", "source": "default"},
         ]
+
+    async def test_flags_and_scopes_of_lists(self, run: Run, database: Connection, tmp_path: Path) -> None:
+        (tmp_path / "orders_2.sql").write_text("")
+        lists = {"CARRYOUT_LISTS_DIR": str(tmp_path)}
+        assert (await run("features", "disable", "lists:orders_2", **lists)).out == "disabled lists:orders_2\n"
+        listed = await run("features", "list", CARRYOUT_FEATURES="lists:orders_2", **lists)
+        assert listed.table[-2:] == [["users:export_simple", "off", "default"], ["lists:orders_2", "off", "switched"]]
+        assert (await run("keys", "create", "nightly", "--scope", "lists:orders_2", **lists)).status == 0
+        assert await database.fetchval("SELECT scopes FROM carryout.api_keys") == ["lists:orders_2"]
+        for command in (("features", "enable"), ("keys", "create", "weekly", "--scope")):
+            unknown = await run(*command, "lists:orders", **lists)
+            assert (unknown.status, unknown.err) == (
+                1,
+                "carryout: No list goes with lists:orders: CARRYOUT_LISTS_DIR has lists:orders_2\n",
+            )
 
     async def test_unknown_names(self, run: Run, database: Connection) -> None:
         refused = await run("features", "enable", "users:everything")

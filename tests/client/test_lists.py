@@ -7,7 +7,7 @@ import pytest
 
 from client.api import Api
 from client.errors import RefusedError
-from client.lists import MAX_RECORD_BYTES, RecordSplitter, UserList
+from client.lists import MAX_RECORD_BYTES, CsvLayout, ListDownload, RecordSplitter, user_id_of
 from client.outputs import open_output, part_path
 from tests.api.serving import Served
 from tests.client.conftest import Doors, OpenApi
@@ -53,7 +53,9 @@ async def whole(served: Served, key: str) -> bytes:
 
 async def download(api: Api, path: Path, *, list_: str = FULL, resume: bool = False) -> int:
     with open_output(path, force=False, resume=resume) as output:
-        return await UserList(api, list_, {"format": "csv"}, output, lambda _rows: None).run()
+        layout = CsvLayout(user_id_of)
+        query = {"format": "csv"}
+        return await ListDownload(api, list_, query, layout, output=output, advance=lambda _rows: None).run()
 
 
 async def test_cut_anywhere_it_ends_complete(

@@ -20,8 +20,9 @@ from service.documents.csv_encoder import CsvEncoder
 from service.documents.datasets import Dataset, load_datasets, load_user_lists
 from service.documents.encoding import EncoderOptions
 from service.documents.json_encoder import JsonEncoder
+from service.documents.lists import open_list
 from service.documents.schema import create_schema
-from service.documents.user_lists import open_user_list
+from service.documents.selection import Query
 from service.documents.xlsx_encoder import XlsxEncoder
 from tests.sql.databases import open_database
 from tests.support.documents import make_document, read_csv, read_xlsx, unguard
@@ -379,7 +380,7 @@ async def test_every_value_survives_an_operators_list(connection: Connection, po
         "WHERE ($1::text IS NULL OR a_text = $1) AND ($2::bigint IS NULL OR id > $2) ORDER BY id"
     )
     lists = await load_user_lists(connection, tmp_path, forbidden=())
-    async with open_user_list(pool, lists["export"], email=None, after=None, acquire_timeout_seconds=10) as document:
+    async with open_list(pool, Query(lists["export"], (None, None)), acquire_timeout_seconds=10) as document:
         made = b"".join([chunk async for chunk in document.chunks(CsvEncoder())])
     header, *lines = read_csv(made.decode())
 

@@ -15,10 +15,11 @@ from service.backends.database import Pool
 from service.documents.chunks import short_lines
 from service.documents.csv_encoder import CsvEncoder
 from service.documents.datasets import Column, Dataset, load_user_lists
+from service.documents.lists import open_list
+from service.documents.selection import Query
 from service.documents.snapshots import open_snapshot
 from service.documents.streaming import require_subject
 from service.documents.survey import FEW_RECORDS
-from service.documents.user_lists import open_user_list
 from service.errors import OutageError, UnavailableError
 from service.settings import SQL_DIR
 from tests.sql.sources import load
@@ -105,7 +106,7 @@ async def while_waited_for(migrating: Connection, database: Connection, reading:
 
 async def make_list(pool: Pool, dataset: Dataset) -> bytes:
     async with (
-        open_user_list(pool, dataset, email=None, after=None, acquire_timeout_seconds=10) as users,
+        open_list(pool, Query(dataset, (None, None)), acquire_timeout_seconds=10) as users,
         aclosing(users.chunks(CsvEncoder())) as chunks,
     ):
         return b"".join([chunk async for chunk in chunks])
@@ -198,7 +199,7 @@ class TestRewrittenTables:
     async def test_nor_a_list(self, pool: Pool, database: Connection) -> None:
         await database.execute("CREATE SCHEMA next; CREATE TABLE next.users (LIKE public.users INCLUDING ALL)")
         lists = await load_user_lists(database, SQL_DIR / "datasets", forbidden=["*_hash"])
-        async with open_user_list(pool, lists["export"], email=None, after=None, acquire_timeout_seconds=10) as users:
+        async with open_list(pool, Query(lists["export"], (None, None)), acquire_timeout_seconds=10) as users:
             await database.execute("ALTER SCHEMA public RENAME TO former; ALTER SCHEMA next RENAME TO public")
             with pytest.raises(UnavailableError, match=REBUILT):
                 _ = [chunk async for chunk in users.chunks(CsvEncoder())]

@@ -12,8 +12,9 @@ from service.documents.chunks import CHUNK_BYTES, MAX_FETCHED, SLICE_BYTES
 from service.documents.csv_encoder import CsvEncoder
 from service.documents.datasets import Dataset, load_user_lists
 from service.documents.json_encoder import JsonEncoder
+from service.documents.lists import open_list
+from service.documents.selection import Query
 from service.documents.streaming import MAX_ADDED_BYTES
-from service.documents.user_lists import open_user_list
 from service.errors import DocumentError, ExportTooLargeError, InvalidRequestError, SubjectNotFoundError
 from service.user_ids import UserId
 from tests.sql.databases import open_database
@@ -246,7 +247,7 @@ async def test_an_id_that_the_databases_encoding_lacks_belongs_to_no_user(server
         with pytest.raises(SubjectNotFoundError):
             await make_document(pool, datasets, "łukasz@example.com", CsvEncoder())
         with pytest.raises(InvalidRequestError, match="can't hold"):
-            async with open_user_list(
-                pool, lists["export"], email="łukasz@example.com", after=None, acquire_timeout_seconds=10
+            async with open_list(
+                pool, Query(lists["export"], ("łukasz@example.com", None)), acquire_timeout_seconds=10
             ):
                 pass

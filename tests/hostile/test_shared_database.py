@@ -89,7 +89,7 @@ class TestPlanted:
             options = Options(directory=tmp_path / "new", forbidden=FORBIDDEN, list_forbidden=OPERATORS_FORBIDDEN)
             await initialize(connection, options)
             await check(connection, tmp_path / "datasets")
-            await list_grants(connection, tmp_path / "datasets")
+            await list_grants(connection, tmp_path / "datasets", tmp_path / "lists")
 
         assert [answer.status_code for answer in answers] == [201, 200, 200]
         assert await database.fetch("SELECT * FROM public.loot") == []

@@ -47,10 +47,15 @@ class Application:
     async def initialize(self, **options: object) -> Outcome:
         defaults = {
             "directory": self.directory,
+            "lists_directory": self.lists,
             "forbidden": FORBIDDEN,
             "list_forbidden": OPERATORS_FORBIDDEN,
         }
         return await initialize(self.connection, Options(**(defaults | options)))
+
+    @property
+    def lists(self) -> Path:
+        return self.directory / "lists"
 
     async def check(self) -> Findings:
         return await check(self.connection, self.directory)

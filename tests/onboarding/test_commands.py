@@ -20,6 +20,8 @@ async def run(*arguments: str | Path, **environ: str) -> processes.Ended:
 async def test_from_a_schema_to_decided_datasets(application: Application) -> None:
     status, out, err = await run("init", application.url, "--out", application.directory)
     assert (status, err) == (0, "")
+    beside = application.directory.parent / "lists"
+    assert "ORDER BY id" in (beside / "users.sql").read_text()
     assert "8 tables point to public.auth_user: 7 are exported, 0 undecided, 1 denied; " in out
     assert "    CARRYOUT_USER_ID_TYPE=bigint\n" in out
     assert out.endswith("The service loads these datasets against this database: verified.\n")
@@ -38,6 +40,12 @@ async def test_from_a_schema_to_decided_datasets(application: Application) -> No
         application.replace(f"{file}.sql", "SELECT\n", f"-- deny {name}: decided\nSELECT\n")
     status, out, _ = await run("check", application.url, "--datasets", application.directory)
     assert (status, out) == (0, "Each table and each column of the database is decided.\n")
+
+    (beside / "broken.sql").write_text("SELECT id, email FROM public.auth_user")
+    status, _, err = await run("check", **settings)
+    assert status == 2
+    assert err.startswith("carryout: List broken.sql: it has no ORDER BY: rows need a unique order")
+    (beside / "broken.sql").unlink()
 
     status, out, err = await run("check", "--grants", "--role", "shop_reader", **settings)
     assert (status, err) == (0, "")

@@ -13,18 +13,20 @@ from onboarding.initializing import Outcome
 from onboarding.paths import Relation
 from onboarding.reports import report_outcome
 from service.backends.database import Connection
-from service.documents.datasets import Dataset, load_datasets, load_user_lists
+from service.documents.datasets import Dataset, load_datasets, load_lists, load_user_lists
 from service.errors import ConfigurationError
 from service.settings import SQL_DIR
 from tests.onboarding.conftest import Application, committed, of
-from tests.sql.sources import FORBIDDEN
+from tests.sql.sources import FORBIDDEN, OPERATORS_FORBIDDEN
+
+SCHEMAS = ("forum", "saas", "shop", "social")
 
 
 @asynccontextmanager
 async def least_privileged(application: Application) -> AsyncIterator[Connection]:
     """Connected as the role that `init` and `check --grants` print."""
     role = f"reader_{uuid4().hex}"
-    grants = await list_grants(application.connection, application.directory, role=role)
+    grants = await list_grants(application.connection, application.directory, application.lists, role=role)
     await application.connection.execute("\n".join(grants).replace("…", "sesame"))
     location = urlsplit(application.url)
     url = location._replace(netloc=f"{role}:sesame@{location.hostname}:{location.port}").geturl()
@@ -54,7 +56,7 @@ async def test_the_worked_example_is_what_is_printed(application: Application) -
     assert application.read("shop_orderitem.sql") in example
     assert all(
         grant in example
-        for grant in await list_grants(application.connection, application.directory)
+        for grant in await list_grants(application.connection, application.directory, application.lists)
         if "shop_order" in grant and "shop_order_" not in grant
     )
 
@@ -115,6 +117,7 @@ async def test_the_role_follows_what_was_decided(application: Application) -> No
     application.replace("shop_order.sql", "    total,\n", "    -- deny total: no\n")
     (application.directory / "shop_return.sql").unlink()
     (application.directory / "users" / "export_full.sql").unlink()
+    (application.lists / "users.sql").unlink()
     async with least_privileged(application) as reader:
         datasets = await load(reader, application, "bigint")
         items = await reader.fetch(datasets["shop_orderitem"].sql, 1)
@@ -130,7 +133,7 @@ async def test_the_role_follows_what_was_decided(application: Application) -> No
     again = await application.initialize()
     assert "gift_text" not in str(before.grants)
     assert "gift_text" in str(again.grants)
-    assert list(again.grants) == await list_grants(application.connection, application.directory)
+    assert list(again.grants) == await list_grants(application.connection, application.directory, application.lists)
 
 
 @of("shop")
@@ -140,7 +143,7 @@ async def test_the_role_reads_a_view_and_not_what_is_behind_it(application: Appl
     (application.directory / "risk.sql").write_text(
         "SELECT user_id FROM risks WHERE user_id = $1::bigint AND level > 1 ORDER BY user_id -- $1; all"
     )
-    grants = await list_grants(application.connection, application.directory, role="The reader")
+    grants = await list_grants(application.connection, application.directory, application.lists, role="The reader")
     assert 'GRANT SELECT (level, user_id) ON public.risks TO "The reader";' in grants
     assert "risk_score" not in str(grants)
 
@@ -157,9 +160,9 @@ async def test_the_role_reads_all_rows_in_spite_of_policies(application: Applica
 async def test_rights_of_everybody_are_reported(application: Application) -> None:
     application.given()
     await application.connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-    closed = await list_grants(application.connection, application.directory)
+    closed = await list_grants(application.connection, application.directory, application.lists)
     await application.connection.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
-    opened = await list_grants(application.connection, application.directory)
+    opened = await list_grants(application.connection, application.directory, application.lists)
     told, statement = opened[len(closed) :]
     assert opened[: len(closed)] == closed
     assert told.startswith("-- Every role may create objects in these schemas")
@@ -171,7 +174,9 @@ async def test_members_of_a_role_that_was_there_are_reported(application: Applic
     application.given()
     role, maker = f"reader_{uuid4().hex}", f"maker_{uuid4().hex}"
     await application.connection.execute(f"CREATE ROLE {role}; CREATE ROLE {maker}; GRANT {role} TO {maker}")
-    warning, member, *grants = await list_grants(application.connection, application.directory, role=role)
+    warning, member, *grants = await list_grants(
+        application.connection, application.directory, application.lists, role=role
+    )
     assert warning.startswith("-- The role exists. If you didn't create it, drop it")
     assert member == f"-- Can do what it can: {maker}"
     assert grants[0] == f"GRANT USAGE ON SCHEMA public TO {role};"
@@ -182,7 +187,7 @@ async def test_the_role_is_not_printed_for_a_file_that_does_not_work(application
     application.given()
     (application.directory / "two.sql").write_text("SELECT 1; END; DROP TABLE shop_order")
     with pytest.raises(ConfigurationError, match=r"two\.sql doesn't work: .*multiple commands"):
-        await list_grants(application.connection, application.directory)
+        await list_grants(application.connection, application.directory, application.lists)
 
 
 @committed("shop")
@@ -604,3 +609,11 @@ async def test_a_tenant_is_not_another_person(application: Application) -> None:
     await application.initialize(users_table="heads")
     assert "tenant_id" in application.live_lines("profile.sql")
     assert "    -- deny boss_id: another person" in application.read("profile.sql")
+
+
+@pytest.mark.parametrize("application", [(schema, False) for schema in SCHEMAS], indirect=True, ids=SCHEMAS)
+async def test_proposes_a_list_of_users_with_any_type_of_id(application: Application) -> None:
+    given = application.given()
+    lists = await load_lists(application.connection, application.lists, forbidden=OPERATORS_FORBIDDEN)
+    id_ = given.drafts.users.id_column
+    assert [column.name for column in lists["users"].key] == [id_.name]

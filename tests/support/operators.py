@@ -1,7 +1,7 @@
 """Users by the thousand, keys and flags for the tests of the operators' half."""
 
 from service.access.api_keys import KeyRepository, Scope
-from service.access.flags import Flag, FlagRepository
+from service.access.flags import FlagRepository
 from tests.support.factories import CANARY, Connection
 
 _INSERT_USERS = """
@@ -16,11 +16,11 @@ async def create_users(connection: Connection, count: int, *, name_bytes: int = 
     await connection.execute(_INSERT_USERS, count, CANARY, name_bytes)
 
 
-async def create_key(connection: Connection, *scopes: Scope, name: str = "nightly") -> str:
+async def create_key(connection: Connection, *scopes: str, name: str = "nightly") -> str:
     """The text of a new key, with every scope unless some are given."""
     _, text = await KeyRepository().create(connection, name=name, scopes=scopes or tuple(Scope), expires_in_days=None)
     return text
 
 
-async def switch(connection: Connection, flag: Flag, *, enabled: bool) -> None:
+async def switch(connection: Connection, flag: str, *, enabled: bool) -> None:
     await FlagRepository().set(connection, flag, enabled=enabled)

@@ -150,17 +150,17 @@ def compressible_stream(  # noqa: PLR0913 (the parameters of a ChunkedStream)
     *,
     filename: str,
     media_type: str,
+    headers: Mapping[str, str] | None = None,
     on_end: Callable[[StreamEnd], Awaitable[None]],
     max_seconds: float | None = None,
     is_crowded: Callable[[], bool] = lambda: False,
     compress: bool = True,
 ) -> ChunkedStream:
     """A streamed download, compressed with the encoding that the client prefers if `compress`."""
-    headers = attachment_headers(filename) | {"Vary": "Accept-Encoding"}
     return ChunkedStream(
         chunks,
         media_type=media_type,
-        headers=headers,
+        headers=attachment_headers(filename) | {"Vary": "Accept-Encoding"} | dict(headers or {}),
         on_end=on_end,
         encoding=negotiate(request) if compress else None,
         max_seconds=max_seconds,

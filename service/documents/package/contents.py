@@ -182,7 +182,7 @@ class Package:
 
     async def _table(self, position: int) -> AsyncGenerator[bytes, None]:
         encoder = CsvEncoder()
-        yield encoder.begin_list(self._datasets[position])
+        yield encoder.begin_list(self._datasets[position], self._document.exported_at)
         async with aclosing(self._rows(encoder.row_text, position)) as batches:
             async for rows in batches:
                 yield encoder.rows(0, rows, first=False)

@@ -54,9 +54,11 @@ async def until_exported(database: Connection) -> tuple[str, str, int | None, st
     return (await export_events(database))[-1]
 
 
-async def download_while(operator: httpx.AsyncClient, database: Connection, statement: str) -> bytes:
+async def download_while(
+    operator: httpx.AsyncClient, database: Connection, statement: str, *, path: str = EXPORT
+) -> bytes:
     """All of the list, with `statement` run once it has begun to arrive."""
-    async with operator.stream("GET", EXPORT, headers=UNCOMPRESSED) as response:
+    async with operator.stream("GET", path, headers=UNCOMPRESSED) as response:
         parts = response.aiter_bytes()
         body = await anext(parts)
         await database.execute(statement)

@@ -9,7 +9,7 @@ import pytest
 
 from service.access.flags import Flag
 from service.api.http import permitted
-from service.api.lists import TOO_MANY_LISTS
+from service.api.listings import TOO_MANY_LISTS
 from service.resources import Resources
 from service.settings import Settings
 from tests.api.lists.conftest import EXPORT, EXPORT_FULL, UNCOMPRESSED, download_while, until_exported
