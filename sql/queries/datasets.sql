@@ -28,7 +28,8 @@ SET LOCAL row_security = off
 
 -- name: list_unique_keys
 -- For a partition, the keys of the whole partitioned table; with $3, only these. A role that reads the table through a
--- view may lack the right to name it as a regclass, so the catalog is searched.
+-- view may lack the right to name it as a regclass, so the catalog is searched. Nulls are told apart by no key, but for
+-- one with NULLS NOT DISTINCT (PostgreSQL 15): no column of a materialized view can be NOT NULL.
 SELECT array_agg(a.attname::text) AS columns
 FROM pg_namespace n
 JOIN pg_class scanned ON scanned.relnamespace = n.oid
@@ -37,7 +38,7 @@ JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.
 WHERE n.nspname = $1::text AND scanned.relname = $2::text
     AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
 GROUP BY i.indexrelid
-HAVING bool_and(a.attnotnull)
+HAVING bool_and(a.attnotnull) OR bool_or((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean)
 
 -- name: find_unknown_column
 -- The first of the given columns that its table doesn't have, if any.

@@ -71,6 +71,10 @@ def test_versions_agree(manifests: Manifests) -> None:
         assert container(workload)["image"] == f"registry.example.com/carryout:{PROJECT['version']}"
 
 
+def test_the_licence_is_the_projects() -> None:
+    assert f'image.licenses="{PROJECT["license"]}"' in DOCKERFILE
+
+
 def test_the_account_is_the_pods(manifests: Manifests) -> None:
     (account,) = _instructions("USER", FINAL_STAGE)
     for workload in manifests.workloads:

@@ -87,6 +87,10 @@ UNIQUE_ORDER = {
     ),
     "range partitions": "SELECT id, kind FROM events WHERE user_id = $1 ORDER BY at, id",
     "hash partitions": "SELECT id FROM visits AS v WHERE user_id = $1 ORDER BY id",
+    "materialized view": "SELECT id, title FROM digests WHERE user_id = $1 ORDER BY id",
+    "materialized view whose ids may be null": "SELECT DISTINCT ON (id) id FROM drafts WHERE user_id = $1 ORDER BY id",
+    "covering index": "SELECT number, label FROM marks WHERE user_id = $1 ORDER BY number",
+    "pruned to one partition": "SELECT id FROM events WHERE user_id = $1 AND at >= '2026-02-01' ORDER BY at, id",
     "one partition": "SELECT id FROM events_2026 WHERE user_id = $1 ORDER BY id, at",
 }
 NO_UNIQUE_ORDER = {
@@ -95,6 +99,7 @@ NO_UNIQUE_ORDER = {
     "no order of distinct rows": ("SELECT DISTINCT title FROM posts WHERE user_id = $1", NO_ORDER),
     "order inside": ("SELECT p.title FROM (SELECT title FROM posts WHERE user_id = $1 ORDER BY id) p", UNKNOWN_ORDER),
     "order that may tie": ("SELECT id FROM posts WHERE user_id = $1 ORDER BY at", UNKNOWN_ORDER),
+    "materialized view": ("SELECT id FROM drafts WHERE user_id = $1 ORDER BY id", UNKNOWN_ORDER),
     "order by an expression of the key": ("SELECT id FROM posts WHERE user_id = $1 ORDER BY id / 2", UNKNOWN_ORDER),
     "order by a constant": ("SELECT id FROM posts WHERE user_id = $1 ORDER BY user_id", NO_ORDER),
     "multiplied by a join": (

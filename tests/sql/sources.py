@@ -41,6 +41,11 @@ CREATE TABLE "Odd Table" ("the id" int PRIMARY KEY, "User" uuid NOT NULL, "Group
 CREATE TABLE events (id bigint, user_id uuid NOT NULL, at timestamptz, kind text, PRIMARY KEY (at, id))
   PARTITION BY RANGE (at);
 CREATE TABLE events_2025 PARTITION OF events FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+CREATE MATERIALIZED VIEW digests AS SELECT id, user_id, title FROM posts;
+CREATE UNIQUE INDEX ON digests (id) NULLS NOT DISTINCT;
+CREATE MATERIALIZED VIEW drafts AS SELECT id, user_id FROM posts;
+CREATE UNIQUE INDEX ON drafts (id);
+CREATE TABLE marks (user_id uuid NOT NULL, number int NOT NULL, label text, UNIQUE (user_id, number) INCLUDE (label));
 CREATE TABLE events_2026 PARTITION OF events FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
 CREATE TABLE visits (id bigint, user_id uuid NOT NULL, PRIMARY KEY (user_id, id)) PARTITION BY HASH (user_id);
 CREATE TABLE visits_0 PARTITION OF visits FOR VALUES WITH (MODULUS 2, REMAINDER 0);

@@ -41,7 +41,7 @@ def _plain(status: int) -> Problem:
 
 ERROR_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Vary": "Accept"}
 
-INTERNAL_ERROR = Problem(500, "about:blank", "Internal error")
+INTERNAL_ERROR = _plain(500)
 UNEXPECTED = errors.ServiceError("The request failed; the service's log says why")
 
 PROBLEMS: Mapping[type[errors.ServiceError], Problem] = {

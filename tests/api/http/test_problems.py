@@ -135,7 +135,7 @@ async def test_405_says_what_is_allowed(served: Served) -> None:
 async def test_the_text_of_an_unknown_exception_stays_inside(served: Served, name: str) -> None:
     response = await get(served, f"/fail/{name}")
     assert response.status_code == 500
-    assert response.json()["title"] == "Internal error"
+    assert response.json()["title"] == "Internal Server Error"  # RFC 9457, 4.2.1
     assert "canary" not in response.text
 
 
