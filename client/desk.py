@@ -1,15 +1,13 @@
 """The commands of the desk: `carryout requests`, which asks a running Carryout for exports on users' behalf."""
 
 import uuid
-from collections.abc import Mapping, Sequence
 
 import click
 import msgspec
 
 from client.cli import EXIT_CODES, run
 from client.options import Service, service_options
-from guard.terminal import echo
-from guard.text import printable_json
+from guard.terminal import echo, echo_columns, echo_json
 
 COLUMNS = {
     "job_id": "job",
@@ -96,9 +94,9 @@ def list_requests(service: Service, *, limit: int, as_json: bool) -> None:
 
     found = run(service, work.list_requests(service, limit))
     if as_json:
-        _echo_json(found)
+        echo_json(found)
     else:
-        _echo_table([list(COLUMNS.values()), *([_cell(one.get(name)) for name in COLUMNS] for one in found)])
+        echo_columns([list(COLUMNS.values()), *([_cell(one.get(name)) for name in COLUMNS] for one in found)])
 
 
 @requests.command("show", epilog=EXIT_CODES)
@@ -114,20 +112,9 @@ def show(service: Service, *, job_id: uuid.UUID, as_json: bool) -> None:
 
     found = run(service, work.show_request(service, str(job_id)))
     if as_json:
-        _echo_json([found])
+        echo_json([found])
     else:
-        _echo_table([[name, _cell(value)] for name, value in found.items()])
-
-
-def _echo_json(objects: Sequence[Mapping[str, object]]) -> None:
-    text = b"".join(msgspec.json.encode(one) + b"\n" for one in objects).decode()
-    click.echo(printable_json(text).encode(), nl=False)
-
-
-def _echo_table(lines: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        echo_columns([[name, _cell(value)] for name, value in found.items()])
 
 
 def _cell(value: object) -> str:

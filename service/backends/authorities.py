@@ -16,7 +16,7 @@ def create_tls_context(ca_file: str) -> ssl.SSLContext:
     All clients of the process share it: reading the machine's authorities takes tens of milliseconds.
     """
     with _refusing("CARRYOUT_CA_FILE"):
-        return _trust(_read(ca_file))
+        return _trust(_read(ca_file), ssl.get_default_verify_paths())
 
 
 def require_authorities(file: str, name: str) -> None:
@@ -32,7 +32,7 @@ def add_authorities(context: ssl.SSLContext, ca_file: str) -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def _trust(authorities: str | None) -> ssl.SSLContext:
+def _trust(authorities: str | None, _machines: ssl.DefaultVerifyPaths) -> ssl.SSLContext:
     context = ssl.create_default_context()
     _add(context, authorities)
     return context

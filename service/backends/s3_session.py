@@ -16,7 +16,7 @@ MAX_ANSWER_BYTES = 4 * 2**20  # a page of 1,000 keys of the longest kind, each b
 REDIRECTS = range(300, 400)
 REGION = "x-amz-bucket-region"
 
-_contexts: dict[tuple[bool | str, str], ssl.SSLContext] = {}
+_contexts: dict[tuple[bool | str, str, ssl.DefaultVerifyPaths], ssl.SSLContext] = {}
 
 
 class S3Session(AIOHTTPSession):  # type: ignore[misc] # untyped
@@ -37,7 +37,7 @@ class S3Session(AIOHTTPSession):  # type: ignore[misc] # untyped
 
     def _build_verify_context(self) -> ssl.SSLContext:
         """One for all sessions of the process: reading all authorities takes tens of milliseconds."""
-        key = (self._verify, self._ca_file)
+        key = (self._verify, self._ca_file, ssl.get_default_verify_paths())
         if key not in _contexts:
             _contexts[key] = super()._build_verify_context()
         return _contexts[key]

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import msgspec
 
-from guard.terminal import echo
+from guard.terminal import echo, echo_json
 from service.backends.failures import describe_cause
 from service.backends.storage import open_storage
 from service.bookkeeping.audit import AuditEvent, AuditFilter, AuditLog
@@ -23,7 +23,7 @@ from service.cli.options import (
     since_option,
     user_id_of,
 )
-from service.cli.output import echo_found, echo_json, echo_table, json_option
+from service.cli.output import echo_found, echo_table, json_option
 from service.errors import UnavailableError
 from service.exports import cancellation
 from service.exports.files import is_in, key_of

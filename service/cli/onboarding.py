@@ -15,7 +15,7 @@ import msgspec
 import uvloop
 
 from guard.files import replace_file
-from guard.terminal import echo
+from guard.terminal import echo, echo_json
 from onboarding.catalog import read_catalog
 from onboarding.checking import find_open
 from onboarding.dialogue import Dialogue
@@ -29,7 +29,6 @@ from onboarding.report_page import render_report
 from onboarding.reports import report_findings, report_next_steps, report_outcome, report_summary
 from service.backends.database import Connection, connect
 from service.cli import options
-from service.cli.output import echo_json
 from service.documents.datasets import load_datasets, load_lists, load_user_lists
 from service.documents.schema import create_schema, list_breaking_changes
 from service.errors import ConfigurationError

@@ -6,10 +6,9 @@ from contextlib import aclosing
 from typing import TypeVar
 
 import click
-import msgspec
 
-from guard.terminal import echo
-from guard.text import printable, printable_json
+from guard.terminal import echo_columns, echo_json
+from guard.text import printable
 
 T = TypeVar("T")
 
@@ -37,16 +36,8 @@ def echo_rows(header: Iterable[str], rows: Sequence[Mapping[str, object]], *, as
         echo_table([*header], [[*row.values()] for row in rows])
 
 
-def echo_json(objects: Iterable[object]) -> None:
-    text = b"".join(msgspec.json.encode(each) + b"\n" for each in objects).decode()
-    click.echo(printable_json(text).encode(), nl=False)
-
-
 def echo_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    lines = [header, *([_cell(value) for value in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    echo_columns([header, *([_cell(value) for value in row] for row in rows)])
 
 
 def _cell(value: object) -> str:

@@ -48,7 +48,7 @@ async def test_rows_win_over_defaults_from_the_first_moment(database: Connection
     async with open_flags(database_url, ("-users:export",)) as flags:
         enabled = [flag for flag in Flag if flags.is_enabled(flag)]
 
-    assert enabled == [Flag.USERS_EXPORT, Flag.USERS_EXPORT_FULL, Flag.USERS_EXPORT_SIMPLE]
+    assert enabled == [Flag.USERS_EXPORT, Flag.USERS_EXPORT_FULL, Flag.USERS_EXPORT_SIMPLE, Flag.REQUESTS]
 
 
 async def test_rows_of_removed_flags_are_ignored(database: Connection, database_url: str) -> None:

@@ -133,9 +133,9 @@ class TestFeatures:
             ["users:export_full", "off", "switched"],
             ["users:export_alive", "off", "default"],
             ["users:export_simple", "on", "default"],
+            ["requests:desk", "on", "default"],
             ["lists:activity", "on", "default"],
             ["lists:users", "on", "default"],
-            ["requests:desk", "on", "default"],
         ]
         assert await list_actions(database) == ["features:changed", "features:changed"]
 
@@ -150,7 +150,7 @@ class TestFeatures:
         lists = {"CARRYOUT_LISTS_DIR": str(tmp_path)}
         assert (await run("features", "disable", "lists:orders_2", **lists)).out == "disabled lists:orders_2\n"
         listed = await run("features", "list", CARRYOUT_FEATURES="lists:orders_2", **lists)
-        assert listed.table[-2:] == [["users:export_simple", "off", "default"], ["lists:orders_2", "off", "switched"]]
+        assert listed.table[-2:] == [["requests:desk", "off", "default"], ["lists:orders_2", "off", "switched"]]
         assert (await run("keys", "create", "nightly", "--scope", "lists:orders_2", **lists)).status == 0
         assert await database.fetchval("SELECT scopes FROM carryout.api_keys") == ["lists:orders_2"]
         for command in (("features", "enable"), ("keys", "create", "weekly", "--scope")):

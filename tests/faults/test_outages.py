@@ -145,7 +145,7 @@ async def test_storage_that_never_heals_fails_the_export(proxied_world: World, s
     assert (ended.status, ended.error_message) == (ExportStatus.FAILED, attempts.FAILED_MESSAGE)
     s3_proxy.mode = "pass"
     await assert_healed(world)
-    assert sum("could not be made" in mail for mail in world.mails()) == 1
+    assert sum("could not be made" in mail and str(export.id) in mail for mail in world.mails()) == 1
 
 
 @pytest.mark.parametrize("source_lost", [False, True])
