@@ -7,7 +7,8 @@ import msgspec
 
 from client.cli import EXIT_CODES, run
 from client.options import Service, service_options
-from guard.terminal import echo, echo_columns, echo_json
+from guard.records import echo_columns, echo_json
+from guard.terminal import echo
 
 COLUMNS = {
     "job_id": "job",

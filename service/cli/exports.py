@@ -9,7 +9,8 @@ from typing import Any
 import click
 import msgspec
 
-from guard.terminal import echo, echo_json
+from guard.records import echo_json
+from guard.terminal import echo
 from service.backends.failures import describe_cause
 from service.backends.storage import open_storage
 from service.bookkeeping.audit import AuditEvent, AuditFilter, AuditLog

@@ -15,7 +15,8 @@ import msgspec
 import uvloop
 
 from guard.files import replace_file
-from guard.terminal import echo, echo_json
+from guard.records import echo_json
+from guard.terminal import echo
 from onboarding.catalog import read_catalog
 from onboarding.checking import find_open
 from onboarding.dialogue import Dialogue

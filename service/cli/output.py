@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import click
 
-from guard.terminal import echo_columns, echo_json
+from guard.records import echo_columns, echo_json
 from guard.text import printable
 
 T = TypeVar("T")

@@ -203,9 +203,10 @@ class TestRefusedWrites:
             assert await find_cause(server.url) == words
 
     @pytest.mark.parametrize(("last_slot", "code"), [(None, "CLUSTERDOWN"), (16_383, "CROSSSLOT")])
-    async def test_a_cluster(self, tmp_path: Path, last_slot: int | None, code: str) -> None:
+    async def test_a_cluster(self, tmp_path: Path, unused_tcp_port: int, last_slot: int | None, code: str) -> None:
         """Even one node that has all slots: it takes single keys, and none of arq's transactions."""
-        async with open_server(tmp_path, "one", "--cluster-enabled", "yes") as server:
+        bus = "--cluster-port", str(unused_tcp_port)  # by default 10,000 above the other, which may be in use
+        async with open_server(tmp_path, "one", "--cluster-enabled", "yes", *bus) as server:
             if last_slot:
                 async with administering(server) as redis:
                     await redis.execute_command("CLUSTER ADDSLOTSRANGE", 0, last_slot)  # type: ignore[no-untyped-call]
