@@ -18,11 +18,10 @@ from service.access.api_keys import ApiKey, Scope
 from service.access.flags import Flag
 from service.api import selections
 from service.api.callers import resources_of
-from service.api.downloads import CONDITIONS, CURRENT, FILE_HEADERS, serve_file
+from service.api.downloads import CONDITIONS, FILE_ANSWERS, FILE_HEAD_ANSWERS, serve_file
 from service.api.examples import (
     COMPLETED_AT,
     CREATED_AT,
-    DOCUMENT,
     EXPIRES_AT,
     GONE,
     JOB_ID,
@@ -30,11 +29,10 @@ from service.api.examples import (
     NOT_FOUND,
     NOT_READY,
     SERVERS_FAIL,
-    TOO_LARGE,
     UNKNOWN_PARAMETER,
-    UNKNOWN_SECTION,
 )
 from service.api.exports import (
+    NOT_ADMITTED,
     CreateExport,
     Ending,
     Instant,
@@ -67,7 +65,7 @@ from service.documents.snapshots import naming_failures, refusing_foreign_charac
 from service.documents.user_search import NO_SUCH_ADDRESS, find_ids
 from service.errors import NO_SUCH_USER, InvalidValueError, PermissionDeniedError, SubjectNotFoundError
 from service.exports import attempts, requests
-from service.exports.admission import ACCEPTED_DETAIL, KEPT_FILES_DETAIL, conflict_with
+from service.exports.admission import conflict_with
 from service.formats import Format
 from service.mails.recipients import find_address
 from service.resources import Resources
@@ -356,12 +354,7 @@ CREATE_REQUEST = Operation(
         errors.InvalidValueError(NO_ADDRESS),
         errors.InvalidValueError(UNPRINTABLE_REASON),
         errors.InvalidValueError(IN_THE_FUTURE),
-        UNKNOWN_SECTION,
-        TOO_LARGE,
-        errors.IdempotencyConflictError("This Idempotency-Key was used with another body", job_id=JOB_ID),
-        errors.RateLimitedError("At most 10 exports an hour", retry_after_seconds=1_800),
-        errors.RateLimitedError(ACCEPTED_DETAIL.format(100), retry_after_seconds=1_800),
-        errors.RateLimitedError(KEPT_FILES_DETAIL.format(50), retry_after_seconds=86_400),
+        *NOT_ADMITTED,
         *SERVERS_FAIL,
     ),
 )
@@ -399,16 +392,7 @@ DOWNLOAD_REQUEST = Operation(
     "in the list of the export's downloads. The file is sent as to the user, by a redirect or by the service.",
     security=KEY,
     headers=["Prefer-no-redirect", "Range", "If-Range", *CONDITIONS],
-    answers={
-        200: Answer(description="The file.", content=DOCUMENT, headers=FILE_HEADERS),
-        206: Answer(
-            description="The requested part of the file.",
-            content={media_type: {} for media_type in DOCUMENT},
-            headers=[*FILE_HEADERS, "Content-Range"],
-        ),
-        304: CURRENT,
-        302: Answer(description="The file is at `Location`, for at most five minutes.", headers=["Location"]),
-    },
+    answers=FILE_ANSWERS,
     refusals=(*DOWNLOAD_REFUSALS, errors.RangeNotSatisfiableError(51_200)),
     head=Operation(
         tag="Requests",
@@ -416,7 +400,7 @@ DOWNLOAD_REQUEST = Operation(
         description="A HEAD request isn't recorded as a download.",
         security=KEY,
         headers=["Prefer-no-redirect", *CONDITIONS],
-        answers={200: Answer(description="The file's headers.", headers=FILE_HEADERS), 304: CURRENT},
+        answers=FILE_HEAD_ANSWERS,
         refusals=DOWNLOAD_REFUSALS,
     ),
 )

@@ -341,6 +341,17 @@ LIST_DOWNLOADS = Operation(
 FILE_HEADERS = ("Content-Disposition", "Accept-Ranges", "ETag", "Last-Modified", "Repr-Digest", "Preference-Applied")
 CONDITIONS = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
 CURRENT = Answer(description="The client's copy is current.", headers=["ETag", "Last-Modified", "Preference-Applied"])
+FILE_ANSWERS = {
+    200: Answer(description="The file.", content=DOCUMENT, headers=FILE_HEADERS),
+    206: Answer(
+        description="The requested part of the file.",
+        content={media_type: {} for media_type in DOCUMENT},
+        headers=[*FILE_HEADERS, "Content-Range"],
+    ),
+    304: CURRENT,
+    302: Answer(description="The file is at `Location`, for at most five minutes.", headers=["Location"]),
+}
+FILE_HEAD_ANSWERS = {200: Answer(description="The file's headers.", headers=FILE_HEADERS), 304: CURRENT}
 LINK_REFUSALS = (
     ESCAPED_PATH,
     *TOKEN_REFUSED,
@@ -359,16 +370,7 @@ DOWNLOAD_EXPORT = Operation(
     "none.",
     security=["userToken", "downloadLink"],
     headers=["expires", "Prefer-no-redirect", "Range", "If-Range", *CONDITIONS],
-    answers={
-        200: Answer(description="The file.", content=DOCUMENT, headers=FILE_HEADERS),
-        206: Answer(
-            description="The requested part of the file.",
-            content={media_type: {} for media_type in DOCUMENT},
-            headers=[*FILE_HEADERS, "Content-Range"],
-        ),
-        304: CURRENT,
-        302: Answer(description="The file is at `Location`, for at most five minutes.", headers=["Location"]),
-    },
+    answers=FILE_ANSWERS,
     refusals=(*LINK_REFUSALS, errors.RangeNotSatisfiableError(51_200)),
     head=Operation(
         tag="Exports",
@@ -376,7 +378,7 @@ DOWNLOAD_EXPORT = Operation(
         description="A HEAD request isn't recorded as a download.",
         security=["userToken", "downloadLink"],
         headers=["expires", "Prefer-no-redirect", *CONDITIONS],
-        answers={200: Answer(description="The file's headers.", headers=FILE_HEADERS), 304: CURRENT},
+        answers=FILE_HEAD_ANSWERS,
         refusals=LINK_REFUSALS,
     ),
 )

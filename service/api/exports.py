@@ -349,6 +349,14 @@ FOLLOW = {
     "list_downloads": "List the file's downloads.",
 }
 
+NOT_ADMITTED = (
+    UNKNOWN_SECTION,
+    TOO_LARGE,
+    errors.IdempotencyConflictError("This Idempotency-Key was used with another body", job_id=JOB_ID),
+    errors.RateLimitedError("At most 10 exports an hour", retry_after_seconds=1_800),
+    errors.RateLimitedError(ACCEPTED_DETAIL.format(100), retry_after_seconds=1_800),
+    errors.RateLimitedError(KEPT_FILES_DETAIL.format(50), retry_after_seconds=86_400),
+)
 CREATE_EXPORT = Operation(
     tag="Exports",
     summary="Create an export",
@@ -386,12 +394,7 @@ CREATE_EXPORT = Operation(
         HTTPException(413, f"The body must not exceed {MAX_BODY_BYTES} bytes"),
         errors.UnsupportedMediaTypeError("The body must be declared as Content-Type: application/json"),
         errors.InvalidValueError(f"Invalid enum value 'xml' - at `$.format`: {WANTED_BODY}"),
-        UNKNOWN_SECTION,
-        TOO_LARGE,
-        errors.IdempotencyConflictError("This Idempotency-Key was used with another body", job_id=JOB_ID),
-        errors.RateLimitedError("At most 10 exports an hour", retry_after_seconds=1_800),
-        errors.RateLimitedError(ACCEPTED_DETAIL.format(100), retry_after_seconds=1_800),
-        errors.RateLimitedError(KEPT_FILES_DETAIL.format(50), retry_after_seconds=86_400),
+        *NOT_ADMITTED,
         *SERVERS_FAIL,
     ),
 )
