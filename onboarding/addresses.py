@@ -18,10 +18,14 @@ VERIFIED = {
 
 
 class Address(msgspec.Struct, frozen=True):
-    """`sql` is the profile's expression; `why` says where it is from, or why there is none and what follows from it."""
+    """`sql` is the profile's expression; `why` says where it is from, or why there is none and what follows from it.
+
+    `match` is a condition that an index can serve: the address is among the user's, where these are in another table.
+    """
 
     sql: str
     why: str
+    match: str = ""
 
     @property
     def is_known(self) -> bool:
@@ -68,13 +72,14 @@ def _choose(table: Table, path: Path) -> Address:
         f"address.{column} = {link.parent}.{target}"
         for column, target in zip(link.columns, link.parent_columns, strict=True)
     )
+    match = f"EXISTS (SELECT FROM {table.quoted} AS address WHERE {condition} AND address.{email.quoted} = $1::text)"
     flags = list(_flags(table))
     first = [f"address.{column.quoted} DESC NULLS LAST" if column.type_name == "bool" else
              f"address.{column.quoted} IS NULL" for column in flags]  # fmt: skip
     order = ", ".join([*first, *(f"address.{column}" for column in table.unique_keys[0])])
     sql = f"(SELECT address.{email.quoted} FROM {table.quoted} AS address WHERE {condition} ORDER BY {order} LIMIT 1)"  # noqa: S608 (names quoted by PostgreSQL)
     named = f", by {', then '.join(column.quoted for column in flags)}" if flags else ", the first by its key"
-    return Address(sql, f"{table.quoted}.{email.quoted}{named}")
+    return Address(sql, f"{table.quoted}.{email.quoted}{named}", match)
 
 
 def _flags(table: Table) -> Iterator[Column]:

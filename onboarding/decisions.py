@@ -20,12 +20,17 @@ from onboarding.words import (
     FREE_TEXT,
     ID_WORDS,
     LINK_WORDS,
+    LISTS,
     MESSAGES,
     NOT_IN_NUMBERS,
     NOT_IN_SWITCHES,
     OF_ADDRESSES,
+    OF_PAYEES,
+    OPENED_BY_ID,
     OTHERS,
     OTHERS_TABLES,
+    OWN_THINGS,
+    PAID_OUT,
     PERSON_NAMES,
     PERSON_WORDS,
     PLAIN_CODES,
@@ -37,9 +42,12 @@ from onboarding.words import (
     STAFF_ACTS,
     STAFF_TABLES,
     STAFF_WORDS,
+    SUBSCRIPTIONS,
     TIMES,
     TYPE_WORDS,
     USERS_TABLES,
+    VISITS,
+    WRITERS,
     WRITES,
     is_called_like_users,
     is_secret,
@@ -172,6 +180,8 @@ class Judge:
             yield verdict, "another person"
         if name in self._targets and self._path and self._is_of_people(self._targets[name]):
             yield Verdict.KEY if name in self.order else Verdict.UNDECIDED, "may be another person"
+        if name in self._targets and not self._is_own_row and not OWN_THINGS.isdisjoint(words(column.name)):
+            yield Verdict.UNDECIDED, "may be another person's"
         if name in self._targets and column.type_name in KEY_TYPES | TEXT_TYPES:
             yield Verdict.EXPORT, f"points to {self._targets[name]}"
         is_plain_key = column.type_name in {*KEY_TYPES, *TIME_TYPES} or find_stem(column.name) == ()
@@ -185,6 +195,9 @@ class Judge:
             yield Verdict.KEY, "the id of a session, which may work as a key"
         if is_hook(self._table) and not any(map(_is_address_or_secret, self._table.columns)):
             yield Verdict.KEY, "the id of a hook without another secret, which may work as a key"
+        is_opened = singular(words(self._table.name)[-1]) in OPENED_BY_ID
+        if is_opened and not any(is_secret(column.name) for column in self._table.columns):
+            yield Verdict.KEY, "an id without another secret, which may open the row for anyone who has it"
 
     def _is_unguessable(self, column: Column) -> bool:
         return column.type_name not in {*INTEGERS, *TIME_TYPES}
@@ -209,11 +222,28 @@ class Judge:
         staffs = STAFF_WORDS - NOT_IN_SWITCHES if column.type_name in PLAIN_TYPES else STAFF_WORDS
         if not staffs.isdisjoint(parts) and not _is_plain_code(parts):
             yield Verdict.UNDECIDED, "may be written by staff, or work as a key"
+        yield from self._others_reasons(column, parts)
+
+    def _others_reasons(self, column: Column, parts: Sequence[str]) -> Iterator[tuple[Verdict, str]]:
+        """Names of what may be another person's."""
         others = OTHERS - NOT_IN_NUMBERS if column.type_name in PLAIN_TYPES else OTHERS
         if not others.isdisjoint(parts[:-1]):
             yield Verdict.UNDECIDED, "may be about another person"
+        if self._is_payees(column, parts):
+            yield Verdict.UNDECIDED, "may be the payee's"
+        if self._is_made_for_another and _is_about_people(column):
+            yield Verdict.UNDECIDED, "may be about another person, whom the user made the row for"
         if column.type_name in TEXT_TYPES and not EMAIL_WORDS.isdisjoint(parts[-1:]) and not self._is_of_addresses():
             yield Verdict.UNDECIDED, "an address that may be another person's"
+
+    def _is_payees(self, column: Column, parts: Sequence[str]) -> bool:
+        is_paid_out = singular(words(self._table.name)[-1]) in PAID_OUT
+        return is_paid_out and column.type_name in TEXT_TYPES and not OF_PAYEES.isdisjoint(parts)
+
+    @property
+    def _is_made_for_another(self) -> bool:
+        """Whether the user only made or runs the row, which then may describe another person."""
+        return self._path is not None and self._path.relation is not Relation.SUBJECT
 
     def _is_of_type(self, column: Column, parts: Sequence[str]) -> bool:
         """Whether it is the type of a polymorphic pair: `owner_type` beside `owner_id`."""
@@ -249,6 +279,8 @@ class Judge:
     def _decide_text(self, column: Column) -> tuple[Verdict, str]:
         last = split_end(column.name)[-1]
         is_free = last in FREE_TEXT
+        if is_free and self._is_subject and any(map(_is_writer, self.others)):
+            return Verdict.UNDECIDED, "free text that another person may have written"
         if not (self._is_own_row or self._is_author or (self._is_below_own and not is_free)):
             return Verdict.UNDECIDED, "free text in a row that isn't the user's alone"
         if not PLAIN_TEXT.isdisjoint({last, singular(last)}) or _is_plain_code(split_end(column.name)):
@@ -297,6 +329,10 @@ def _is_bystander(link: Link) -> bool:
     return not BYSTANDERS.isdisjoint(find_stem(link.columns[-1].strip('"')))
 
 
+def _is_writer(link: Link) -> bool:
+    return not WRITERS.isdisjoint(find_stem(link.columns[-1].strip('"')))
+
+
 def _is_authors(path: Path) -> bool:
     """Whether the user wrote the row, by the name of the linking column."""
     return path.relation < Relation.RUNS or not WRITES.isdisjoint(words(path.links[0].columns[-1]))
@@ -338,6 +374,8 @@ def _doubts(graph: Graph, path: Path, *, trust_names: bool) -> Iterator[str]:
             yield f"{link.columns[-1]} names the user, but the row may belong to another person"
     if path.depth > 1 and path.relation is not Relation.SUBJECT:
         yield "rows below one that the user made or runs may belong to other people"
+    if _is_on_list_of_another(graph, path):
+        yield "the list that its rows are on may be another person's"
     for link in path.links:
         yield from _table_doubts(graph, path, link)
 
@@ -349,6 +387,10 @@ def _table_doubts(graph: Graph, path: Path, link: Link) -> Iterator[str]:
     is_extension = link.columns in table.keys or table.quoted in graph.people
     if not is_extension and singular(words(table.name)[-1]) in OTHERS_TABLES:
         yield f"{named} is about other people, by its name"
+    if not is_extension and link in path.links[: path.depth - 1] and singular(words(table.name)[-1]) in VISITS:
+        yield f"{named} is about visitors of what is the user's, by its name"
+    if not is_extension and _has_subscribers(table):
+        yield f"{named} is about people who subscribe, by its name and their addresses"
     if find_table_denial(table) or is_secret(table.name):
         yield f"{named} holds secrets, by its name"
     if link in path.links[: path.depth - 1] and any(map(_is_about_people, table.columns)):
@@ -361,6 +403,24 @@ def _table_doubts(graph: Graph, path: Path, link: Link) -> Iterator[str]:
         yield f"the staff may write about users in {named}, by the table that it is about"
     if is_note_on_thing(graph, table):
         yield f"{named} may be the staff's notes, by its name"
+
+
+def _is_on_list_of_another(graph: Graph, path: Path) -> bool:
+    """Whether the row says that the user is on a list, such as `list_accounts`, and each list is some person's."""
+    tables = graph.catalog.tables
+    lists = [
+        tables[link.parent]
+        for link in graph.links_of(tables[path.table])
+        if link.kind is Kind.KEY and link.parent not in {path.table, *graph.people}
+    ]
+    return path.depth == 1 and any(
+        singular(words(one.name)[-1]) in LISTS and bool(graph.links_to_people(one)) for one in lists
+    )
+
+
+def _has_subscribers(table: Table) -> bool:
+    is_called_so = singular(words(table.name)[-1]) in SUBSCRIPTIONS
+    return is_called_so and any(not EMAIL_WORDS.isdisjoint(words(column.name)[-1:]) for column in table.columns)
 
 
 def is_staffs_act(table: Table) -> bool:

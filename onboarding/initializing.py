@@ -16,7 +16,7 @@ from onboarding.grants import list_grants
 from onboarding.links import find_links
 from onboarding.looking import look
 from onboarding.rules import Rules, read_rules, render_rules, table_rule
-from onboarding.user_lists import draft_users_list
+from onboarding.user_lists import draft_user_search, draft_users_list
 from onboarding.users_table import Users, find_users
 from onboarding.verdicts import TableDecision, Verdict
 from service.backends.database import Connection
@@ -24,10 +24,12 @@ from service.documents.datasets import (
     DECISIONS_FILE,
     LISTS_FOLDER,
     PROFILE,
+    USER_SEARCH,
     list_paths,
     load_datasets,
     load_lists,
     load_user_lists,
+    load_user_search,
     read_decisions,
 )
 from service.errors import ConfigurationError
@@ -61,12 +63,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 class Outcome(msgspec.Struct, frozen=True):
     """`kept` maps the quoted name of a table to its file that existed before.
 
-    `grants` are the statements that create the role for the files; `grants_fault` is the reason if there are none.
+    `refused` maps a proposed file that is no dataset, and isn't written, to the reason. `grants` are the SQL of the
+    role for the files; `grants_fault` is the reason if there are none.
     """
 
     drafts: Drafts
     kept: dict[str, Path]
     list_count: int
+    refused: dict[str, str]
     grants: tuple[str, ...] = ()
     grants_fault: str = ""
 
@@ -93,8 +97,11 @@ async def initialize(connection: Connection, options: Options) -> Outcome:
     if there_before:  # what was written now is verified
         await _load(connection, options.directory, drafts, options)
     lists = await load_user_lists(connection, options.directory, forbidden=options.list_forbidden)
-    await _write_users_list(connection, users, options)
-    outcome = Outcome(drafts, kept, len(lists))
+    refused = {
+        f"{options.lists_folder.name}/{USERS_LIST}{SUFFIX}": await _write_users_list(connection, users, options),
+        USER_SEARCH: await _write_user_search(connection, drafts, options),
+    }
+    outcome = Outcome(drafts, kept, len(lists), {file: why for file, why in refused.items() if why})
     try:
         grants = await list_grants(connection, options.directory, options.lists_folder)
     except ConfigurationError as error:  # the files load, so this connection only can't determine the columns
@@ -220,19 +227,41 @@ def _write_rules(directory: Path, drafts: Drafts, denied: Collection[str], *, fo
     replace_file(directory / DECISIONS_FILE, text.encode(), mode=READABLE)
 
 
-async def _write_users_list(connection: Connection, users: Users, options: Options) -> None:
-    """Write the proposed list if the service can load it. None is better than one that stops its start."""
+async def _write_users_list(connection: Connection, users: Users, options: Options) -> str:
+    """Write the proposed list if the service can load it; else the reason, because such a list would stop its start."""
     text = draft_users_list(users, forbidden=options.list_forbidden)
     if not text:
-        return
+        fault = f"is a {users.id_column.type_name}" if users.id_column.not_null else "may be null"
+        return f"{users.table.quoted}.{users.id_column.quoted} {fault}, so that a download can't be resumed by it"
     with tempfile.TemporaryDirectory() as directory:
         _write_lists(Path(directory), {USERS_LIST: text}, force=True)
         try:
             await load_lists(connection, Path(directory), forbidden=options.list_forbidden)
-        except ConfigurationError:
-            return
+        except ConfigurationError as error:
+            return error.detail
     _make_folder(options.lists_folder)
     _write_lists(options.lists_folder, {USERS_LIST: text}, force=options.force)
+    return ""
+
+
+async def _write_user_search(connection: Connection, drafts: Drafts, options: Options) -> str:
+    """Write the proposed search for a user by address if the service can load it; else the reason."""
+    text = draft_user_search(drafts.users, drafts.address)
+    if not text:
+        return f"{drafts.users.table.quoted} has no e-mail address"
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / USER_SEARCH
+        path.parent.mkdir()
+        path.write_text(text)
+        try:
+            await load_user_search(connection, Path(name), forbidden=options.forbidden)
+        except ConfigurationError as error:
+            return error.detail
+    path = options.directory / USER_SEARCH
+    if options.force or not path.exists():
+        _make_folder(path.parent)
+        replace_file(path, text.encode(), mode=READABLE)
+    return ""
 
 
 def _write_lists(directory: Path, files: Mapping[str, str], *, force: bool) -> None:

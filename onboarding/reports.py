@@ -100,6 +100,7 @@ def report_totals(outcome: Outcome) -> Iterator[str]:
         yield f"Decisions left to you: {outcome.drafts.questions}."
     yield from _apart(outcome)
     yield from _missing_lists(outcome)
+    yield from (f"{file} is not written: {why}" for file, why in outcome.refused.items())
     doubted = [draft for draft in outcome.drafts.datasets[1:] if _is_doubted(draft, outcome.kept)]
     for draft in doubted:
         if draft.table.quoted not in outcome.kept:

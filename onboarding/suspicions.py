@@ -14,6 +14,7 @@ from onboarding.words import (
     PERSON_WORDS,
     STAFF_TABLES,
     is_called_like_users,
+    singular,
     snake,
     words,
 )
@@ -26,9 +27,10 @@ PERSON, NAME, ID, TEXT, OPAQUE = (
 )  # fmt: skip
 LIKE_USERS = "its name is like a users' table's"
 LEADS_HERE = "leads to it"
+OF_USERS = "its name says that it is about users"
 BY_STAFF = "the staff may write about users in it"
 INVISIBLE = "its name has invisible characters"
-ALONE = (PERSON, NAME, LEADS_HERE, LIKE_USERS, BY_STAFF, INVISIBLE)
+ALONE = (PERSON, NAME, LEADS_HERE, LIKE_USERS, OF_USERS, BY_STAFF, INVISIBLE)
 SHARED = "several users may share its rows"
 ALIKE = (ID, TEXT, OPAQUE, SHARED)
 """Reasons of tables that are asked about at once, if all of them have the same."""
@@ -61,6 +63,8 @@ def alike_reasons(why: str) -> tuple[str, ...]:
 def _reasons(graph: Graph, table: Table) -> Iterator[tuple[int, str]]:
     if is_called_like_users(table.name):
         yield WEIGHTS["name"], LIKE_USERS
+    elif singular(words(table.name)[0]) == singular(words(graph.users.table.name)[-1]):
+        yield WEIGHTS["name"], OF_USERS
     for part in _personal_parts(graph, table):
         yield WEIGHTS["person"], f"{part}, a part of it, {PERSON}"
     for column in _columns_to(graph, table):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from onboarding.addresses import Address
 from onboarding.catalog import Column, Table
 from onboarding.users_table import Users, find_email
 from onboarding.words import NAMES, snake
@@ -70,6 +71,18 @@ SELECT
     {listed}
 FROM {table.quoted}
 {where}ORDER BY {id_.quoted}
+"""  # noqa: S608 (names quoted by PostgreSQL, for a file that people read before it runs)
+
+
+def draft_user_search(users: Users, address: Address) -> str:
+    """The search for the users whose mails go to an address; empty if none is known."""
+    if not address.is_known:
+        return ""
+    return f"""\
+-- The desk names a user by the address that mails go to; $1 is the address.
+SELECT {_item(users.id_column.quoted, "id")}
+FROM {users.table.quoted}
+WHERE {f"{address.match} AND " if address.match else ""}{address.sql} = $1::text
 """  # noqa: S608 (names quoted by PostgreSQL, for a file that people read before it runs)
 
 

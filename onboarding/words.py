@@ -76,7 +76,8 @@ SECRET_TABLE_WORDS = {
 STAFF_WORDS = {
     "internal", "admin", "superuser", "staff", "moderator", "moderation", "mod", "fraud", "risk", "spam", "abuse",
     "score", "trust", "note", "notes", "flag", "flags", "suspicious", "suspension", "ban", "banned", "silenced",
-    "reason", "shadow", "debug", "raw", "legacy", "key", "code", "cache", "cached",
+    "reason", "shadow", "debug", "raw", "legacy", "key", "code", "cache", "cached", "suspended",
+    "sensitized", "trendable",
 }  # fmt: skip
 # Words of STAFF_WORDS that tell of staff only in a text, not in a number or a switch: `use_legacy_editor`.
 NOT_IN_SWITCHES = {"debug", "raw", "legacy", "cache", "cached"}
@@ -95,7 +96,7 @@ OTHERS = {
     "guardian", "friend", "mother", "father", "referrer", "referee", "inviter", "invitee", "guest", "sender",
     "receiver", "reviewer", "approver", "manager", "owner", "author", "assignee", "reporter", "beneficiary",
     "attendee", "editor", "target", "from", "to", "cc", "bcc", "reply", "opponent", "peer", "original",
-    "reported", "quoted", "response", "transfer", "gift",
+    "reported", "quoted", "response", "transfer", "gift", "subject",
 }  # fmt: skip
 # Last words of tables that a user keeps about others.
 OTHERS_TABLES = {
@@ -163,7 +164,7 @@ STAFF_TABLES = {
     "abuse", "flag", "flags", "audit", "audits", "compliance", "compliances", "admin", "admins", "internal",
     "staff", "fraud", "escalation", "escalations", "investigation", "investigations", "violation", "violations",
     "infraction", "infractions", "reviewable", "reviewables", "incident", "incidents", "blacklist", "blocklist",
-    "denylist", "spam", "appeal", "appeals", "dispute", "disputes",
+    "denylist", "spam", "appeal", "appeals", "dispute", "disputes", "mod", "mods",
 }  # fmt: skip
 # Words of tables that hold acts of the staff: the thing that they act on isn't the user's.
 STAFF_ACTS = {
@@ -193,6 +194,18 @@ PLAIN_LINKS = {
     "profile", "site", "web", "company", "source", "repo", "repository", "github", "twitter", "linkedin", "facebook",
     "instagram", "thumbnail", "canonical", "remote", "page", "home", "background",
 }  # fmt: skip
+# Last words of tables about those who visit what is the user's.
+VISITS = {"session", "visit", "visitor", "pageview"}
+# Last words of tables with a person's list of others.
+LISTS = {"list", "circle", "audience"}
+SUBSCRIPTIONS = {"subscription", "signup"}
+# Last words of tables with money that the user sends, and words of their columns about the payee.
+PAID_OUT = {"transfer", "check", "cheque", "wire", "remittance"}
+OF_PAYEES = {"address", "bank", "company", "iban", "bic", "swift", "routing", "beneficiary"}
+# Last words of tables whose rows anyone may open who has their ids.
+OPENED_BY_ID = {"shortcode", "shortlink", "share", "invite", "invitation"}
+# Words of a column for another person who wrote the row's text.
+WRITERS = {"author", "creator", "commenter", "writer", "reviewer", "sender", "poster", "reporter"}
 # Words of a column for people who only act on a row: it stays its owner's alone.
 BYSTANDERS = {
     "by", "reviewer", "approver", "editor", "moderator", "assignee", "last", "updater", "modifier", "operator", "agent",
@@ -219,7 +232,8 @@ FILE_NAMES = ("file_name", "filename", "original_filename", "original_name", "na
 OTHER_ROLES = {
     "owner", "assignee", "reviewer", "approver", "editor", "moderator", "operator", "agent", "actor", "invitee",
     "recipient", "receiver", "target", "followee", "followed", "blocked", "reviewee", "referrer", "winner", "holder",
-    "signer", "payer", "payee", "seller", "mentor", "mentee", "instructor", "teacher", "doctor", "moderated",
+    "signer", "payer", "payee", "seller", "mentor", "mentee", "instructor", "teacher", "doctor", "moderated", "updater",
+    "authorizer",
 }  # fmt: skip
 # Participles of acts on rows: `created_by`, `archivedBy`.
 ACTIONS = {

@@ -5,7 +5,7 @@ import pytest
 from onboarding.initializing import Outcome
 from onboarding.questions import read_outline
 from onboarding.reports import report_outcome
-from service.documents.datasets import load_datasets
+from service.documents.datasets import load_datasets, load_user_search
 from tests.onboarding.conftest import Application, committed
 from tests.sql.sources import FORBIDDEN
 
@@ -112,6 +112,23 @@ async def test_mails_go_to_the_primary_then_the_verified_address(application: Ap
     assert [row["email"] for row in await read(application, "profile", 1)] == ["ada@example.com"]
     assert [row["email"] for row in await read(application, "profile", 2)] == ["bob@example.com"]
     assert outcome.drafts.address.why == 'public.emails.email, by "primary", then verified_at'
+    search = await load_user_search(application.connection, application.directory, forbidden=FORBIDDEN)
+    assert search
+    assert [row["id"] for row in await application.connection.fetch(search.sql, "bob@example.com")] == [2]
+    assert await application.connection.fetch(search.sql, "other@example.com") == []
+
+
+@committed("empty")
+async def test_a_proposal_that_is_not_written_is_named_with_the_reason(application: Application) -> None:
+    outcome = await initialize(application, "CREATE TABLE users (name text UNIQUE, password_hash text)")
+    said = list(report_outcome(outcome, application.directory))
+    assert "requests/by_email.sql is not written: public.users has no e-mail address" in said
+    assert (
+        "lists/users.sql is not written: public.users.name may be null, so that a download can't be resumed by it"
+        in said
+    )
+    assert not (application.directory / "requests").exists()
+    assert not (application.lists / "users.sql").exists()
 
 
 @committed("empty")

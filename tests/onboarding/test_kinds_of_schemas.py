@@ -190,6 +190,77 @@ KINDS = {
         {"profile": "id email name"},
         [LINKED, "    public.letters", UNLINKED, f"    public.admins: {STAFFS}"],
     ),
+    "moderators act on others": Kind(
+        f"""
+        {USERS}
+        CREATE TABLE mod_deeds (id bigint PRIMARY KEY, creator_id bigint NOT NULL REFERENCES users, description text);
+        CREATE TABLE user_opinions (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users,
+            creator_id bigint NOT NULL REFERENCES users, category text, body text);
+        """,
+        {"profile": "id email name", "user_opinions": "id category"},
+        [LINKED, "    public.mod_deeds", COLUMNS, "    public.user_opinions.body"],
+    ),
+    "payees beside the user": Kind(
+        f"""
+        {USERS}
+        CREATE TABLE sent_wires (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, amount int,
+            address_city text, bank_name text);
+        CREATE TABLE mail_accounts (id bigint PRIMARY KEY, creator_id bigint NOT NULL REFERENCES users,
+            first_name text, backup_email text, state text);
+        """,
+        {"profile": "id email name", "sent_wires": "id amount", "mail_accounts": "id state"},
+        [
+            COLUMNS, "    public.mail_accounts.first_name", "    public.mail_accounts.backup_email",
+            "    public.sent_wires.address_city", "    public.sent_wires.bank_name",
+        ],
+    ),
+    "visitors of what is the user's": Kind(
+        f"""
+        {USERS}
+        CREATE TABLE sites (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, title text);
+        CREATE TABLE signing_sessions (id bigint PRIMARY KEY, site_id bigint NOT NULL REFERENCES sites, lasted int);
+        CREATE TABLE news_subscriptions (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, email text,
+            locale text);
+        """,
+        {"profile": "id email name", "sites": "id title"},
+        [LINKED, "    public.news_subscriptions", "    public.signing_sessions"],
+    ),
+    "others put the user on their lists": Kind(
+        f"""
+        {USERS}
+        CREATE TABLE lists (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, title text);
+        CREATE TABLE list_entries (id bigint PRIMARY KEY, list_id bigint NOT NULL REFERENCES lists,
+            user_id bigint NOT NULL REFERENCES users);
+        """,
+        {"profile": "id email name", "lists": "id title"},
+        [LINKED, "    public.list_entries"],
+    ),
+    "another party's address beside the user's row": Kind(
+        f"""
+        {USERS}
+        CREATE TABLE addresses (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, city text);
+        CREATE TABLE bargains (id bigint PRIMARY KEY, seller_id bigint NOT NULL REFERENCES users,
+            buyer_id bigint REFERENCES users, address_id bigint REFERENCES addresses, created_at timestamptz);
+        """,
+        {"profile": "id email name", "addresses": "id city"},
+        [LINKED, "    public.bargains"],
+    ),
+    "an id opens the row": Kind(
+        f"""
+        {USERS}
+        CREATE TABLE shortcode (id text PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, title text);
+        """,
+        {"profile": "id email name", "shortcode": "title"},
+        DECIDED,
+    ),
+    "nothing but its name says that a table is about users": Kind(
+        f"""
+        {USERS}
+        CREATE TABLE user_payouts (id bigint PRIMARY KEY, currency text);
+        """,
+        {"profile": "id email name"},
+        [UNLINKED, "    public.user_payouts: no link to a user was found, but its name says that it is about users"],
+    ),
 }  # fmt: skip
 
 
