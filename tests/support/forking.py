@@ -20,11 +20,11 @@ from importlib import import_module
 from tempfile import TemporaryFile
 from typing import IO, Any, Final, NamedTuple
 
+from devstack.process import _LIBC, PR_SET_PDEATHSIG
 from service.cli.commands import COMMANDS
 from service.settings import SQL_DIR
 
-ROOT: Final = SQL_DIR.parent
-# What commands import only when they run.
+# Commands import these only when they run.
 LATE: Final = ("service.api.server", "worker.main", "client.work", "botocore.exceptions", "redis.asyncio.sentinel")
 DESCRIPTORS: Final = 5
 FIRST_OWN: Final = 3
@@ -96,7 +96,9 @@ def _serve(environ: tuple[tuple[str, str], ...]) -> _Server:
     ours, theirs = socket.socketpair()
     with theirs:
         command = [sys.executable, "-m", __name__, str(theirs.fileno())]
-        return _Server(ours, subprocess.Popen(command, pass_fds=[theirs.fileno()], env=dict(environ), cwd=ROOT))
+        return _Server(
+            ours, subprocess.Popen(command, pass_fds=[theirs.fileno()], env=dict(environ), cwd=SQL_DIR.parent)
+        )
 
 
 def _accept(channel: socket.socket) -> str | None:
@@ -131,7 +133,9 @@ def _tell(descriptor: int, number: int) -> None:
 
 
 def _become(request: int, streams: Sequence[int]) -> str:
-    """Make this process one as `exec` would. Returns the module to run."""
+    """Make this process one as `exec` would, but that it ends with the server. Returns the module to run."""
+    if _LIBC is not None:
+        _LIBC.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
