@@ -133,7 +133,7 @@ class World:
         try:
             async with asyncio.timeout(self.healing_seconds):
                 while not await true():
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(0.1)
         except TimeoutError:
             logs = "\n".join(process.log for process in self.processes)
             raise AssertionError(f"Waited in vain for {what}\n{logs}") from None
