@@ -17,8 +17,8 @@ from pathlib import Path
 
 from bench.clients import curl
 from bench.data import QUICK
-from bench.exports import make_small
 from bench.measure import cpu_seconds
+from bench.small_exports import make_small
 from bench.world import World, list_url, open_world, stream_url
 from devstack.sample import USER_100000
 from service.errors import ConfigurationError
