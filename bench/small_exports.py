@@ -83,7 +83,7 @@ async def _measure_tail(world: World, report: Report) -> None:
 
 
 def _cpu_milliseconds(measured: Measured) -> tuple[str, str]:
-    """Of one export: the contender's (a client's isn't measured) and PostgreSQL's."""
+    """The contender's and PostgreSQL's for one export; a client's isn't measured."""
     exports = statistics.fmean(cost.transfer.count for cost in measured.costs)
     own, postgres = measured.cpu_seconds / exports, measured.postgres_seconds / exports
     return f"{own * 1_000:.1f} ms" if own else "-", f"{postgres * 1_000:.1f} ms"

@@ -188,7 +188,7 @@ async def require_subject(
     """Raise SubjectNotFoundError unless the user who made an export `since` then exists now, in a snapshot of its
     own.
 
-    A row that was seen is there, whatever became of its table. Only one that wasn't may be in a table that looks empty.
+    A row that was seen is there. Only a row that wasn't seen may be in a table that looks empty.
     """
     async with open_snapshot(pool, acquire_timeout_seconds) as connection:
         with naming_failures():
