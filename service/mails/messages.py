@@ -36,12 +36,12 @@ def compose(  # noqa: PLR0913 (the parts of a mail)
     mail["Subject"] = words.gettext(SUBJECTS[kind])
     mail["Date"] = datetime.now(UTC)
     mail["Message-ID"] = message_id
-    mail["Content-Language"] = language
     mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: suppresses out-of-office replies
     mail["X-Auto-Response-Suppress"] = "All"  # the same for Exchange
     templates = _templates(words)
     mail.set_content(templates.get_template(f"{kind}.txt").render(facts))
     mail.add_alternative(templates.get_template(f"{kind}.html").render(facts), subtype="html")
+    mail["Content-Language"] = language  # a text that is set later would take it for its own
     return mail
 
 
