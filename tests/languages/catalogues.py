@@ -21,7 +21,7 @@ KEYWORDS = {**DEFAULT_KEYWORDS, "to_translate": None}
 def extract(domain: str) -> Catalog:
     """The messages in the source, as `make messages` finds them."""
     with (ROOT / "languages" / f"{domain}.ini").open() as file:
-        methods, options = parse_mapping_cfg(file)
+        methods, options = parse_mapping_cfg(file)  # type: ignore[no-untyped-call]
     catalogue = Catalog()
     for folder in ("languages", "service"):
         for _, _, message, _, context in extract_from_dir(ROOT / folder, methods, options, KEYWORDS):
@@ -37,3 +37,8 @@ def path_of(domain: str, tag: str, suffix: str) -> Path:
 def read(domain: str, tag: str) -> Catalog:
     with path_of(domain, tag, ".po").open("rb") as file:
         return read_po(file)
+
+
+def forms(texts: object) -> tuple[str, ...]:
+    """The text of a message, or its texts if it has plural forms."""
+    return (texts,) if isinstance(texts, str) else tuple(texts)  # type: ignore[arg-type] # gettext's two kinds

@@ -7,15 +7,11 @@ import pytest
 from babel.messages.catalog import Message
 from babel.messages.mofile import write_mo
 
-from tests.languages.catalogues import DOMAINS, TRANSLATED, extract, path_of, read
+from tests.languages.catalogues import DOMAINS, TRANSLATED, extract, forms, path_of, read
 
 PLACEHOLDER = re.compile(r"%\(\w+\)s|%")
 MARKUP = re.compile(r"[<>&{}]")
 each = pytest.mark.parametrize(("domain", "tag"), [(domain, tag) for domain in DOMAINS for tag in TRANSLATED])
-
-
-def forms(texts: object) -> tuple[str, ...]:
-    return (texts,) if isinstance(texts, str) else tuple(texts)  # type: ignore[arg-type] # gettext's two kinds
 
 
 def messages(domain: str, tag: str) -> list[Message]:
