@@ -182,7 +182,10 @@ class Package:
         files = pages.files_path(dataset, number).encode()
         yield head
         async for taken in rows.take(pages.ROWS_PER_PAGE):
-            yield pages.table_rows(taken, first=done + 1, files=files, language=self._language)
+            if dataset.facts.files:
+                yield pages.numbered_rows(taken, first=done + 1, files=files, language=self._language)
+            else:
+                yield pages.table_rows(taken)
             done += len(taken)
         yield foot
 

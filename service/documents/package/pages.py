@@ -27,6 +27,10 @@ REPLACEMENTS = (
     (b"\x02n", b'<span class="null"></span>'),
     (b"\x02e", b"&#2;"),
 )
+# Their texts have no control characters. (A column that becomes text while the service runs ends the query.)
+UNMARKED_TYPES = frozenset(
+    "bool int2 int4 int8 float4 float8 numeric uuid inet cidr date timestamp timestamptz json jsonb".split()
+)
 # The only mark that stays until the row's number is known.
 FILE_CELL = b"\x02f"
 MARKED_CELL = "E'\\x02c'::pg_catalog.text"
@@ -60,14 +64,17 @@ def row_text(dataset: Dataset) -> str:
     return f'SELECT {cells} FROM ({dataset.sql}) AS "row"'  # noqa: S608 (checked at start-up)
 
 
-def table_rows(rows: Sequence[bytes], *, first: int, files: bytes, language: str) -> bytes:
-    """Rows of `row_text` as rows of an HTML table; the id of each is its number, `first` the first one's.
+def table_rows(rows: Sequence[bytes]) -> bytes:
+    """Rows of `row_text` as rows of an HTML table."""
+    return b"<tr><td>" + _escaped(rows).replace(ROW_END, b"</td></tr>\n<tr><td>") + b"</td></tr>\n"
+
+
+def numbered_rows(rows: Sequence[bytes], *, first: int, files: bytes, language: str) -> bytes:
+    """The same, with the number of each as its id, `first` the first one's, so that their files can lead to them.
 
     `files` is the path of the page with these rows' files.
     """
-    text = ROW_END.join(rows)
-    for old, new in REPLACEMENTS:
-        text = text.replace(old, new)
+    text = _escaped(rows)
     lines = list(enumerate(text.split(ROW_END), start=first))
     if FILE_CELL in text:
         word = escape(find_words(language).gettext("File")).encode()
@@ -110,6 +117,13 @@ def page_of(row: int) -> int:
     return (row - 1) // ROWS_PER_PAGE + 1
 
 
+def _escaped(rows: Sequence[bytes]) -> bytes:
+    text = ROW_END.join(rows)
+    for old, new in REPLACEMENTS:
+        text = text.replace(old, new)
+    return text
+
+
 def _file_cell(dataset: Dataset) -> list[str]:
     """A last cell, if rows have files: whether the row has one."""
     if not dataset.facts.files:
@@ -121,4 +135,6 @@ def _file_cell(dataset: Dataset) -> list[str]:
 
 def _cell(column: Column) -> str:
     value = plain_text(column) if column.cast_name else text_of(column)
-    return f"COALESCE(pg_catalog.replace({value}, E'\\x02', E'\\x02e'), {MARKED_NULL})"
+    if column.cast_name is None or column.type_name not in UNMARKED_TYPES:
+        value = f"pg_catalog.replace({value}, E'\\x02', E'\\x02e')"
+    return f"COALESCE({value}, {MARKED_NULL})"
