@@ -29,7 +29,8 @@ REPLACEMENTS = (
 )
 # Their texts have no control characters. (A column that becomes text while the service runs ends the query.)
 UNMARKED_TYPES = frozenset(
-    "bool int2 int4 int8 float4 float8 numeric uuid inet cidr date timestamp timestamptz json jsonb".split()
+    {"bool", "int2", "int4", "int8", "float4", "float8", "numeric", "uuid", "inet", "cidr"}
+    | {"date", "timestamp", "timestamptz", "json", "jsonb"}
 )
 # The only mark that stays until the row's number is known.
 FILE_CELL = b"\x02f"
