@@ -13,7 +13,7 @@ class Size(NamedTuple):
     """The size of a run; `histories` are the numbers of records of one user each, the largest last.
 
     `parallel_rows` is the number of rows of each of the concurrent `streams`; `columns` and `widths` are the scaled
-    dimensions.
+    dimensions; `attachments` the numbers of a package's files of 50 MiB.
     """
 
     rounds: int
@@ -24,6 +24,7 @@ class Size(NamedTuple):
     small_seconds: float
     columns: tuple[int, ...]
     widths: tuple[int, ...]
+    attachments: tuple[int, ...]
 
 
 FULL = Size(
@@ -35,6 +36,7 @@ FULL = Size(
     small_seconds=2.0,
     columns=(1, 2, 4, 8, 16, 32, 64),
     widths=(64, 256, 1_024, 4_096, 16_384, 65_536),
+    attachments=(4, 41, 93),
 )
 QUICK = Size(
     rounds=2,
@@ -45,6 +47,7 @@ QUICK = Size(
     small_seconds=0.6,
     columns=(1, 8, 64),
     widths=(64, 1_024, 16_384),
+    attachments=(4,),
 )
 
 
