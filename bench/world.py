@@ -110,7 +110,15 @@ async def open_peer(world: World, peer: Peer) -> AsyncIterator[Server]:
     port = keep_port(run_dir / f"{name}.port")
     address = f"127.0.0.1:{port}" if peer.command[-1] == "--bind" else str(port)
     process = ChildProcess(name, run_dir)
-    environ = dict(os.environ) | {"DATABASE_URL": world.stack.admin_url}
+    settings = world.settings
+    environ = dict(os.environ) | {
+        "DATABASE_URL": world.stack.admin_url,
+        "S3_BUCKET": settings.s3_bucket,
+        "AWS_ENDPOINT_URL_S3": settings.s3_endpoint_url,
+        "AWS_DEFAULT_REGION": settings.s3_region,
+        "AWS_ACCESS_KEY_ID": settings.s3_access_key_id,
+        "AWS_SECRET_ACCESS_KEY": settings.s3_secret_access_key,
+    }
     await process.start([*peer.command, address], environ, answers=lambda: _answers(port, b"/nothing"))
     try:
         yield Server(peer.name, f"http://127.0.0.1:{port}/", pid_of(run_dir, name))

@@ -1,16 +1,33 @@
 """`/`: the page on which users request, watch, download and delete their exports."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.http.pages import CONTENT_SECURITY_POLICY, PAGE_DIR, content_security_policy, templates
+from languages.choice import LANGUAGES, find_language
+from languages.words import find_words
+from service.api.http.pages import (
+    CONTENT_SECURITY_POLICY,
+    PAGE_DIR,
+    VARY_ON_LANGUAGE,
+    content_security_policy,
+    find_templates,
+    language_of,
+)
 from service.api.http.static import Fixed, fix, load_assets, respond
 from service.api.routing import ExactRoute
+from service.documents.streaming import TOO_LARGE_DETAIL
+from service.errors import NO_SUCH_USER
+from service.exports.attempts import FAILED_MESSAGE
+from service.exports.files import LOST
 from service.formats import Format
 from service.settings import Settings
+
+# Reasons of exports' ends.
+SHOWN = (FAILED_MESSAGE, LOST, NO_SUCH_USER, TOO_LARGE_DETAIL)
 
 
 class Page(NamedTuple):
@@ -18,13 +35,35 @@ class Page(NamedTuple):
     policy: str
 
 
-def load_page(settings: Settings) -> Page:
-    """`PUBLIC_URL` is for the curl examples. The page's own requests use addresses relative to it."""
-    body = templates.get_template("page.html").render(
-        public_url=settings.public_url, formats=Format, sign_in=_sign_in(settings)
-    )
-    origins = settings.oidc_origins if settings.oidc_issuer else ()
-    return Page(fix(body.encode(), "text/html"), content_security_policy(*origins))
+class Pages:
+    """The page in each language, made when it is first asked for."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.find = cache(self._make)
+
+    def _make(self, language: str) -> Page:
+        """`PUBLIC_URL` is for the curl examples. The page's own requests use addresses relative to it."""
+        body = (
+            find_templates(language)
+            .get_template("page.html")
+            .render(
+                public_url=self._settings.public_url,
+                formats=Format,
+                sign_in=_sign_in(self._settings),
+                languages=LANGUAGES.values(),
+                words=_script_words(language),
+            )
+        )
+        origins = self._settings.oidc_origins if self._settings.oidc_issuer else ()
+        return Page(fix(body.encode(), "text/html"), content_security_policy(*origins))
+
+
+def _script_words(language: str) -> dict[str, object]:
+    """The words of the page's scripts, with the service's messages that they show."""
+    words = find_words(language)
+    shown = {text: words.gettext(text) for text in SHOWN}
+    return {"messages": words.script.messages | shown, "plurals": words.script.plurals}
 
 
 def _sign_in(settings: Settings) -> dict[str, object]:
@@ -48,8 +87,14 @@ def load_page_assets() -> Mapping[str, Fixed]:
 
 
 async def show_page(request: Request) -> Response:
-    page: Page = request.app.state.page
-    return respond(request, page.fixed, policy=page.policy)
+    """`?language=` is for links of the application, and for frames that browsers keep no cookies for."""
+    pages: Pages = request.app.state.pages
+    language = find_language(request.query_params.get("language")) or language_of(request)
+    page = pages.find(language)
+    response = respond(request, page.fixed, policy=page.policy)
+    response.headers["Content-Language"] = language
+    response.headers.add_vary_header(VARY_ON_LANGUAGE)
+    return response
 
 
 async def show_asset(request: Request) -> Response:

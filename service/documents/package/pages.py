@@ -2,11 +2,15 @@
 
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import jinja2
+from markupsafe import escape
 
+from languages.templates import localize
+from languages.words import find_words
 from service.documents.datasets import Column, Dataset
 from service.documents.encoding import plain_text, text_of
 
@@ -39,7 +43,7 @@ LINK_CELL = b"\x02l"
 LINK = re.compile(rb"\x02l(\d+)=([^\x02]*)\x02m")
 ROW_LINK = b'<a href="%b#row-%d">%b</a>'
 
-FILE_LINK = b'<a href="%b#row-%d">File</a>'
+FILE_LINK = b'<a href="%b#row-%d">%b</a>'
 FILES = "files"
 # Those that browsers show, and that run no script.
 PICTURES = frozenset({"avif", "bmp", "gif", "jpeg", "jpg", "png", "webp"})
@@ -47,13 +51,19 @@ PICTURES = frozenset({"avif", "bmp", "gif", "jpeg", "jpg", "png", "webp"})
 Lead: TypeAlias = Callable[[int, bytes], bytes]
 """The HTML of a cell that may lead to another row: of the place of the link, and the cell's own HTML."""
 
-templates = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+TEMPLATES_DIR = Path(__file__).parent / "templates"
+
+
+@cache
+def find_templates(language: str) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES_DIR),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return localize(environment, find_words(language))
 
 
 def row_text(dataset: Dataset) -> str:
@@ -69,7 +79,7 @@ def table_rows(rows: Sequence[bytes], lead: Lead) -> bytes:
     return b"<tr><td>" + _linked(rows, lead).replace(ROW_END, b"</td></tr>\n<tr><td>") + b"</td></tr>\n"
 
 
-def numbered_rows(rows: Sequence[bytes], lead: Lead, *, first: int, files: bytes) -> bytes:
+def numbered_rows(rows: Sequence[bytes], lead: Lead, *, first: int, files: bytes, language: str) -> bytes:
     """The same, with the number of each as its id, `first` the first one's, so that other pages can lead to them.
 
     `files` is the path of the page with these rows' files.
@@ -77,7 +87,8 @@ def numbered_rows(rows: Sequence[bytes], lead: Lead, *, first: int, files: bytes
     text = _linked(rows, lead)
     lines = list(enumerate(text.split(ROW_END), start=first))
     if FILE_CELL in text:
-        lines = [(number, line.replace(FILE_CELL, FILE_LINK % (files, number))) for number, line in lines]
+        word = escape(find_words(language).gettext("File")).encode()
+        lines = [(number, line.replace(FILE_CELL, FILE_LINK % (files, number, word))) for number, line in lines]
     return b"".join([b'<tr id="row-%d"><td>%b</td></tr>\n' % line for line in lines])
 
 
@@ -106,8 +117,8 @@ class ShownFile(NamedTuple):
         return self.path.rpartition(".")[2].lower() in PICTURES
 
 
-def render(template: str, **facts: object) -> bytes:
-    return templates.get_template(template).render(facts).encode()
+def render(language: str, template: str, **facts: object) -> bytes:
+    return find_templates(language).get_template(template).render(facts).encode()
 
 
 def page_path(dataset: Dataset, number: int) -> str:
