@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.attachments import measure_attachments
 from bench.charts import draw_memory, draw_throughput
 from bench.data import FULL, QUICK, Size
 from bench.exports import measure_queued
@@ -42,6 +43,7 @@ async def measure(size: Size) -> Report:
             await measure_drain(world, report)
             await measure_memory(world, report)
             await measure_scaling(world, report)
+    await measure_attachments(size, report)
     return report
 
 

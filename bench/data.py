@@ -14,7 +14,7 @@ class Size(NamedTuple):
     """The size of a run; `histories` are the numbers of records of one user each, the largest last.
 
     `parallel_rows` is the number of rows of each of the concurrent `streams`; `columns` and `widths` are the scaled
-    dimensions.
+    dimensions; `attachments` the numbers of a package's files of 50 MiB.
     """
 
     rounds: int
@@ -26,6 +26,7 @@ class Size(NamedTuple):
     drained_users: int
     columns: tuple[int, ...]
     widths: tuple[int, ...]
+    attachments: tuple[int, ...]
 
 
 FULL = Size(
@@ -38,6 +39,7 @@ FULL = Size(
     drained_users=1_000,
     columns=(1, 2, 4, 8, 16, 32, 64),
     widths=(64, 256, 1_024, 4_096, 16_384, 65_536),
+    attachments=(4, 41, 93),
 )
 QUICK = Size(
     rounds=2,
@@ -49,6 +51,7 @@ QUICK = Size(
     drained_users=40,
     columns=(1, 8, 64),
     widths=(64, 1_024, 16_384),
+    attachments=(4,),
 )
 
 

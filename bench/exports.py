@@ -39,10 +39,14 @@ async def measure_queued(world: World, report: Report) -> None:
                 world.api.pid,
                 partial(curl, stream_url(world.api, format_), world.user(USER_100000)),
             ),
-            Contender(f"queued {format_}", world.worker_pid, partial(_queue, world, USER_100000, format_, picked_up)),
+            Contender(
+                f"queued {format_}", world.worker_pid, partial(queue_export, world, USER_100000, format_, picked_up)
+            ),
         )
     ]
-    contenders.append(Contender(PACKAGE, world.worker_pid, partial(_queue, world, USER_100000, Format.ZIP, picked_up)))
+    contenders.append(
+        Contender(PACKAGE, world.worker_pid, partial(queue_export, world, USER_100000, Format.ZIP, picked_up))
+    )
     measured = await world.meter.interleave(f"queued exports of {RECORDS:,} records", contenders, world.size.rounds)
     for format_ in FORMATS:
         seconds = measured[f"queued {format_}"].seconds.median
@@ -71,11 +75,11 @@ async def _worker_growth(world: World, idle_mib: float) -> float:
     async with watch_memory(world.worker_pid) as samples:
         for format_ in FORMATS:
             world.meter.say(f"queued export of {world.size.histories[-1]:,} records as {format_}")
-            await _queue(world, history_user(world.size.histories[-1]), format_, [])
+            await queue_export(world, history_user(world.size.histories[-1]), format_, [])
     return max(mib for _, mib in samples) - idle_mib
 
 
-async def _queue(world: World, user_id: UUID, format_: str, picked_up: list[float]) -> Transfer:
+async def queue_export(world: World, user_id: UUID, format_: str, picked_up: list[float]) -> Transfer:
     url = f"{world.api.url}/api/export"
     headers = world.user(user_id)
     async with world.session.post(url, headers=headers, json={"format": format_}) as response:

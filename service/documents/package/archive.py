@@ -5,15 +5,10 @@ import hashlib
 import zipfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
-from isal import isal_zlib
+from service.documents.archive_sink import Sink, deflate_fast
 
-from service.documents.archive_sink import Sink
-
-# ISA-L's level 1 makes files as small as zlib's does, in a quarter of the CPU.
-DEFLATE_LEVEL = 1
-RAW_DEFLATE = -15
 READABLE_BY_ALL = 0o644 << 16
 # The growth of content that can't be compressed.
 MOST_GROWTH = 1.05
@@ -54,7 +49,7 @@ class Archive:
         try:
             with self._zip.open(info, "w", force_zip64=large) as entry:
                 if deflate:
-                    _deflate_fast(entry)
+                    deflate_fast(entry)
                 async for piece in pieces:
                     digest.update(piece)
                     size_bytes += len(piece)
@@ -75,9 +70,3 @@ class Archive:
         with suppress(ValueError):
             self._zip.filelist.remove(info)
         self._zip.NameToInfo.pop(info.filename, None)
-
-
-def _deflate_fast(entry: IO[bytes]) -> None:
-    """Let an entry that was begun be deflated by ISA-L. zipfile has no parameter for another compressor."""
-    compressor = isal_zlib.compressobj(DEFLATE_LEVEL, isal_zlib.DEFLATED, RAW_DEFLATE)
-    entry._compressor = compressor  # type: ignore[attr-defined]  # noqa: SLF001 (tests/test_internals.py knows it)
