@@ -51,6 +51,8 @@ OWN_PARAMETERS = frozenset(
         "code_challenge_method",
     }
 )
+# Browsers take pages of these for secure without TLS.
+LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 ENCODE = ": percent-encode what is special in its user or password, such as : / ? # [ ] @ %"
 TOKEN_KEYS = ("jwt_secret", "jwt_public_key_file", "jwt_jwks_url")
 # `CARRYOUT_NAME_FILE` names a file that holds the setting, as secrets are mounted.
@@ -348,6 +350,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         CommaSeparated,
         Meta(description="Other sites whose pages may call the API, as `https://app.example.org`; empty: none"),
     ] = ()
+    frame_ancestors: Annotated[
+        CommaSeparated,
+        Meta(
+            description="Sites whose pages may show `/embedded` in a frame and hand a session over, as "
+            "`https://app.example.org`; empty: none"
+        ),
+    ] = ()
     webhook_url: Annotated[
         str,
         Meta(description="Where events about exports are posted, as Standard Webhooks; without a proxy. Empty: none"),
@@ -414,6 +423,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _require_networks(self.trusted_proxies)
         origins = tuple(_parse_origin(text, "CORS_ORIGINS") for text in self.cors_origins)
         msgspec.structs.force_setattr(self, "cors_origins", origins)
+        ancestors = tuple(_parse_ancestor(text, self.public_url) for text in self.frame_ancestors)
+        msgspec.structs.force_setattr(self, "frame_ancestors", ancestors)
         _require_sign_in(self)
         _require_webhook(self)
         if any(" #" in glob for glob in self.forbidden_columns):
@@ -659,6 +670,15 @@ def _parse_origin(text: str, name: str, *, whole: bool = True) -> str:
     raise ConfigurationError(_named(name, f"needs origins as https://app.example.org, without a path, not {text}"))
 
 
+def _parse_ancestor(text: str, public_url: str) -> str:
+    """A page that the network could change must not hand tokens over."""
+    origin = _parse_origin(text, "FRAME_ANCESTORS")
+    parts = urlsplit(origin)
+    if parts.scheme == "http" and public_url.startswith("https://") and parts.hostname not in LOCAL_HOSTS:
+        raise ConfigurationError(_named("FRAME_ANCESTORS", f"needs https:// as PUBLIC_URL has it, not {origin}"))
+    return origin
+
+
 def _require_sign_in(settings: Settings) -> None:
     if bool(settings.oidc_issuer) != bool(settings.oidc_client_id):
         raise ConfigurationError(_named("OIDC_CLIENT_ID", "and CARRYOUT_OIDC_ISSUER go together"))
@@ -678,7 +698,7 @@ def _require_sign_in_url(settings: Settings) -> None:
 def _require_provider(settings: Settings) -> None:
     """Browsers hash the proof of a code (PKCE) on secure pages alone."""
     page = urlsplit(settings.public_url)
-    if page.scheme != "https" and page.hostname not in {"localhost", "127.0.0.1", "::1"}:
+    if page.scheme != "https" and page.hostname not in LOCAL_HOSTS:
         raise ConfigurationError(_named("PUBLIC_URL", "must begin with https:// for CARRYOUT_OIDC_ISSUER"))
     if "openid" not in settings.oidc_scopes.split():
         raise ConfigurationError(_named("OIDC_SCOPES", "must contain openid"))

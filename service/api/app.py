@@ -70,6 +70,7 @@ def create_app(resources: Resources) -> Starlette:
     app.state.resources = resources
     app.state.servers = Servers(resources)
     app.state.page = page.load_page(settings)
+    app.state.embedded_page = page.load_embedded_page(settings)
     app.state.page_assets = page.load_page_assets()
     app.state.watchers = events.Watchers()
     app.state.list_shares = listings.create_shares(settings)

@@ -1,4 +1,4 @@
-"""`/`: the page on which users request, watch, download and delete their exports."""
+"""`/`: the page on which users request, watch, download and delete their exports. `/embedded`: the same in a frame."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -19,15 +19,28 @@ class Page(NamedTuple):
 
 
 def load_page(settings: Settings) -> Page:
-    """`PUBLIC_URL` is for the curl examples. The page's own requests use addresses relative to it."""
-    body = templates.get_template("page.html").render(
-        public_url=settings.public_url, formats=Format, sign_in=_sign_in(settings)
-    )
+    """The page on its own. No other page can frame it, because people sign in there."""
     origins = settings.oidc_origins if settings.oidc_issuer else ()
-    return Page(fix(body.encode(), "text/html"), content_security_policy(*origins))
+    return Page(_render(settings, _sign_in(settings)), content_security_policy(*origins))
 
 
-def _sign_in(settings: Settings) -> dict[str, object]:
+def load_embedded_page(settings: Settings) -> Page | None:
+    """The page for a frame, whose parent page hands the token over; None if no parent is allowed."""
+    ancestors = settings.frame_ancestors
+    if not ancestors:
+        return None
+    session = {"userClaim": settings.jwt_user_claim, "oidc": None, "url": "", "parents": ancestors}
+    return Page(_render(settings, session), content_security_policy(ancestors=ancestors))
+
+
+def _render(settings: Settings, sign_in: Mapping[str, object]) -> Fixed:
+    """`PUBLIC_URL` is for the curl examples. The page's own requests use addresses relative to it."""
+    template = templates.get_template("page.html")
+    body = template.render(public_url=settings.public_url, formats=Format, sign_in=sign_in)
+    return fix(body.encode(), "text/html")
+
+
+def _sign_in(settings: Settings) -> Mapping[str, object]:
     """The way in, for the page's scripts. Without any, people paste a token."""
     provider = {
         "issuer": settings.oidc_issuer,
@@ -40,6 +53,7 @@ def _sign_in(settings: Settings) -> dict[str, object]:
         "userClaim": settings.jwt_user_claim,
         "oidc": provider if settings.oidc_issuer else None,
         "url": settings.sign_in_url,
+        "parents": (),
     }
 
 
@@ -48,8 +62,15 @@ def load_page_assets() -> Mapping[str, Fixed]:
 
 
 async def show_page(request: Request) -> Response:
-    page: Page = request.app.state.page
-    return respond(request, page.fixed, policy=page.policy)
+    return _show(request, request.app.state.page)
+
+
+async def show_embedded_page(request: Request) -> Response:
+    return _show(request, request.app.state.embedded_page)
+
+
+def _show(request: Request, page: Page | None) -> Response:
+    return respond(request, page.fixed if page else None, policy=page.policy if page else CONTENT_SECURITY_POLICY)
 
 
 async def show_asset(request: Request) -> Response:
@@ -59,5 +80,6 @@ async def show_asset(request: Request) -> Response:
 
 ROUTES = (
     ExactRoute("/", show_page),
+    ExactRoute("/embedded", show_embedded_page),
     ExactRoute("/assets/{name}", show_asset),
 )

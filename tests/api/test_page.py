@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from service.api.http.pages import PAGE_DIR
-from service.api.page import load_page
+from service.api.page import load_embedded_page, load_page
 from service.settings import Settings
 from tests.api.conftest import UNKNOWN_ID, Create
 from tests.api.problems import bearer, read_problem
@@ -104,7 +104,25 @@ class TestPage:
         )
         (given,) = BodyAttributes(load_page(settings).fixed.body.decode()).found
         sign_in = json.loads(given["data-sign-in"] or "")
-        assert sign_in == {"userClaim": settings.jwt_user_claim, "oidc": None, "url": settings.sign_in_url}
+        assert sign_in == {
+            "userClaim": settings.jwt_user_claim,
+            "oidc": None,
+            "url": settings.sign_in_url,
+            "parents": [],
+        }
+
+    def test_only_its_ancestors_may_frame_it(self, common_settings: Settings) -> None:
+        assert load_embedded_page(common_settings) is None
+        ancestors = ("https://app.example.com", "http://localhost:3000")
+        settings = msgspec.structs.replace(common_settings, frame_ancestors=ancestors)
+        page = load_embedded_page(settings)
+        assert page is not None
+        assert page.policy == POLICY.replace("frame-ancestors 'none'", f"frame-ancestors {' '.join(ancestors)}")
+        assert not References(page.fixed.body.decode()).inline
+        assert load_page(settings).policy == POLICY
+
+    async def test_is_in_no_frame_by_default(self, idle_api: httpx.AsyncClient) -> None:
+        read_problem(await idle_api.get("/embedded"), 404)
 
     async def test_shows_how_to_do_without_it(self, idle_api: httpx.AsyncClient) -> None:
         page = (await idle_api.get("/")).text

@@ -1,5 +1,6 @@
 """HTML pages: their templates and their Content-Security-Policy."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -7,14 +8,15 @@ import jinja2
 
 PAGE_DIR: Final = Path(__file__).resolve().parents[1] / "assets" / "page"
 TEMPLATES_DIR: Final = PAGE_DIR / "templates"
+NONE: Final = "'none'"
 
 
-def content_security_policy(*origins: str) -> str:
-    """The policy of a page whose scripts call this service, and `origins`."""
+def content_security_policy(*origins: str, ancestors: Iterable[str] = ()) -> str:
+    """The policy of a page whose scripts call this service and `origins`, in a frame of `ancestors` alone."""
     called = " ".join(["'self'", *origins])
     return (
         f"default-src 'none'; script-src 'self'; style-src 'self'; connect-src {called}; "
-        "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        f"img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors {' '.join(ancestors) or NONE}"
     )
 
 
