@@ -16,6 +16,7 @@ from msgspec import Meta
 from yarl import URL
 
 from guard.files import read_trusted
+from languages.choice import Tag
 from service.errors import ConfigurationError
 from service.file_stores import FileStore, option_names, parse_stores, with_options
 
@@ -151,6 +152,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="File with an OAuth access token for the user of `SMTP_URL`, read anew for each mail"),
     ] = ""
     mail_from: Annotated[str, Meta(description="Sender of the mails")]
+    language: Annotated[
+        Tag,
+        Meta(
+            description="Language of users whose token, profile (its column `locale`) and browser name none of those "
+            "that there are"
+        ),
+    ] = "en"
     public_url: Annotated[str, Meta(description="This service as users reach it; links are built from it alone")]
 
     ca_file: Annotated[

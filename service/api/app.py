@@ -69,8 +69,8 @@ def create_app(resources: Resources) -> Starlette:
     app.router.redirect_slashes = False  # its redirects would follow the request's Host
     app.state.resources = resources
     app.state.servers = Servers(resources)
-    app.state.page = page.load_page(settings)
-    app.state.embedded_page = page.load_embedded_page(settings)
+    app.state.language = settings.language
+    app.state.pages = page.Pages(settings)
     app.state.page_assets = page.load_page_assets()
     app.state.watchers = events.Watchers()
     app.state.list_shares = listings.create_shares(settings)

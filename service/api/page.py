@@ -1,16 +1,34 @@
 """`/`: the page on which users request, watch, download and delete their exports. `/embedded`: the same in a frame."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import NamedTuple
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.http.pages import CONTENT_SECURITY_POLICY, PAGE_DIR, content_security_policy, templates
+from languages.choice import LANGUAGES, find_language
+from languages.words import find_words
+from service.api.http.pages import (
+    CONTENT_SECURITY_POLICY,
+    PAGE_DIR,
+    VARY_ON_LANGUAGE,
+    content_security_policy,
+    find_templates,
+    language_of,
+)
 from service.api.http.static import Fixed, fix, load_assets, respond
 from service.api.routing import ExactRoute
+from service.documents.streaming import TOO_LARGE_DETAIL
+from service.errors import NO_SUCH_USER
+from service.exports.attempts import FAILED_MESSAGE
+from service.exports.files import LOST
 from service.formats import Format
 from service.settings import Settings
+
+# Reasons of exports' ends.
+SHOWN = (FAILED_MESSAGE, LOST, NO_SUCH_USER, TOO_LARGE_DETAIL)
 
 
 class Page(NamedTuple):
@@ -18,26 +36,48 @@ class Page(NamedTuple):
     policy: str
 
 
-def load_page(settings: Settings) -> Page:
-    """The page on its own. No other page can frame it, because people sign in there."""
-    origins = settings.oidc_origins if settings.oidc_issuer else ()
-    return Page(_render(settings, _sign_in(settings)), content_security_policy(*origins))
+class Pages:
+    """The page in each language, on its own and in a frame, made when it is first asked for."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.find = cache(self._find)
+        self.find_embedded = cache(self._find_embedded)
+
+    def _find(self, language: str) -> Page:
+        """No other page can frame it, because people sign in there."""
+        origins = self._settings.oidc_origins if self._settings.oidc_issuer else ()
+        return Page(self._render(language, _sign_in(self._settings)), content_security_policy(*origins))
+
+    def _find_embedded(self, language: str) -> Page | None:
+        """The page for a frame, whose parent page hands the token over; None if no parent is allowed."""
+        ancestors = self._settings.frame_ancestors
+        if not ancestors:
+            return None
+        handed_over = {"userClaim": self._settings.jwt_user_claim, "oidc": None, "url": "", "parents": ancestors}
+        return Page(self._render(language, handed_over), content_security_policy(ancestors=ancestors))
+
+    def _render(self, language: str, sign_in: Mapping[str, object]) -> Fixed:
+        """`PUBLIC_URL` is for the curl examples. The page's own requests use addresses relative to it."""
+        body = (
+            find_templates(language)
+            .get_template("page.html")
+            .render(
+                public_url=self._settings.public_url,
+                formats=Format,
+                sign_in=sign_in,
+                languages=LANGUAGES.values(),
+                words=_script_words(language),
+            )
+        )
+        return fix(body.encode(), "text/html")
 
 
-def load_embedded_page(settings: Settings) -> Page | None:
-    """The page for a frame, whose parent page hands the token over; None if no parent is allowed."""
-    ancestors = settings.frame_ancestors
-    if not ancestors:
-        return None
-    session = {"userClaim": settings.jwt_user_claim, "oidc": None, "url": "", "parents": ancestors}
-    return Page(_render(settings, session), content_security_policy(ancestors=ancestors))
-
-
-def _render(settings: Settings, sign_in: Mapping[str, object]) -> Fixed:
-    """`PUBLIC_URL` is for the curl examples. The page's own requests use addresses relative to it."""
-    template = templates.get_template("page.html")
-    body = template.render(public_url=settings.public_url, formats=Format, sign_in=sign_in)
-    return fix(body.encode(), "text/html")
+def _script_words(language: str) -> dict[str, object]:
+    """The words of the page's scripts, with the service's messages that they show."""
+    words = find_words(language)
+    shown = {text: words.gettext(text) for text in SHOWN}
+    return {"messages": words.script.messages | shown, "plurals": words.script.plurals}
 
 
 def _sign_in(settings: Settings) -> Mapping[str, object]:
@@ -62,15 +102,25 @@ def load_page_assets() -> Mapping[str, Fixed]:
 
 
 async def show_page(request: Request) -> Response:
-    return _show(request, request.app.state.page)
+    pages: Pages = request.app.state.pages
+    return _show(request, pages.find)
 
 
 async def show_embedded_page(request: Request) -> Response:
-    return _show(request, request.app.state.embedded_page)
+    pages: Pages = request.app.state.pages
+    return _show(request, pages.find_embedded)
 
 
-def _show(request: Request, page: Page | None) -> Response:
-    return respond(request, page.fixed if page else None, policy=page.policy if page else CONTENT_SECURITY_POLICY)
+def _show(request: Request, find: Callable[[str], Page | None]) -> Response:
+    """`?language=` is for links of the application, and for frames that browsers keep no cookies for."""
+    language = find_language(request.query_params.get("language")) or language_of(request)
+    page = find(language)
+    if page is None:
+        raise HTTPException(404)
+    response = respond(request, page.fixed, policy=page.policy)
+    response.headers["Content-Language"] = language
+    response.headers.add_vary_header(VARY_ON_LANGUAGE)
+    return response
 
 
 async def show_asset(request: Request) -> Response:

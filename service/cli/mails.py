@@ -29,7 +29,7 @@ from service.cli.options import (
 from service.cli.output import echo_found, json_option
 from service.documents.datasets import Dataset, load_datasets
 from service.mails import resending
-from service.mails.recipients import find_address
+from service.mails.recipients import find_recipient
 from service.settings import Settings
 from service.user_ids import parse_user_id
 
@@ -130,14 +130,14 @@ def resend_mails(job_id: uuid.UUID | None, failed_since: float | None, env_file:
 async def _add_addresses(settings: Settings, found: AsyncGenerator[MailSummary]) -> AsyncGenerator[AddressedMail]:
     async with _open_source(settings) as (source, profile), aclosing(found):
         async for mail in found:
-            address = await find_address(
+            found_one = await find_recipient(
                 source,
                 profile,
                 parse_user_id(mail.user_id, settings.user_id_type),
                 since=mail.export_created_at,
                 acquire_timeout_seconds=settings.acquire_timeout_seconds,
             )
-            yield AddressedMail(**msgspec.structs.asdict(mail), address=address)
+            yield AddressedMail(**msgspec.structs.asdict(mail), address=found_one and found_one.address)
 
 
 @asynccontextmanager

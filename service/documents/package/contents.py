@@ -12,6 +12,8 @@ from contextlib import aclosing, closing
 from itertools import groupby
 from types import MappingProxyType
 
+from languages.choice import DEFAULT
+from languages.words import find_words, to_translate
 from service.backends.attachments import AttachmentError, Fault
 from service.documents.csv_encoder import CsvEncoder
 from service.documents.datasets import Dataset
@@ -29,29 +31,32 @@ PASSES = 3
 # No text of a template's variables can hold it, as their `<` is escaped.
 PLACE_OF_ROWS = "<!-- rows -->"
 INFORMATION = (
-    ("purpose", "Why it is processed"),
-    ("kept", "How long it is kept"),
-    ("recipients", "Who receives it"),
-    ("source", "Where it comes from"),
+    ("purpose", to_translate("Why it is processed")),
+    ("kept", to_translate("How long it is kept")),
+    ("recipients", to_translate("Who receives it")),
+    ("source", to_translate("Where it comes from")),
 )
 NO_STORES: Stores = MappingProxyType({})
 REASONS = {
-    Fault.OUTSIDE: "its record names a place that isn't one of this account's files",
-    Fault.MISSING: "the service doesn't have it any more",
-    Fault.CHANGED: "it was changed while this package was made",
-    Fault.DENIED: "the service may not read it",
-    Fault.UNREADABLE: "it could not be read to its end",
+    Fault.OUTSIDE: to_translate("Its record names a place that isn't one of this account's files."),
+    Fault.MISSING: to_translate("The service doesn't have it any more."),
+    Fault.CHANGED: to_translate("It was changed while this package was made."),
+    Fault.DENIED: to_translate("The service may not read it."),
+    Fault.UNREADABLE: to_translate("It could not be read to its end."),
 }
 
 
 class Package:
     """The package of an open document, whose counters grow with it."""
 
-    def __init__(self, document: Document, archive: Archive, manifest: Manifest, attachments: Attachments) -> None:
+    def __init__(
+        self, document: Document, archive: Archive, manifest: Manifest, attachments: Attachments, language: str
+    ) -> None:
         self._document = document
         self._archive = archive
         self._manifest = manifest
         self._attachments = attachments
+        self._language = language
         self._datasets = [one.dataset for one in document.selected]
         self._rows_read = 0
 
@@ -101,7 +106,7 @@ class Package:
                 async for piece in pieces:
                     yield piece
         section = pages.page_path(dataset, number)
-        page = pages.render("files.html", title=title_of(dataset), section=section, files=shown)
+        page = pages.render(self._language, "files.html", title=title_of(dataset), section=section, files=shown)
         async with aclosing(self._entry(pages.files_path(dataset, number), _once(page))) as entry:
             async for piece in entry:
                 yield piece
@@ -159,6 +164,7 @@ class Package:
     async def _page(self, dataset: Dataset, count: int, number: int, rows: "_Rows") -> AsyncGenerator[bytes, None]:
         done = (number - 1) * pages.ROWS_PER_PAGE
         frame = pages.render(
+            self._language,
             "section.html",
             title=title_of(dataset),
             about=dataset.facts.about,
@@ -176,7 +182,7 @@ class Package:
         files = pages.files_path(dataset, number).encode()
         yield head
         async for taken in rows.take(pages.ROWS_PER_PAGE):
-            yield pages.table_rows(taken, first=done + 1, files=files)
+            yield pages.table_rows(taken, first=done + 1, files=files, language=self._language)
             done += len(taken)
         yield foot
 
@@ -210,10 +216,11 @@ class Package:
             for dataset, count in zip(self._datasets, self._document.counts, strict=True)
         ]
         return pages.render(
+            self._language,
             "index.html",
             user_id=self._document.spec.user_id,
-            filter_words=selection_words(self._document.spec),
-            moment=f"{dt.datetime.fromisoformat(self._document.exported_at):%Y-%m-%d %H:%M:%S} UTC",
+            filter_words=selection_words(self._document.spec, find_words(self._language)),
+            moment=dt.datetime.fromisoformat(self._document.exported_at),
             sections=sections,
             files=self._document.files,
             missing=self._missing(),
@@ -258,10 +265,10 @@ class _Rows:
 
 
 async def package_chunks(
-    document: Document, stores: Stores = NO_STORES, *, max_bytes: int = sys.maxsize
+    document: Document, stores: Stores = NO_STORES, *, language: str = DEFAULT, max_bytes: int = sys.maxsize
 ) -> AsyncGenerator[bytes, None]:
     """The package in chunks, under the same promise as `Document.chunks`: one that ends is whole, but for attachments
-    that it says are missing. `max_bytes` is the most that those may have.
+    that it says are missing. `max_bytes` is the most that those may have. Its pages speak `language`.
 
     Raises also ExportTooLargeError, and OutageError if one of the stores is down.
     """
@@ -270,7 +277,7 @@ async def package_chunks(
         closing(Manifest(document.exported_at)) as manifest,
         closing(Attachments(document, stores, max_bytes=max_bytes)) as attachments,
     ):
-        package = Package(document, archive, manifest, attachments)
+        package = Package(document, archive, manifest, attachments, language)
         async with aclosing(document.joined(package.pieces())) as chunks:
             async for chunk in chunks:
                 yield chunk

@@ -1,11 +1,15 @@
 """The pages of a package: HTML that a browser opens from a folder, without a script and without a request."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import jinja2
+from markupsafe import escape
 
+from languages.templates import localize
+from languages.words import find_words
 from service.documents.datasets import Column, Dataset
 from service.documents.encoding import plain_text, text_of
 
@@ -29,18 +33,24 @@ MARKED_CELL = "E'\\x02c'::pg_catalog.text"
 MARKED_NULL = "E'\\x02n'::pg_catalog.text"
 MARKED_FILE = "E'\\x02f'::pg_catalog.text"
 
-FILE_LINK = b'<a href="%b#row-%d">File</a>'
+FILE_LINK = b'<a href="%b#row-%d">%b</a>'
 FILES = "files"
 # Those that browsers show, and that run no script.
 PICTURES = frozenset({"avif", "bmp", "gif", "jpeg", "jpg", "png", "webp"})
 
-templates = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+TEMPLATES_DIR = Path(__file__).parent / "templates"
+
+
+@cache
+def find_templates(language: str) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES_DIR),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return localize(environment, find_words(language))
 
 
 def row_text(dataset: Dataset) -> str:
@@ -50,7 +60,7 @@ def row_text(dataset: Dataset) -> str:
     return f'SELECT {cells} FROM ({dataset.sql}) AS "row"'  # noqa: S608 (checked at start-up)
 
 
-def table_rows(rows: Sequence[bytes], *, first: int, files: bytes) -> bytes:
+def table_rows(rows: Sequence[bytes], *, first: int, files: bytes, language: str) -> bytes:
     """Rows of `row_text` as rows of an HTML table; the id of each is its number, `first` the first one's.
 
     `files` is the path of the page with these rows' files.
@@ -60,7 +70,8 @@ def table_rows(rows: Sequence[bytes], *, first: int, files: bytes) -> bytes:
         text = text.replace(old, new)
     lines = list(enumerate(text.split(ROW_END), start=first))
     if FILE_CELL in text:
-        lines = [(number, line.replace(FILE_CELL, FILE_LINK % (files, number))) for number, line in lines]
+        word = escape(find_words(language).gettext("File")).encode()
+        lines = [(number, line.replace(FILE_CELL, FILE_LINK % (files, number, word))) for number, line in lines]
     return b"".join([b'<tr id="row-%d"><td>%b</td></tr>\n' % line for line in lines])
 
 
@@ -78,8 +89,8 @@ class ShownFile(NamedTuple):
         return self.path.rpartition(".")[2].lower() in PICTURES
 
 
-def render(template: str, **facts: object) -> bytes:
-    return templates.get_template(template).render(facts).encode()
+def render(language: str, template: str, **facts: object) -> bytes:
+    return find_templates(language).get_template(template).render(facts).encode()
 
 
 def page_path(dataset: Dataset, number: int) -> str:

@@ -3,6 +3,7 @@
 // in this document's memory: browsers may block the storage of a frame, and no other frame needs to read it.
 
 import { clean, isSameAccount } from "./account.js";
+import { gettext } from "./language.js";
 
 const PATIENCE_MS = 10_000;
 const WANTED = { type: "carryout:token-wanted" };
@@ -33,7 +34,8 @@ export class ParentSession {
   async join() {
     this.forget();
     this.#page.begin();
-    if (!(await this.#ask())) this.#page.complain("The application didn't sign you in. Reload its page, and tell its support if that doesn't help.");
+    if (await this.#ask()) return;
+    this.#page.complain(gettext("The application didn't sign you in. Reload its page, and tell its support if that doesn't help."));
   }
 
   async current() {
