@@ -161,6 +161,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "en"
     public_url: Annotated[str, Meta(description="This service as users reach it; links are built from it alone")]
 
+    product_name: Annotated[
+        str,
+        Meta(max_length=60, description="Name of the application, on the page, in mails and in packages. Empty: none"),
+    ] = ""
+    support_address: Annotated[
+        str, Meta(description="Where users get help: a mail address, or a URL that begins with `https://`")
+    ] = ""
+    accent_color: Annotated[
+        str,
+        Meta(
+            description="Colour of buttons and links, as `#0b6b5d`, with a contrast of 4.5 at least. Empty: Carryout's"
+        ),
+    ] = ""
+    accent_color_dark: Annotated[
+        str,
+        Meta(description="The same in the dark theme. Default: `ACCENT_COLOR`, as much lighter as it takes"),
+    ] = ""
+    logo_file: Annotated[
+        str,
+        Meta(description="PNG, or plain SVG without scripts, of 64 KiB at most; needs `PRODUCT_NAME`. Empty: none"),
+    ] = ""
+    templates_dir: Annotated[
+        str, Meta(description="Folder with the operator's own templates of mails. Empty: none")
+    ] = ""
+
     ca_file: Annotated[
         str,
         Meta(

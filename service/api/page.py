@@ -20,6 +20,8 @@ from service.api.http.pages import (
 )
 from service.api.http.static import Fixed, fix, load_assets, respond
 from service.api.routing import ExactRoute
+from service.branding.brand import PICTURE_POLICY, Brand
+from service.branding.colors import LIGHT_DEFAULT
 from service.documents.streaming import TOO_LARGE_DETAIL
 from service.errors import NO_SUCH_USER
 from service.exports.attempts import FAILED_MESSAGE
@@ -39,8 +41,9 @@ class Page(NamedTuple):
 class Pages:
     """The page in each language, on its own and in a frame, made when it is first asked for."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, brand: Brand) -> None:
         self._settings = settings
+        self._brand = brand
         self.find = cache(self._find)
         self.find_embedded = cache(self._find_embedded)
 
@@ -65,6 +68,7 @@ class Pages:
             .render(
                 public_url=self._settings.public_url,
                 formats=Format,
+                brand=self._brand,
                 sign_in=sign_in,
                 languages=LANGUAGES.values(),
                 words=_script_words(language),
@@ -97,8 +101,16 @@ def _sign_in(settings: Settings) -> Mapping[str, object]:
     }
 
 
-def load_page_assets() -> Mapping[str, Fixed]:
-    return load_assets(PAGE_DIR)
+def load_page_assets(brand: Brand) -> Mapping[str, Fixed]:
+    """The page's files, in the operator's colours and with the logo."""
+    assets = dict(load_assets(PAGE_DIR))
+    if brand.style:
+        assets["page.css"] = fix(assets["page.css"].body + brand.style.encode(), "text/css")
+        icon = assets["icon.svg"].body.replace(LIGHT_DEFAULT.accent.encode(), brand.light.accent.encode())
+        assets["icon.svg"] = fix(icon, "image/svg+xml")
+    if brand.logo:
+        assets[brand.logo.file_name] = fix(brand.logo.content, brand.logo.media_type)
+    return assets
 
 
 async def show_page(request: Request) -> Response:
@@ -125,7 +137,8 @@ def _show(request: Request, find: Callable[[str], Page | None]) -> Response:
 
 async def show_asset(request: Request) -> Response:
     asset = request.app.state.page_assets.get(request.path_params["name"])
-    return respond(request, asset, policy=CONTENT_SECURITY_POLICY)
+    is_picture = asset is not None and asset.media_type.startswith("image/")
+    return respond(request, asset, policy=PICTURE_POLICY if is_picture else CONTENT_SECURITY_POLICY)
 
 
 ROUTES = (
