@@ -44,13 +44,13 @@ def compose(  # noqa: PLR0913 (the parts of a mail)
     mail["Subject"] = texts.subject or _subject(kind, words, brand)
     mail["Date"] = datetime.now(UTC)
     mail["Message-ID"] = message_id
-    mail["Content-Language"] = language
     mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: suppresses out-of-office replies
     mail["X-Auto-Response-Suppress"] = "All"  # the same for Exchange
     mail.set_content(texts.text)
     mail.add_alternative(texts.html, subtype="html")
     if brand.logo and brand.mail_logo and brand.mail_logo in texts.html:
         _attach_logo(mail, brand.logo)
+    mail["Content-Language"] = language  # a text that is set later would take it for its own
     return mail
 
 

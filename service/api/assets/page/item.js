@@ -124,7 +124,7 @@ function addDownloads(item, page) {
 function downloadTable() {
   const table = element("table");
   const head = table.createTHead().insertRow();
-  for (const title of [gettext("When"), gettext("Who"), gettext("From")]) {
+  for (const title of [gettext("When"), gettext("Who"), gettext("Address")]) {
     const cell = element("th", title);
     cell.scope = "col";
     head.append(cell);

@@ -29,13 +29,12 @@ export function withNodes(translated, nodes) {
   return translated.split(PLACEHOLDER).map((part, index) => (index % 2 ? nodes[part] : part));
 }
 
-/** Speaks the language of the claim `locale`, if the page can and the user hasn't chosen one; `leaving` as below. */
-export function speak(locale, leaving) {
+/** Speaks the language that the service knows of the user, unless they have chosen one; `leaving` as below. */
+export function speak(language, leaving) {
   const hasChosen = new URLSearchParams(location.search).has("language") || document.cookie.includes(`${COOKIE}=`);
-  const canSpeak = [...select.options].some(({ value }) => value === primary(locale));
-  if (hasChosen || !canSpeak || primary(locale) === LANGUAGE) return;
+  if (hasChosen || language === LANGUAGE) return;
   leaving();
-  load(primary(locale));
+  load(language);
 }
 
 /** Calls `leaving` before the user's choice loads the page again. */
@@ -55,5 +54,5 @@ function load(language) {
 }
 
 function primary(tag) {
-  return typeof tag === "string" ? tag.split(/[-_]/)[0].toLowerCase() : "";
+  return tag.split("-")[0].toLowerCase();
 }

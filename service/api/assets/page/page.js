@@ -117,7 +117,9 @@ function restoreChoice() {
 }
 
 async function loadSections() {
-  showSections(await client.call("GET", "api/export/sections"));
+  const offer = await client.call("GET", "api/export/sections");
+  speak(offer.language, storeChoice);
+  showSections(offer);
   if (!kept) return;
   keepChoice(kept);
   kept = null;
@@ -182,7 +184,6 @@ async function begin() {
   by("history").replaceChildren();
   for (const id of ["empty", "more"]) by(id).hidden = true;
   hideRanges();
-  if (client) speak(claimsOf(token).locale, storeChoice);
   if (client) await attempt(loadHistory);
   if (client) attempt(loadSections);
 }
