@@ -24,7 +24,7 @@ LIGHT_NAME: Final = "CARRYOUT_ACCENT_COLOR"
 DARK_NAME: Final = "CARRYOUT_ACCENT_COLOR_DARK"
 SUPPORT_NAME: Final = "CARRYOUT_SUPPORT_ADDRESS"
 LOGO_ID: Final = "logo@carryout"
-# Of a picture that is opened by itself.
+# The policy of a picture that is opened by itself.
 PICTURE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; sandbox; frame-ancestors 'none'"
 
 

@@ -13,7 +13,7 @@ STEPS: Final = 20
 
 
 class Theme(NamedTuple):
-    """What a theme puts accents on, and how it marks them: page.css has the rest."""
+    """The grounds that accents stand on, and how the other colours are made of one; page.css has the rest."""
 
     name: str
     grounds: tuple[str, ...]

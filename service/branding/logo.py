@@ -73,7 +73,7 @@ def _require_svg(content: bytes) -> None:
         text = content.decode()
         if DECLARATION.search(text):  # of entities, which could make another document of it
             raise ConfigurationError(f"{NAME} names an SVG with a document type: save it as plain SVG, or as PNG")
-        root = fromstring(text)  # noqa: S314 (without a document type, there are no entities)
+        root = fromstring(text)  # noqa: S314 (without a document type, no entities)
     except (ParseError, UnicodeDecodeError):
         raise ConfigurationError(f"{NAME} names a file that is neither a PNG nor an SVG in UTF-8") from None
     if root.tag != f"{SVG}svg":

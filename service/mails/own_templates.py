@@ -23,7 +23,7 @@ from service.mails.samples import SAMPLES
 NAME: Final = "CARRYOUT_TEMPLATES_DIR"
 KINDS: Final = tuple(SAMPLES)
 SUFFIXES: Final = (".txt", ".html")
-# Of a part that several templates include or extend.
+# The first character of a file that templates include or extend.
 SHARED: Final = "_"
 SUBJECT: Final = re.compile(r"Subject: *(\S.*)\n\s*")
 

@@ -101,7 +101,7 @@ def tab(frames: Frames, tmp_path: Path) -> Iterator[Tab]:
 
 
 class Embedding:
-    """What a person does in the application, and in the frame."""
+    """A person's actions in the application, and in the frame."""
 
     def __init__(self, tab: Tab, frames: Frames, application: Application) -> None:
         self.tab = tab
