@@ -49,6 +49,7 @@ hypothesis.settings.load_profile("patient")
 
 OpenDatabase = Callable[[], AbstractAsyncContextManager[str]]
 Token = Callable[[UserId], str]
+Report = Callable[[str], None]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -226,6 +227,17 @@ async def idle_api(common_settings: Settings, open_database: OpenDatabase) -> As
 @pytest.fixture(scope="session")
 def token(common_settings: Settings) -> Token:
     return lambda user_id: create_token(common_settings, str(user_id), TOKEN_TTL_SECONDS)
+
+
+@pytest.fixture
+def report(capsys: pytest.CaptureFixture[str]) -> Report:
+    """Prints a line of figures, also where the test passes."""
+
+    def say(line: str) -> None:
+        with capsys.disabled():
+            print(f"    {line}", flush=True)  # noqa: T201 (the figures are what such a test is run for)
+
+    return say
 
 
 def on_database(settings: Settings, url: str) -> Settings:

@@ -23,6 +23,7 @@ from devstack.process import _LIBC, PR_SET_PDEATHSIG
 from service.cli.commands import COMMANDS
 from service.settings import SQL_DIR
 
+ROOT: Final = SQL_DIR.parent
 # Commands import these only when they run.
 LATE: Final = ("service.api.server", "worker.main", "client.work", "botocore.exceptions", "redis.asyncio.sentinel")
 DESCRIPTORS: Final = 5
@@ -106,7 +107,7 @@ def _serve(environ: Mapping[str, str]) -> _Server:
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", __name__, str(theirs.fileno())]
-            process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environ, cwd=SQL_DIR.parent)
+            process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environ, cwd=ROOT)
         _SERVERS.append(_Server(ours, process))
     return _SERVERS[0]
 

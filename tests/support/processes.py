@@ -13,11 +13,9 @@ from typing import IO, Any, Final, NamedTuple
 
 from devstack.ports import ask, keep_port
 from devstack.process import ChildProcess, Command
-from service.settings import SQL_DIR
-from tests.support.forking import Forked, can_fork, fork
+from tests.support.forking import ROOT, Forked, can_fork, fork
 from tests.support.waiting import until
 
-ROOT: Final = SQL_DIR.parent
 ENTRY: Final = "service.cli.main"
 CARRYOUT: Final[Command] = [sys.executable, "-m", ENTRY]
 
