@@ -26,7 +26,7 @@ from devstack.stack import open_stack
 from service.backends.storage import open_storage
 from service.formats import Format
 
-# The least share of a bare copy's bytes a second.
+# The goal, as a part of a bare copy's bytes a second.
 SHARE = 0.7
 WORKER_MIB = 64
 MOST_ROUNDS = 3

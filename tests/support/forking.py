@@ -24,7 +24,7 @@ from service.cli.commands import COMMANDS
 from service.settings import SQL_DIR
 
 ROOT: Final = SQL_DIR.parent
-# What commands import only when they run.
+# Commands import these only when they run.
 LATE: Final = ("service.api.server", "worker.main", "client.work", "botocore.exceptions", "redis.asyncio.sentinel")
 DESCRIPTORS: Final = 5
 FIRST_OWN: Final = 3

@@ -40,7 +40,7 @@ WEEK_SECONDS = 604_800
 
 
 class Told(msgspec.Struct, frozen=True):
-    """What the receiver was to be told, by export, and the exports of which it was to be told nothing."""
+    """The events that the receiver must get, by export, and the exports of which it must get none."""
 
     kinds: dict[uuid.UUID, list[str]]
     undone: set[uuid.UUID]

@@ -7,7 +7,7 @@ from service.documents.datasets import Dataset
 from service.documents.package import pages
 from service.documents.streaming import Document
 
-# A section with more isn't led to: the places of its rows would take too much memory.
+# A larger section isn't linked to: the places of its rows would take too much memory.
 MOST_ROWS = 50_000
 
 
