@@ -14,6 +14,7 @@ from bench.data import FULL, QUICK, Size
 from bench.exports import measure_queued, measure_small
 from bench.lists import CARRYOUT, measure_lists, measure_parallel
 from bench.memory import measure_memory
+from bench.purge import measure_purge
 from bench.report import Report, render
 from bench.scaling import measure_scaling
 from bench.selections import measure_selections
@@ -38,6 +39,7 @@ async def measure(size: Size) -> Report:
             await measure_parallel(world, report)
             await measure_queued(world, report)
             await measure_small(world, report)
+            await measure_purge(world, report)
             await measure_memory(world, report)
             await measure_scaling(world, report)
     return report

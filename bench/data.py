@@ -13,7 +13,7 @@ class Size(NamedTuple):
     """The size of a run; `histories` are the numbers of records of one user each, the largest last.
 
     `parallel_rows` is the number of rows of each of the concurrent `streams`; `columns` and `widths` are the scaled
-    dimensions.
+    dimensions; `trail_rows` are purged, after `load_seconds` of the same load without a purge.
     """
 
     rounds: int
@@ -22,6 +22,8 @@ class Size(NamedTuple):
     streams: int
     parallel_rows: int
     small_seconds: float
+    trail_rows: int
+    load_seconds: float
     columns: tuple[int, ...]
     widths: tuple[int, ...]
 
@@ -33,6 +35,8 @@ FULL = Size(
     streams=100,
     parallel_rows=10_000,
     small_seconds=2.0,
+    trail_rows=1_000_000,
+    load_seconds=60.0,
     columns=(1, 2, 4, 8, 16, 32, 64),
     widths=(64, 256, 1_024, 4_096, 16_384, 65_536),
 )
@@ -43,6 +47,8 @@ QUICK = Size(
     streams=30,
     parallel_rows=2_000,
     small_seconds=0.6,
+    trail_rows=20_000,
+    load_seconds=5.0,
     columns=(1, 8, 64),
     widths=(64, 1_024, 16_384),
 )

@@ -150,12 +150,17 @@ async def _hammer(world: World, export: Export, users: list[tuple[int, dict[str,
     return Transfer((time.perf_counter() - started) / done)
 
 
-async def _post(world: World, _number: int, headers: dict[str, str]) -> None:
+async def post_small(world: World, headers: dict[str, str]) -> None:
+    """Make a small export. Raises SystemExit unless it is complete."""
     url = f"{world.api.url}/api/export"
     async with world.session.post(url, headers=headers, json={"format": "csv"}) as response:
         if response.status != 201:
             raise SystemExit(f"A small export was answered with {response.status}: {await response.text()}")
         await response.read()
+
+
+async def _post(world: World, _number: int, headers: dict[str, str]) -> None:
+    await post_small(world, headers)
 
 
 @asynccontextmanager
