@@ -40,7 +40,7 @@ class LeftError(Exception):
 
 @dataclass(frozen=True)
 class Lists:
-    """What each list holds, which nothing changes; a key for each operator; the folder of files and downloads."""
+    """The rows of each list, which nothing changes; a key for each operator; the folder of files and downloads."""
 
     tables: Mapping[str, list[Row]]
     keys: list[str]
