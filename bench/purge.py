@@ -15,8 +15,8 @@ from typing import NamedTuple
 import asyncpg
 
 from bench.data import FULL, SMALL_RECORDS, SMALL_USERS, small_user
-from bench.exports import post_small
 from bench.report import Report, Table, render
+from bench.small_exports import post_small
 from bench.world import World, open_world
 from devstack.dev import CARRYOUT
 from service.errors import ConfigurationError
@@ -93,7 +93,7 @@ async def _measure(world: World, wait: Callable[[], Awaitable[None]], title: str
             if over.is_set():
                 return
             started = time.perf_counter()
-            await post_small(world, users[turn % len(users)])
+            await post_small(world, number, users[turn % len(users)])
             took = time.perf_counter() - started
             seconds.append(took)
             await asyncio.sleep(max(0.0, PAUSE_SECONDS - took))
@@ -133,7 +133,7 @@ async def _measure_alone() -> Report:
     return report
 
 
-SIZE = FULL._replace(users=1_000, histories=(1_000,))
+SIZE = FULL._replace(users=1_000, histories=(1_000,), drained_users=1)
 
 if __name__ == "__main__":
     try:

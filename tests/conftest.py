@@ -30,6 +30,7 @@ from tests.sql.databases import open_database as open_empty_database
 from tests.support import heap, leaks, quick
 from tests.support.documents import POOL_NAME
 from tests.support.factories import Connection
+from tests.support.memory import keep_database_in_memory
 from tests.support.smtp import SmtpServer, open_smtp_server
 
 PUBLIC_PATH = "/carryout"
@@ -73,8 +74,9 @@ def _patient_count(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     """PostgreSQL alone: tests that need no other server are the ones `make quick` runs."""
-    async with open_stack(tmp_path_factory.mktemp("postgres"), NOWHERE) as opened:
-        yield opened
+    with keep_database_in_memory(tmp_path_factory.mktemp("postgres")) as folder:
+        async with open_stack(folder, NOWHERE) as opened:
+            yield opened
 
 
 @pytest.fixture(scope="session")

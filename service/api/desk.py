@@ -68,7 +68,7 @@ from service.errors import NO_SUCH_USER, InvalidValueError, PermissionDeniedErro
 from service.exports import attempts, requests
 from service.exports.admission import conflict_with
 from service.formats import Format
-from service.mails.recipients import find_address
+from service.mails.recipients import find_recipient
 from service.resources import Resources
 from service.user_ids import UserId, parse_user_id
 
@@ -252,14 +252,14 @@ async def _require_address(resources: Resources, user_id: UserId) -> None:
     profile = resources.datasets[0]
     try:
         with naming_failures(), refusing_foreign_characters(SubjectNotFoundError(NO_SUCH_USER)):
-            found = await find_address(
+            found = await find_recipient(
                 resources.source, profile, user_id, since=now, acquire_timeout_seconds=timeout_seconds
             )
     except UnicodeDecodeError:  # a database in SQL_ASCII holds any bytes
         raise InvalidValueError(NO_ADDRESS) from None
     if found is None:
         await attempts.require_user(resources, user_id, since=now)
-    if found is None or normalize_address(found) is None:
+    if found is None or normalize_address(found.address) is None:
         raise InvalidValueError(NO_ADDRESS)
 
 

@@ -41,7 +41,7 @@ WEEK_SECONDS = 604_800
 
 
 class Told(msgspec.Struct, frozen=True):
-    """The events of each export, and the exports that were rolled back."""
+    """The events that the receiver must get, by export, and the exports of which it must get none."""
 
     kinds: dict[uuid.UUID, list[str]]
     undone: set[uuid.UUID]
