@@ -18,6 +18,7 @@ from service.backends.mail_addresses import parse_mail_from
 from service.bookkeeping.exports import ExportRepository
 from service.bookkeeping.mails import MailFilter, MailSummary, Notification, NotificationRepository
 from service.bookkeeping.outbox import EntryState
+from service.branding.brand import Brand, load_brand
 from service.cli.options import (
     Age,
     choice_of,
@@ -32,6 +33,7 @@ from service.cli.output import echo_found, json_option
 from service.documents.datasets import Dataset, load_datasets
 from service.mails import resending
 from service.mails.messages import compose
+from service.mails.own_templates import find_own_templates
 from service.mails.recipients import find_recipient
 from service.mails.samples import SAMPLES
 from service.settings import Settings
@@ -146,6 +148,8 @@ def preview_mails(*, language: str | None, output: Path, env_file: Path | None) 
     """Write what would be sent: each kind of mail with sample facts, whole (.eml) and its HTML for a browser."""
     settings = load_settings(env_file)
     sender = parse_mail_from(settings.mail_from)
+    brand = load_brand(settings)
+    own = find_own_templates(settings.templates_dir, brand)
     output.mkdir(parents=True, exist_ok=True)
     for tag in [language] if language else LANGUAGES:
         for kind, (facts, *_) in SAMPLES.items():
@@ -156,13 +160,20 @@ def preview_mails(*, language: str | None, output: Path, env_file: Path | None) 
                 message_id=make_msgid(domain=sender.domain),
                 facts=facts,
                 language=tag,
+                brand=brand,
+                own=own,
             )
             html = mail.get_body(("html",))
             assert html is not None  # every mail has both parts
             target = output / f"{kind}.{tag}.eml"
             target.write_bytes(mail.as_bytes())
-            target.with_suffix(".html").write_text(html.get_content(), encoding="utf-8")
+            target.with_suffix(".html").write_text(_with_logo(html.get_content(), brand), encoding="utf-8")
             echo(str(target))
+
+
+def _with_logo(html: str, brand: Brand) -> str:
+    """A browser has no parts of a mail to look for the logo in."""
+    return html.replace(brand.mail_logo, brand.embedded_logo) if brand.mail_logo else html
 
 
 async def _add_addresses(settings: Settings, found: AsyncGenerator[MailSummary]) -> AsyncGenerator[AddressedMail]:

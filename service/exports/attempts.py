@@ -103,8 +103,13 @@ async def _store(resources: Resources, export: Export, document: Document) -> Fi
     key, media_type = files.new_key(resources, export), export.format.media_type
     if export.format.is_package:
         language = export.wishes.choose(await document.find_locale(), resources.settings.language)
-        max_bytes = resources.settings.max_export_bytes
-        made = package_chunks(document, resources.file_stores, language=language, max_bytes=max_bytes)
+        made = package_chunks(
+            document,
+            resources.file_stores,
+            language=language,
+            brand=resources.brand,
+            max_bytes=resources.settings.max_export_bytes,
+        )
     else:
         made = document.chunks(create_encoder(export.format, document.options))
     with resources.tracer.span("s3 upload", "client") as span:

@@ -16,6 +16,7 @@ from service.documents.selection import selection_words
 from service.errors import EntrySupersededError, UnavailableError
 from service.exports.files import download_url
 from service.mails.messages import compose
+from service.mails.own_templates import find_own_templates
 from service.mails.recipients import find_recipient
 from service.resources import Resources
 
@@ -102,6 +103,8 @@ async def _attempt(resources: Resources, notification: Notification, export: Exp
         message_id=notification.message_id,
         facts=facts | {"selection": selection_words(export.spec, find_words(language))},
         language=language,
+        brand=resources.brand,
+        own=find_own_templates(resources.settings.templates_dir, resources.brand),
     )
     return await resources.mailer.send(message, address, before_data=begin_data)
 

@@ -1,5 +1,6 @@
 """HTML pages: their language, their templates and their Content-Security-Policy."""
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -14,17 +15,18 @@ from service.api.http.requests import accepted_language
 
 PAGE_DIR: Final = Path(__file__).resolve().parents[1] / "assets" / "page"
 TEMPLATES_DIR: Final = PAGE_DIR / "templates"
+NONE: Final = "'none'"
 # The choice on the page, which its script keeps: words.js.
 LANGUAGE_COOKIE: Final = "carryout-language"
 VARY_ON_LANGUAGE: Final = "Accept-Language, Cookie"
 
 
-def content_security_policy(*origins: str) -> str:
-    """The policy of a page whose scripts call this service, and `origins`."""
+def content_security_policy(*origins: str, ancestors: Iterable[str] = ()) -> str:
+    """The policy of a page whose scripts call this service and `origins`, in a frame of `ancestors` alone."""
     called = " ".join(["'self'", *origins])
     return (
         f"default-src 'none'; script-src 'self'; style-src 'self'; connect-src {called}; "
-        "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        f"img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors {' '.join(ancestors) or NONE}"
     )
 
 

@@ -74,6 +74,7 @@ def error_page(request: Request, status: int, detail: str, headers: Mapping[str,
         find_templates(language)
         .get_template("error.html")
         .render(
+            brand=request.app.state.brand,
             heading=words.heading,
             advice=words.advice,
             status=status,

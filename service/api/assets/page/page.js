@@ -2,10 +2,11 @@
 // The token comes from an OpenID Connect provider, from the form, or from the fragment of the URL, which browsers don't
 // send to servers, and from which the page removes it at once. An attacker can make such a link with their own token,
 // or with one that only looks like the user's. So a token from a link replaces another account's token only if the user
-// agrees, and any token only if it works.
+// agrees, and any token only if it works. In a frame, only the parent page hands tokens over: see embedded.js.
 
 import { claimsOf, clean, isSameAccount, nameOf } from "./account.js";
 import { ApiError, Client } from "./client.js";
+import { ParentSession } from "./embedded.js";
 import { createItem, showItem } from "./item.js";
 import { gettext, offerChoice, speak, withNodes } from "./language.js";
 import { abandonedChoice, isAnswer, Provider, SignInError } from "./oidc.js";
@@ -18,9 +19,10 @@ const SIGNED_OUT = "carryout.signed-out";
 const PAGE_SIZE = 10;
 
 const by = (id) => document.getElementById(id);
-const { oidc, url: signInUrl } = JSON.parse(document.body.dataset.signIn);
+const { oidc, url: signInUrl, parents } = JSON.parse(document.body.dataset.signIn);
+const embedded = parents.length > 0;
 const provider = oidc && new Provider(oidc);
-const session = new Session(provider);
+const session = embedded ? new ParentSession(parents, { begin, leave, complain }) : new Session(provider);
 let client = null;
 let visit = new AbortController();
 let nextPage = null;
@@ -58,6 +60,18 @@ async function arrive() {
   return begin();
 }
 
+/** In a frame. Opened in a tab of its own, this address leads to the page with a sign-in. */
+function arriveInFrame() {
+  if (window.parent === window) location.replace(".");
+  else session.join();
+}
+
+/** The parent page has signed the user out. */
+function leave() {
+  end();
+  by("signed-out").hidden = false;
+}
+
 async function finishSignIn(answer) {
   try {
     const { choice, ...grant } = await provider.finish(answer);
@@ -92,8 +106,9 @@ function keepChoice(choice) {
   if (kept) choose(kept);
 }
 
+/** For the next page in this tab. A frame has no storage to rely on. */
 function storeChoice() {
-  sessionStorage.setItem(CHOICE, JSON.stringify(kept ?? chosen()));
+  if (!embedded) sessionStorage.setItem(CHOICE, JSON.stringify(kept ?? chosen()));
 }
 
 function restoreChoice() {
@@ -159,12 +174,13 @@ function confirmedAnother(present, offered) {
 async function begin() {
   visit.abort();
   visit = new AbortController();
+  by("confirm").close(); // it asks about what another account sees
   const { token } = session;
   client = token && new Client(session, visit.signal);
   by("sign-in").hidden = Boolean(client);
   by("signed-out").hidden = true;
   by("account").replaceChildren(...(token ? [nameOf(token)] : []));
-  for (const id of ["signed-in", "sign-out"]) by(id).hidden = !client;
+  for (const part of document.querySelectorAll("[data-signed-in]")) part.hidden = !client;
   by("history").replaceChildren();
   for (const id of ["empty", "more"]) by(id).hidden = true;
   hideRanges();
@@ -177,8 +193,7 @@ function end(reason = "") {
   session.forget();
   begin();
   complain(reason);
-  const first = by("sign-in").querySelector("textarea, button");
-  first.focus();
+  by("sign-in").querySelector("textarea, button")?.focus();
 }
 
 async function signOut() {
@@ -216,7 +231,7 @@ function reasonOfEnd() {
   const { exp } = claimsOf(session.token ?? "");
   const hasExpired = typeof exp === "number" && exp * 1000 < Date.now();
   if (hasExpired) return gettext("Your session has ended. Sign in again to go on: what you chose is kept.");
-  if (provider) {
+  if (provider || embedded) {
     return gettext("This service didn't accept the sign-in. Sign in again; if it fails again, tell the people who run this page.");
   }
   return gettext("This access token isn't valid or has expired. Please sign in again.");
@@ -378,14 +393,17 @@ function onSubmit(form, action) {
   });
 }
 
-onSubmit(by("sign-in"), signIn);
 onSubmit(by("ask"), (data) => ask(readBody(data)));
 by("confirm").addEventListener("close", ({ target }) => { if (!target.open) settle(target.returnValue); });
-by("sign-out").addEventListener("click", () => signOut());
 by("more").addEventListener("click", () => attempt(async () => addPage(await client.call("GET", nextPage))));
 offerChoice(storeChoice);
-window.addEventListener("hashchange", arrive);
 // Browsers restore the page from their cache, even after a sign-out.
-window.addEventListener("pageshow", (event) => { if (event.persisted) begin(); });
-
-arrive();
+window.addEventListener("pageshow", (event) => { if (event.persisted) embedded ? session.join() : begin(); });
+if (embedded) {
+  arriveInFrame();
+} else {
+  onSubmit(by("sign-in"), signIn);
+  by("sign-out").addEventListener("click", () => signOut());
+  window.addEventListener("hashchange", arrive);
+  arrive();
+}
