@@ -1,8 +1,12 @@
-"""The page in the user's language: its choice, and whether its boxes hold longer and mirrored texts."""
+"""The page in the user's language: its choice, and whether its boxes hold longer and mirrored texts.
+
+A picture of each state lies in the test's folder.
+"""
 
 import asyncio
 import datetime as dt
 import re
+from base64 import b64decode
 from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
@@ -27,7 +31,7 @@ from tests.browser.test_page import FIRST, SMALL_TARGETS, insert_failed, token_w
 from tests.conftest import Token
 from tests.languages.pseudo import LONG, MIRRORED, find_english, speaking
 from tests.support.exports import UNLIMITED, start_export
-from tests.support.factories import Connection, create_user_with
+from tests.support.factories import Connection, create_user, create_user_with
 
 GERMAN = "Ihre Daten"
 SHOWN_TEXTS = """
@@ -138,7 +142,12 @@ async def test_pseudo_languages(  # noqa: PLR0913, PLR0917 (fixtures)
     language: Language,
 ) -> None:
     """The API runs in this process, which knows the pseudo-language, and the browser's driver in a thread."""
-    large = await create_user_with(database, 150)
+    large = await create_user(database)
+    await database.execute(
+        "INSERT INTO public.activity (user_id, kind, occurred_at) SELECT $1, 'login', "
+        "timestamptz '2023-01-01 00:00Z' + n * interval '5 days' FROM generate_series(0, 149) AS n",
+        large,
+    )
     with speaking(tmp_path / "locales", monkeypatch, language):
         shown = await asyncio.to_thread(walk, served.url, tmp_path, language, token(user_id), token(large))
     assert {state: one.english - NAMES for state, one in shown.items() if one.english - NAMES} == {}
@@ -190,6 +199,7 @@ def inspect(tab: Tab, picture: Path) -> Shown:
     for width in (PHONE, DESKTOP):
         resize(tab, width)
         faults += [f"{width}: {fault}" for fault in [*fits(tab), *tab.driver.execute_script(SMALL_TARGETS)]]
-        tab.driver.save_screenshot(f"{picture}-{width}.png")
+        whole = tab.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
+        picture.with_name(f"{picture.name}-{width}.png").write_bytes(b64decode(whole["data"]))
     texts = tab.driver.execute_script(SHOWN_TEXTS)
     return Shown({word for text in texts for word in find_english(text)}, faults)
