@@ -1,7 +1,7 @@
 """`carryout init`: from a live schema to dataset files that the service accepts."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -80,14 +80,15 @@ async def initialize(connection: Connection, options: Options) -> Outcome:
     users = _find_users(catalog, options)
     evidence = await look(connection, catalog, users, find_links(catalog, users)) if options.look else None
     drafts = draft_all(catalog, users, forbidden=options.forbidden, trust_names=options.trust_names, evidence=evidence)
+    there_before = {path: read_comments(path) for path in list_paths(options.directory)}
     if not options.force:
-        drafts = _without_decided_tables(drafts, options.directory)
+        drafts = _without_decided_tables(drafts, options.directory, _find_denied(there_before.values()))
     drafts = msgspec.structs.replace(drafts, datasets=tuple(await _verify(connection, drafts, options)))
-    kept = {} if options.force else _find_existing(options.directory)
-    there_before = list_paths(options.directory)
+    kept = {} if options.force else _find_existing(options.directory, there_before)
     _make_folders(options.directory)
-    _write(options.directory, [draft for draft in drafts.datasets if draft.table.quoted not in kept])
-    _write_rules(options.directory, drafts, force=options.force)
+    written = _write(options.directory, [draft for draft in drafts.datasets if draft.table.quoted not in kept])
+    denied = _find_denied(comments for path, comments in there_before.items() if path not in written)
+    _write_rules(options.directory, drafts, denied, force=options.force)
     _write_lists(options.directory / LISTS_FOLDER, drafts.lists.files, force=options.force)
     if there_before:  # what was written now is verified
         await _load(connection, options.directory, drafts, options)
@@ -134,11 +135,13 @@ async def _find_faults(connection: Connection, drafts: Drafts, some: list[Draft]
 
 async def _find_fault(connection: Connection, drafts: Drafts, some: list[Draft], options: Options) -> str | None:
     """The errors of the service when it loads the profile and `some` others."""
-    with tempfile.TemporaryDirectory() as directory:
-        _write(Path(directory), [drafts.profile, *some])
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        for draft in (drafts.profile, *some):
+            (directory / f"{draft.name}{SUFFIX}").write_text(draft.text)
         try:
             async with connection.transaction(readonly=True):
-                await _load(connection, Path(directory), drafts, options)
+                await _load(connection, directory, drafts, options)
         except ConfigurationError as error:
             return error.detail
     return None
@@ -169,15 +172,19 @@ def _make_folder(folder: Path) -> None:
     require_kept_folder(folder)
 
 
-def _find_existing(directory: Path) -> dict[str, Path]:
-    paths = [*list_paths(directory), *directory.glob(f"*{DOUBTED_SUFFIX}")]
-    return {table: path for path in sorted(paths) if (table := read_comments(path).table)}
+def _find_existing(directory: Path, datasets: Mapping[Path, Comments]) -> dict[str, Path]:
+    found = {**datasets, **{path: read_comments(path) for path in directory.glob(f"*{DOUBTED_SUFFIX}")}}
+    return {table: path for path, comments in sorted(found.items()) if (table := comments.table)}
 
 
-def _without_decided_tables(drafts: Drafts, directory: Path) -> Drafts:
+def _find_denied(datasets: Iterable[Comments]) -> dict[str, str]:
+    """The quoted tables that a file denies, with the reasons."""
+    return {table: why for comments in datasets for table, why in comments.denied_tables.items()}
+
+
+def _without_decided_tables(drafts: Drafts, directory: Path, denied: Mapping[str, str]) -> Drafts:
     """Without the datasets of tables that an operator has denied as a whole, or called not personal."""
     rules = read_rules(directory)
-    denied = {table: why for path in list_paths(directory) for table, why in read_comments(path).denied_tables.items()}
     decided = []
     for draft in drafts.datasets[1:]:
         rule = rules.find_for_table(draft.table)
@@ -190,19 +197,22 @@ def _without_decided_tables(drafts: Drafts, directory: Path) -> Drafts:
     return msgspec.structs.replace(drafts, datasets=kept, tables=(*decided, *drafts.tables))
 
 
-def _write(directory: Path, drafts: list[Draft]) -> None:
+def _write(directory: Path, drafts: list[Draft]) -> set[Path]:
+    """The paths that are written, or removed."""
+    paths: set[Path] = set()
     for draft in drafts:
         live, doubted = directory / f"{draft.name}{SUFFIX}", directory / f"{draft.name}{DOUBTED_SUFFIX}"
         wanted, other = (doubted, live) if draft.doubt else (live, doubted)
         other.unlink(missing_ok=True)
         replace_file(wanted, draft.text.encode(), mode=READABLE)
+        paths |= {live, doubted}
+    return paths
 
 
-def _write_rules(directory: Path, drafts: Drafts, *, force: bool) -> None:
+def _write_rules(directory: Path, drafts: Drafts, denied: Collection[str], *, force: bool) -> None:
     """Add the decisions about tables that no file decides about. Lines of operators stay."""
     existing = "" if force else read_decisions(directory)
     rules = Rules() if force else read_rules(directory)
-    denied = {table for path in list_paths(directory) for table in read_comments(path).denied_tables}
     fresh = [one for one in drafts.tables if one.table.quoted not in denied and not rules.find_for_table(one.table)]
     known = {rule.names for rule in rules.rules}
     groups = [group.rule for group in drafts.groups if group.rule.names not in known]

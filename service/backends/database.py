@@ -420,17 +420,20 @@ async def iterate(connection: Connection, query: str, *arguments: object) -> Asy
 
 
 @asynccontextmanager
-async def using_settings(connection: Connection, settings: str) -> AsyncIterator[None]:
+async def using_settings(connection: Connection, settings: str) -> AsyncIterator[list[str]]:
     """For reads with the settings that the statements `settings` make. They end here, also within a transaction.
 
-    Each way takes one round trip if a transaction is open.
+    Yields a list for statements that clean up behind the settings. Each way takes one round trip if a transaction is
+    open.
     """
+    cleanup: list[str] = []
     async with within_transaction(connection):
         await connection.execute(f"SAVEPOINT carryout_settings;\n{settings}")
         try:
-            yield
+            yield cleanup
         finally:
-            await connection.execute("ROLLBACK TO SAVEPOINT carryout_settings; RELEASE SAVEPOINT carryout_settings")
+            end = ["ROLLBACK TO SAVEPOINT carryout_settings", "RELEASE SAVEPOINT carryout_settings", *cleanup]
+            await connection.execute("; ".join(end))
 
 
 def within_transaction(connection: Connection) -> AbstractAsyncContextManager[object]:
@@ -438,7 +441,7 @@ def within_transaction(connection: Connection) -> AbstractAsyncContextManager[ob
     return nullcontext() if connection.is_in_transaction() else connection.transaction(readonly=True)
 
 
-def using_safe_search_path(connection: Connection) -> AbstractAsyncContextManager[None]:
+def using_safe_search_path(connection: Connection) -> AbstractAsyncContextManager[object]:
     """For queries of our own on a connection that has its role's search path."""
     return using_settings(connection, f"SET LOCAL search_path = {SAFE_SEARCH_PATH}")
 

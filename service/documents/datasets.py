@@ -21,19 +21,19 @@ import asyncpg
 import msgspec
 
 from guard.files import UnsafeFileError, read_trusted
-from service.backends.database import QUERIES, Connection, using_safe_search_path
+from service.backends.database import (
+    QUERIES,
+    Connection,
+    using_safe_search_path,
+    using_settings,
+    within_transaction,
+)
 from service.documents.comments import COMMENT_OR_QUOTED, Facts, ParameterFact, read_facts, without_semicolon
-from service.documents.equality import Functions, read_functions, read_judgement
+from service.documents.equality import Functions, Judgement, check_columns, judge, read_functions
 from service.documents.forbidden_columns import check_names, check_origins, is_forbidden
 from service.documents.list_keys import find_key
-from service.documents.plans import (
-    PARAMETER_TYPES,
-    Plan,
-    check_column_names,
-    explain_with_row,
-    tables,
-)
-from service.documents.unique_order import check_unique_order, is_ordered_by_first_output
+from service.documents.plans import PARAMETER_TYPES, Inspection, check_column_names, inspect, tables
+from service.documents.unique_order import check_unique_order, is_ordered_by_first_output, read_unique_keys
 from service.errors import ConfigurationError
 
 PROFILE = "profile"
@@ -52,6 +52,8 @@ INTEGERS = {"int2", "int4", "int8"}
 KEY_TYPES = {"uuid", "text", "varchar", "bpchar", "int2", "int4", "int8", "numeric", "timestamptz", "timestamp", "date"}
 USER_SEARCH_FAULT = "its only parameter must be $1::text, an e-mail address"
 USER_LIST_FAULT = "its parameters must be $1::text, an e-mail address, and $2::bigint, an id"
+FILES_AT_ONCE = 25
+"""Their plans and query trees are in memory together."""
 TIMES = {"timestamptz", "timestamp", "date"}
 PARAMETER_TYPE_NAMES = {name.removeprefix("pg_catalog."): type_ for type_, name in PARAMETER_TYPES.items()}
 
@@ -106,11 +108,19 @@ async def load_datasets(
     if not paths or paths[0].stem != PROFILE:
         raise ConfigurationError(f"CARRYOUT_DATASETS_DIR: {directory} holds no {PROFILE}.sql")
     known = _Known(await read_functions(connection))
-    datasets = [
-        await _load_dataset(connection, path, known, user_id_type=user_id_type, forbidden=forbidden) for path in paths
-    ]
+    datasets: list[Dataset] = []
+    async with within_transaction(connection):
+        for first in range(0, len(paths), FILES_AT_ONCE):
+            some = paths[first : first + FILES_AT_ONCE]
+            inspected, fault = await _inspect_datasets(connection, some, known, user_id_type, forbidden)
+            async with using_safe_search_path(connection):
+                await _check_datasets(connection, inspected)
+            if fault:
+                raise fault
+            datasets += map(_make_dataset, inspected)
     if repeated := _find_repeated(csv_names(datasets)):
         raise ConfigurationError(f"Two columns of the CSV would be called {repeated}: rename a dataset or a column")
+    _check_links(datasets)
     return tuple(datasets)
 
 
@@ -148,12 +158,12 @@ async def load_user_search(connection: Connection, directory: Path, *, forbidden
     with naming(USER_SEARCH):
         sql = _read(path)
         parameters = _Parameters(["text"], lambda _: USER_SEARCH_FAULT)
-        columns, plan, row_plan = await _inspect(connection, sql, known, parameters, forbidden)
+        columns, found = await _inspect(connection, sql, known, parameters, forbidden)
         async with using_safe_search_path(connection):
-            await check_column_names(connection, row_plan)
+            await check_column_names(connection, [found.row_plan])
         if [column.name for column in columns] != ["id"]:
             raise ConfigurationError("its only column must be id, the user's id")
-    return Dataset(path.stem, sql, columns, tables(plan))
+    return Dataset(path.stem, sql, columns, tables(found.plan))
 
 
 async def list_exposed_columns(
@@ -205,65 +215,119 @@ def csv_names(datasets: Sequence[Dataset]) -> list[str]:
     return names + [f"{dataset.name}_{column.name}" for dataset in others for column in dataset.columns]
 
 
-async def _load_dataset(
-    connection: Connection, path: Path, known: _Known, *, user_id_type: str, forbidden: Sequence[str]
-) -> Dataset:
+class _Inspected(msgspec.Struct, frozen=True):
+    """A dataset's file as far as it can be checked by itself."""
+
+    path: Path
+    sql: str
+    facts: Facts
+    columns: tuple[Column, ...]
+    found: Inspection
+    judgement: Judgement
+
+
+async def _inspect_datasets(
+    connection: Connection, paths: Sequence[Path], known: _Known, user_id_type: str, forbidden: Sequence[str]
+) -> tuple[list[_Inspected], ConfigurationError | None]:
+    """Up to the first that breaks a rule, and its fault: those before it may break a rule that is checked later."""
+    inspected = []
+    for path in paths:
+        try:
+            inspected.append(await _inspect_dataset(connection, path, known, user_id_type, forbidden))
+        except ConfigurationError as fault:
+            return inspected, fault
+    return inspected, None
+
+
+async def _inspect_dataset(
+    connection: Connection, path: Path, known: _Known, user_id_type: str, forbidden: Sequence[str]
+) -> _Inspected:
     with naming(path.name):
         sql = _read(path)
         facts = read_facts(sql)
-        async with connection.transaction(readonly=True):
-            if facts.parameters:
-                raise ConfigurationError("a line `-- param:` is for operators' lists")
-            parameters = _Parameters([user_id_type], partial(_user_id_fault, wanted=user_id_type))
-            columns, plan, row_plan = await _inspect(connection, sql, known, parameters, forbidden)
-            judgement = await read_judgement(connection, sql, known.functions)
-            async with using_safe_search_path(connection):  # once, because each way in and out is a round trip
-                await check_column_names(connection, row_plan)
-                await judgement.pronounce()
-                if path.stem == PROFILE:
-                    _check_profile(columns, facts)
-                else:
-                    await check_unique_order(connection, plan, has_order_by=_has_order_by(sql))
-        time = _find_time(columns, facts)
-        _check_about(columns, facts)
-        _check_files(columns, facts)
-    return Dataset(path.stem, sql, columns, tables(plan), time, facts)
+        if facts.parameters:
+            raise ConfigurationError("a line `-- param:` is for operators' lists")
+        parameters = _Parameters([user_id_type], partial(_user_id_fault, wanted=user_id_type))
+        columns, found = await _inspect(connection, sql, known, parameters, forbidden)
+        return _Inspected(path, sql, facts, columns, found, judge(found.tree, known.functions))
+
+
+async def _check_datasets(connection: Connection, inspected: Sequence[_Inspected]) -> None:
+    """Raise ConfigurationError for the first dataset that breaks a rule, by what PostgreSQL's catalog says.
+
+    It is asked about all at once, and about each one only if one of them breaks a rule.
+    """
+    unique_keys = await read_unique_keys(connection, [one.found.plan for one in inspected])
+    is_any_refused = await _is_any_refused(connection, inspected)
+    for one in inspected:
+        with naming(one.path.name):
+            if is_any_refused:
+                await check_column_names(connection, [one.found.row_plan])
+            await one.judgement.pronounce(connection)
+            if is_any_refused:
+                await check_columns(connection, [one.judgement])
+            if one.path.stem == PROFILE:
+                _check_profile(one.columns, one.facts)
+            else:
+                has_order_by = _has_order_by(one.sql)
+                await check_unique_order(connection, one.found.plan, unique_keys, has_order_by=has_order_by)
+            _find_time(one.columns, one.facts)
+            _check_about(one.columns, one.facts)
+            _check_files(one.columns, one.facts)
+
+
+async def _is_any_refused(connection: Connection, inspected: Sequence[_Inspected]) -> bool:
+    try:
+        await check_column_names(connection, [one.found.row_plan for one in inspected])
+        await check_columns(connection, [one.judgement for one in inspected])
+    except ConfigurationError:
+        return True
+    return False
+
+
+def _make_dataset(one: _Inspected) -> Dataset:
+    time = _find_time(one.columns, one.facts)
+    return Dataset(one.path.stem, one.sql, one.columns, tables(one.found.plan), time, one.facts)
 
 
 async def _load_user_list(connection: Connection, path: Path, known: _Known, *, forbidden: Sequence[str]) -> Dataset:
     with naming(f"{LISTS_FOLDER}/{path.name}"):
         sql = _read(path)
         parameters = _Parameters([parameter.type for parameter in USER_LIST_PARAMETERS], lambda _: USER_LIST_FAULT)
-        columns, plan, row_plan = await _inspect(connection, sql, known, parameters, forbidden)
+        columns, found = await _inspect(connection, sql, known, parameters, forbidden)
         if columns[0].name != "id" or columns[0].type_name not in INTEGERS:
             raise ConfigurationError("its first column must be id, an integer")
-        if not (_has_order_by(sql) and is_ordered_by_first_output(plan)):
+        if not (_has_order_by(sql) and is_ordered_by_first_output(found.plan)):
             raise ConfigurationError("its ORDER BY must begin with the column that is id")
         async with using_safe_search_path(connection):
-            await check_column_names(connection, row_plan)
-            await check_unique_order(connection, plan, has_order_by=True)
+            await _check_order(connection, sql, found)
     facts = Facts(parameters=USER_LIST_PARAMETERS)
-    return Dataset(path.stem, sql, columns, tables(plan), facts=facts, key=columns[:1])
+    return Dataset(path.stem, sql, columns, tables(found.plan), facts=facts, key=columns[:1])
+
+
+async def _check_order(connection: Connection, sql: str, found: Inspection) -> None:
+    await check_column_names(connection, [found.row_plan])
+    unique_keys = await read_unique_keys(connection, [found.plan])
+    await check_unique_order(connection, found.plan, unique_keys, has_order_by=_has_order_by(sql))
 
 
 async def _load_list(connection: Connection, path: Path, known: _Known, *, forbidden: Sequence[str]) -> Dataset:
     with naming(path.name, kind="List"):
         sql = _read(path)
         facts = read_facts(sql)
-        if facts.files:
-            raise ConfigurationError("a line `-- file:` is for the users' datasets")
+        if facts.files or facts.links:
+            raise ConfigurationError("the lines `-- file:` and `-- link:` are for the users' datasets")
         async with connection.transaction(readonly=True):
             types = [parameter.type for parameter in facts.parameters]
             parameters = _Parameters(types, partial(_list_parameters_fault, wanted=types))
-            columns, plan, row_plan = await _inspect(connection, sql, known, parameters, forbidden)
+            columns, found = await _inspect(connection, sql, known, parameters, forbidden)
             async with using_safe_search_path(connection):
-                await check_column_names(connection, row_plan)
-                await check_unique_order(connection, plan, has_order_by=_has_order_by(sql))
-                key = tuple(columns[position] for position in await find_key(connection, plan, len(columns)))
+                await _check_order(connection, sql, found)
+                key = tuple(columns[position] for position in await find_key(connection, found.plan, len(columns)))
         time = _find_time(columns, facts)
         _check_key(key)
         _check_about([*columns, *facts.parameters], facts)
-    return Dataset(path.stem, sql, columns, tables(plan), time, facts, key)
+    return Dataset(path.stem, sql, columns, tables(found.plan), time, facts, key)
 
 
 @contextmanager
@@ -296,18 +360,18 @@ def _has_order_by(sql: str) -> bool:
 
 async def _inspect(
     connection: Connection, sql: str, known: _Known, parameters: _Parameters, forbidden: Sequence[str]
-) -> tuple[tuple[Column, ...], Plan, Plan]:
-    """The query's columns, and the plans of `explain_with_row`."""
-    statement = await connection.prepare(f'SELECT * FROM ({sql}) AS "row"', name="")  # noqa: S608 (an operator's file)
-    given = [parameter.name for parameter in statement.get_parameters()]
-    if [PARAMETER_TYPE_NAMES.get(name) for name in given] != parameters.types:
-        raise ConfigurationError(parameters.fault(given))
-    columns = await _columns(connection, statement.get_attributes(), known.types)
-    names = [column.name for column in columns]
-    check_names(names, forbidden)
-    plan, row_plan = await explain_with_row(connection, sql, parameters.types)
-    check_origins(plan, names, forbidden)
-    return columns, plan, row_plan
+) -> tuple[tuple[Column, ...], Inspection]:
+    async with using_settings(connection, QUERIES["reveal_plans"]) as cleanup:
+        statement = await connection.prepare(f'SELECT * FROM ({sql}) AS "row"', name="")  # noqa: S608 (an operator's file)
+        given = [parameter.name for parameter in statement.get_parameters()]
+        if [PARAMETER_TYPE_NAMES.get(name) for name in given] != parameters.types:
+            raise ConfigurationError(parameters.fault(given))
+        columns = await _columns(connection, statement.get_attributes(), known.types)
+        names = [column.name for column in columns]
+        check_names(names, forbidden)
+        found = await inspect(connection, sql, parameters.types, cleanup)
+    check_origins(found.plan, names, forbidden)
+    return columns, found
 
 
 def _check_text(name: str, code: str) -> None:
@@ -396,3 +460,15 @@ def _check_files(columns: Sequence[Column], facts: Facts) -> None:
             raise ConfigurationError(
                 f"`-- file: {file.key} from {file.store}` needs a column {unknown}, which it lacks"
             )
+
+
+def _check_links(datasets: Sequence[Dataset]) -> None:
+    columns = {dataset.name: {column.name for column in dataset.columns} for dataset in datasets}
+    for dataset in datasets:
+        for link in dataset.facts.links:
+            with naming(f"{dataset.name}.sql"):
+                line = f"`-- link: {link.column} to {link.section}.{link.key}`"
+                if link.column not in columns[dataset.name]:
+                    raise ConfigurationError(f"{line} needs a column {link.column}, which it lacks")
+                if link.key not in columns.get(link.section, ()):
+                    raise ConfigurationError(f"{line} names no column of another dataset")

@@ -7,12 +7,12 @@ compared in ways that are known to tell any two ids apart; everything else is re
 are free.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
 from service.backends.database import QUERIES, Connection, using_safe_search_path
-from service.documents.query_trees import TYPE, Node, nodes_in, read_query_tree
+from service.documents.query_trees import TYPE, Node, nodes_in, parse_query_tree, read_query_tree
 from service.errors import ConfigurationError
 
 # The query's number, the number in its range table (0: its own result), the column's, and perhaps a member of its JSON.
@@ -79,16 +79,18 @@ async def read_functions(connection: Connection) -> Functions:
 
 async def check_equality(connection: Connection, sql: str, functions: Functions) -> None:
     """Raise ConfigurationError unless the user's id is compared as it is with each column that decides about rows."""
-    judgement = await read_judgement(connection, sql, functions)
+    judgement = judge(await read_query_tree(connection, sql), functions)
     async with using_safe_search_path(connection):
-        await judgement.pronounce()
+        await judgement.pronounce(connection)
+        await check_columns(connection, [judgement])
 
 
-async def read_judgement(connection: Connection, sql: str, functions: Functions) -> "Judgement":
+def judge(tree: str, functions: Functions) -> "Judgement":
+    """`tree` is the text of the query's tree."""
     facts = _Reading(functions)
     try:
-        facts.read_query(await read_query_tree(connection, sql), None)
-        return Judgement(connection, facts)
+        facts.read_query(parse_query_tree(tree), None)
+        return Judgement(facts)
     except RecursionError:
         raise ConfigurationError("it is nested too deeply to be checked: write a chain of || as concat()") from None
 
@@ -327,8 +329,7 @@ class _Reading:
 class Judgement:
     """Finds the columns that hold the user's id, and those that depend on one of them, and judges their uses."""
 
-    def __init__(self, connection: Connection, facts: _Reading) -> None:
-        self._connection = connection
+    def __init__(self, facts: _Reading) -> None:
         self._facts = facts
         self._exact = self._find_exact()
         self._derived = self._find_derived()
@@ -356,14 +357,14 @@ class Judgement:
             derived |= fresh
         return derived
 
-    async def pronounce(self) -> None:
+    async def pronounce(self, connection: Connection) -> None:
         """Raise ConfigurationError for the first fault. To be called with the safe search path."""
         for fault in self._faults():
+            operation = await _describe(connection, fault)
             raise ConfigurationError(
-                f"it compares the user's id by {await self._describe(fault)}, which may take unlike ids for the same: "
+                f"it compares the user's id by {operation}, which may take unlike ids for the same: "
                 "write `column = $1` or `column = column`, and cast the id, not the column, where types differ"
             )
-        await self._check_tables()
 
     def _faults(self) -> Iterator[Node]:
         """The expressions that other ids could come in by."""
@@ -404,41 +405,53 @@ class Judgement:
             return self._blame_source(min(expression.columns & self._derived, key=repr))
         return node
 
-    async def _describe(self, node: Node) -> str:
-        """A word for it: the function, the operator, or the type that it casts to."""
-        kind, number = "expression", 0
-        if node[TYPE] in {"COERCEVIAIO", "ARRAYCOERCEEXPR"} or node.get("funcformat") in CASTS:
-            kind, number = "cast", int(node.get("resulttype") or node["funcresulttype"])
-        elif "opno" in node:
-            kind, number = "operator", int(node["opno"])
-        elif function := _function(node):
-            kind, number = "function", int(function)
-        return str(await self._connection.fetchval(QUERIES["describe_expression"], kind, number))
+    @property
+    def columns(self) -> list[tuple[int, int]]:
+        """Those that the user's id is compared with: the numbers of their tables, and in these."""
+        return sorted(self._facts.tables[column] for column in self._exact & self._facts.tables.keys())
 
-    async def _check_tables(self) -> None:
-        """Raise ConfigurationError for a column, or a collation, that may be the same for unlike ids."""
-        columns = sorted(self._facts.tables[column] for column in self._exact & self._facts.tables.keys())
-        places = [table for table, _ in columns], [number for _, number in columns]
-        if generated := await self._connection.fetchval(QUERIES["find_generated_column"], *places):
-            raise ConfigurationError(
-                f"{generated}, which the user's id is compared with, is generated from other columns: compare those"
-            )
-        loose = await self._connection.fetchrow(QUERIES["find_loose_collation"], self._collations(), *places)
-        if loose and loose["column"]:
-            raise ConfigurationError(
-                f"{loose['column']}, which the user's id is compared with, has a collation that may take unlike ids "
-                'for the same: change that, or compare a text as `column COLLATE "C"`'
-            )
-        if loose:
-            raise ConfigurationError(f"its COLLATE {loose['collation']} takes unlike texts for the same: use = alone")
-
-    def _collations(self) -> list[int]:
+    @property
+    def collations(self) -> list[int]:
         """The numbers of those by which the user's id is compared."""
         facts = self._facts
         equations = [equation for equation in facts.equations if not equation.columns.isdisjoint(self._exact)]
         keys = [key for key in facts.keys if not key.expression.columns.isdisjoint(self._exact)]
         used = {*(equation.node["inputcollid"] for equation in equations), *(key.collation for key in keys)}
         return sorted(int(collation) for collation in used if collation)
+
+
+async def check_columns(connection: Connection, judgements: Sequence[Judgement]) -> None:
+    """Raise ConfigurationError for a column, or a collation, that may be the same for unlike ids.
+
+    To be called with the safe search path.
+    """
+    columns = sorted({column for judgement in judgements for column in judgement.columns})
+    collations = sorted({collation for judgement in judgements for collation in judgement.collations})
+    places = [table for table, _ in columns], [number for _, number in columns]
+    if generated := await connection.fetchval(QUERIES["find_generated_column"], *places):
+        raise ConfigurationError(
+            f"{generated}, which the user's id is compared with, is generated from other columns: compare those"
+        )
+    loose = await connection.fetchrow(QUERIES["find_loose_collation"], collations, *places)
+    if loose and loose["column"]:
+        raise ConfigurationError(
+            f"{loose['column']}, which the user's id is compared with, has a collation that may take unlike ids "
+            'for the same: change that, or compare a text as `column COLLATE "C"`'
+        )
+    if loose:
+        raise ConfigurationError(f"its COLLATE {loose['collation']} takes unlike texts for the same: use = alone")
+
+
+async def _describe(connection: Connection, node: Node) -> str:
+    """A word for it: the function, the operator, or the type that it casts to."""
+    kind, number = "expression", 0
+    if node[TYPE] in {"COERCEVIAIO", "ARRAYCOERCEEXPR"} or node.get("funcformat") in CASTS:
+        kind, number = "cast", int(node.get("resulttype") or node["funcresulttype"])
+    elif "opno" in node:
+        kind, number = "operator", int(node["opno"])
+    elif function := _function(node):
+        kind, number = "function", int(function)
+    return str(await connection.fetchval(QUERIES["describe_expression"], kind, number))
 
 
 def _touch(columns: Iterable[Column], tainted: set[Column]) -> bool:

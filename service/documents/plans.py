@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 import msgspec
 
 from guard.text import unquote_identifier
-from service.backends.database import QUERIES, Connection, using_settings, within_transaction
+from service.backends.database import QUERIES, Connection, using_settings
+from service.documents.query_trees import logged_tree
 from service.errors import ConfigurationError
 
 Plan: TypeAlias = dict[str, Any]
@@ -45,41 +46,49 @@ CONDITIONS = ("Filter", "Join Filter", "One-Time Filter")
 
 async def explain(connection: Connection, sql: str, parameter_types: Sequence[str]) -> Plan:
     """The plan's root node. A generic plan keeps parameters unknown; without indexes an order can't hide in a scan."""
-    plan, *_ = await _explain(connection, [sql], parameter_types)
-    return plan
+    async with using_settings(connection, QUERIES["reveal_plans"]) as cleanup:
+        name = await _prepare(connection, sql, parameter_types, cleanup)
+        return await _explain(connection, name, parameter_types)
 
 
-async def explain_with_row(connection: Connection, sql: str, parameter_types: Sequence[str]) -> tuple[Plan, Plan]:
-    """The query's plan, and that of the query as a subquery: its outputs have their tables' names.
+class Inspection(msgspec.Struct, frozen=True):
+    """`row_plan` is the plan of the query as a subquery: its outputs have their tables' names.
 
-    In a plan of a single table they lack it.
+    In `plan`, if it is of a single table, they lack it. `tree` is the text of the query's tree.
     """
-    plan, row_plan = await _explain(
-        connection,
-        [sql, f'SELECT * FROM ({sql}) AS "row"'],  # noqa: S608 (an operator's file)
-        parameter_types,
-    )
-    return plan, row_plan
+
+    plan: Plan
+    row_plan: Plan
+    tree: str
 
 
-async def _explain(connection: Connection, queries: Sequence[str], parameter_types: Sequence[str]) -> list[Plan]:
-    types = _in_parentheses([PARAMETER_TYPES[name] for name in parameter_types])
+async def inspect(connection: Connection, sql: str, parameter_types: Sequence[str], cleanup: list[str]) -> Inspection:
+    """To be called with the settings of `reveal_plans`, and their list for statements that clean up behind them."""
+    row_sql = f'SELECT * FROM ({sql}) AS "row"'  # noqa: S608 (an operator's file)
+    async with logged_tree(connection) as tree:
+        name = await _prepare(connection, sql, parameter_types, cleanup, settings=QUERIES["reveal_query_trees"])
+        row_name = await _prepare(connection, row_sql, parameter_types, cleanup, settings=QUERIES["hide_query_trees"])
+    plan = await _explain(connection, name, parameter_types)
+    row_plan = await _explain(connection, row_name, parameter_types)
+    return Inspection(plan, row_plan, tree.text)
+
+
+async def _prepare(
+    connection: Connection, sql: str, parameter_types: Sequence[str], cleanup: list[str], *, settings: str = ""
+) -> str:
+    """The name of the statement, which goes with `cleanup`."""
+    name = f"carryout_dataset_{len(cleanup)}"
+    types = _in_parentheses([PARAMETER_TYPES[type_] for type_ in parameter_types])
+    await connection.execute(f"{settings};\nPREPARE {name}{types} AS {sql}")
+    cleanup.append(f"DEALLOCATE {name}")
+    return name
+
+
+async def _explain(connection: Connection, name: str, parameter_types: Sequence[str]) -> Plan:
     nulls = _in_parentheses(["NULL" for _ in parameter_types])
-    prepared: list[str] = []
-    async with within_transaction(connection):
-        try:
-            async with using_settings(connection, QUERIES["reveal_plans"]):
-                for number, sql in enumerate(queries):
-                    await connection.execute(f"PREPARE carryout_dataset_{number}{types} AS {sql}")
-                    prepared.append(f"carryout_dataset_{number}")
-                texts = [
-                    await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE {name}{nulls}")
-                    for name in prepared
-                ]
-        finally:  # after a refusal too, the statements must go
-            if prepared:
-                await connection.execute("; ".join(f"DEALLOCATE {name}" for name in prepared))
-    return [msgspec.json.decode(text)[0]["Plan"] for text in texts]
+    text = await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE {name}{nulls}")
+    plan: Plan = msgspec.json.decode(text)[0]["Plan"]
+    return plan
 
 
 def _in_parentheses(parts: Sequence[str]) -> str:
@@ -153,12 +162,12 @@ def without_literals(expression: str) -> str:
     return NAME_OR_LITERAL.sub(r"\1", expression)
 
 
-async def check_column_names(connection: Connection, row_plan: Plan) -> None:
-    """Raise ConfigurationError if the query, or a view, gives a table's columns other names: plans show only those.
+async def check_column_names(connection: Connection, row_plans: Sequence[Plan]) -> None:
+    """Raise ConfigurationError if a query, or a view, gives a table's columns other names: plans show only those.
 
-    `row_plan` is that of `explain_with_row`. To be called with the safe search path.
+    `row_plans` are those of `inspect`. To be called with the safe search path.
     """
-    read = sorted(_columns_read(list(all_nodes(row_plan))))
+    read = sorted({column for plan in row_plans for column in _columns_read(list(all_nodes(plan)))})
     unknown = await connection.fetchrow(
         QUERIES["find_unknown_column"], *([row[part] for row in read] for part in range(3))
     )

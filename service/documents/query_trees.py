@@ -8,8 +8,8 @@ session too. Reference: PostgreSQL's manual, `debug_print_rewritten`; its src/in
 
 import asyncio
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 from service.backends.database import QUERIES, Connection, using_settings
@@ -21,33 +21,49 @@ Node: TypeAlias = dict[str, Any]
 TOKEN = re.compile(r"[(){}]|(?:\\.|[^ \n\t(){}\\])+", re.DOTALL)
 NULL = "<>"
 TYPE = "node"
+QUERY = "({QUERY :commandType 1 "  # a SELECT's: the statement PREPARE has a tree of its own
 
 
-async def read_query_tree(connection: Connection, sql: str) -> Node:
-    """The root, a QUERY. A node is a dict of its fields and its TYPE, a list a list, everything else a text."""
-    with _logged(connection) as details:
-        async with using_settings(connection, QUERIES["reveal_query_trees"]):
-            await connection.prepare(sql, name="")
-        await asyncio.sleep(0)  # asyncpg calls listeners in the loop's next turn
-    if not details:
-        raise ConfigurationError("PostgreSQL didn't send its query tree, which shows how ids are compared")
-    root: Node = parse(details[0])[0]
-    return root
+class LoggedTree:
+    """The text of the first query's tree that PostgreSQL logs."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+
+    def keep(self, _connection: Any, message: Any) -> None:
+        if (message.detail or "").startswith(QUERY):
+            self._texts.append(message.detail)
+
+    @property
+    def text(self) -> str:
+        if not self._texts:
+            raise ConfigurationError("PostgreSQL didn't send its query tree, which shows how ids are compared")
+        return self._texts[0]
 
 
-@contextmanager
-def _logged(connection: Connection) -> Iterator[list[str]]:
-    details: list[str] = []
-
-    def keep(_connection: Any, message: Any) -> None:
-        if (message.detail or "").startswith("({QUERY"):
-            details.append(message.detail)
-
-    connection.add_log_listener(keep)
+@asynccontextmanager
+async def logged_tree(connection: Connection) -> AsyncIterator[LoggedTree]:
+    """For a statement with the settings of `reveal_query_trees`; the tree is there at the end."""
+    tree = LoggedTree()
+    connection.add_log_listener(tree.keep)
     try:
-        yield details
+        yield tree
+        await asyncio.sleep(0)  # asyncpg calls listeners in the loop's next turn
     finally:
-        connection.remove_log_listener(keep)
+        connection.remove_log_listener(tree.keep)
+
+
+async def read_query_tree(connection: Connection, sql: str) -> str:
+    """The text of the query's tree, which `parse_query_tree` takes."""
+    async with logged_tree(connection) as tree, using_settings(connection, QUERIES["reveal_query_trees"]):
+        await connection.prepare(sql, name="")
+    return tree.text
+
+
+def parse_query_tree(text: str) -> Node:
+    """The root, a QUERY. A node is a dict of its fields and its TYPE, a list a list, everything else a text."""
+    root: Node = parse(text)[0]
+    return root
 
 
 def parse(text: str) -> Any:

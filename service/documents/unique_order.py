@@ -1,6 +1,7 @@
 """Check that the order of a query's rows is unique, by its plan: what it sorts by, joins on, and groups by."""
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -10,6 +11,9 @@ from service.documents.plans import CALL, RENAMING_NODES, Plan, all_nodes, witho
 from service.errors import ConfigurationError
 
 Key: TypeAlias = frozenset[str]
+Source: TypeAlias = tuple[str, str, bool]
+"""A table's schema and name, and whether the plan reads it as partitions."""
+UniqueKeys: TypeAlias = dict[Source, list[list[str]]]
 
 SORT_OPTIONS = re.compile(r" (?:DESC|NULLS (?:FIRST|LAST)|COLLATE \S+|USING \S+)")
 CONSTANT = re.compile(r"'(?:[^']|'')*'|\(InitPlan \d+\)\.col\d+|\$\d+")
@@ -20,7 +24,20 @@ MULTIPLYING_NODES = {*RENAMING_NODES, "ProjectSet"}
 ORDERED_NODES = {"Group", "Limit", "Materialize", "Nested Loop", "Result", "Subquery Scan", "Unique", "WindowAgg"}
 
 
-async def check_unique_order(connection: Connection, plan: Plan, *, has_order_by: bool) -> None:
+async def read_unique_keys(connection: Connection, plans: Sequence[Plan]) -> UniqueKeys:
+    """The unique keys of the tables that the plans join. To be called with the safe search path."""
+    read = sorted({found for plan in plans for source in _sources(plan) if (found := _table_read(source))})
+    keys: UniqueKeys = defaultdict(list)
+    for row in await connection.fetch(
+        QUERIES["list_unique_keys"], *([source[part] for source in read] for part in range(3))
+    ):
+        keys[row["schema"], row["name"], row["is_partition"]].append(row["columns"])
+    return keys
+
+
+async def check_unique_order(
+    connection: Connection, plan: Plan, unique_keys: UniqueKeys, *, has_order_by: bool
+) -> None:
     """Raise ConfigurationError unless rows that compare equal in the plan's order must be one row.
 
     That is so if the order, and what the conditions equate with it, determine a unique key of everything that is
@@ -28,8 +45,8 @@ async def check_unique_order(connection: Connection, plan: Plan, *, has_order_by
     To be called with the safe search path.
     """
     keys = _sort_keys(plan) if has_order_by else frozenset()
-    unique_keys = [await _unique_keys(connection, source) for source in _sources(plan)]
-    if not _determines(keys, unique_keys, list(_inferences(plan))):
+    found = [_unique_keys(source, unique_keys) for source in _sources(plan)]
+    if not _determines(keys, found, list(_inferences(plan))):
         fault = "its ORDER BY isn't known to be unique" if keys else "it has no ORDER BY"
         raise ConfigurationError(f"{fault}: rows need a unique order, so end it with the primary key of what it lists")
     await _check_repeatable(connection, plan)
@@ -126,18 +143,32 @@ def _is_grouped(plan: Plan) -> bool:
     return plan["Node Type"] in {"Aggregate", "Group", "Unique"}
 
 
-async def _unique_keys(connection: Connection, source: Plan) -> list[Key]:
+def _unique_keys(source: Plan, unique_keys: UniqueKeys) -> list[Key]:
     """Sets of columns as the plan names them; none if we know of none."""
     if _is_grouped(source):
         key = _sort_keys(source) if source["Node Type"] == "Unique" else _bare(source.get("Group Key", []))
         return [key] if key else []
-    partitions = source.get("Plans", []) if source["Node Type"] == "Append" else []
+    table = _table_read(source)
+    found = unique_keys.get(table, []) if table else []
+    return [frozenset(name + column for column in columns) for columns in found for name in _names_read(source)]
+
+
+def _table_read(source: Plan) -> Source | None:
+    partitions = _partitions(source)
     scan = partitions[0] if partitions else source
-    names = {PARTITION_NUMBER.sub("", f"{node.get('Alias')}.") for node in partitions} or {f"{source.get('Alias')}."}
-    if "Relation Name" not in scan or len(names) > 1:
-        return []
-    rows = await connection.fetch(QUERIES["list_unique_keys"], scan["Schema"], scan["Relation Name"], bool(partitions))
-    return [frozenset(name + column for column in row["columns"]) for row in rows for name in names]
+    if _is_grouped(source) or "Relation Name" not in scan or len(_names_read(source)) > 1:
+        return None
+    return scan["Schema"], scan["Relation Name"], bool(partitions)
+
+
+def _names_read(source: Plan) -> set[str]:
+    """The table's names in the plan, each with a dot; its partitions have one name, too."""
+    partitions = _partitions(source)
+    return {PARTITION_NUMBER.sub("", f"{node.get('Alias')}.") for node in partitions} or {f"{source.get('Alias')}."}
+
+
+def _partitions(source: Plan) -> list[Plan]:
+    return source.get("Plans", []) if source["Node Type"] == "Append" else []
 
 
 def _sort_keys(plan: Plan) -> Key:

@@ -27,17 +27,20 @@ SET LOCAL max_parallel_workers_per_gather = 0;
 SET LOCAL row_security = off
 
 -- name: list_unique_keys
--- For a partition, the keys of the whole partitioned table; with $3, only these. A role that reads the table through a
--- view may lack the right to name it as a regclass, so the catalog is searched. Nulls are told apart by no key, but for
--- one with NULLS NOT DISTINCT (PostgreSQL 15): no column of a materialized view can be NOT NULL.
-SELECT array_agg(a.attname::text) AS columns
-FROM pg_namespace n
-JOIN pg_class scanned ON scanned.relnamespace = n.oid
-JOIN pg_index i ON i.indrelid = coalesce(pg_partition_root(scanned.oid), CASE WHEN NOT $3 THEN scanned.oid END)
+-- The keys of the tables ($1 schemas, $2 names). A partition has those of the whole partitioned table; with $3, only
+-- these.
+-- A role that reads the table through a view may lack the right to name it as a regclass, so the catalog is searched.
+-- Nulls are told apart by no key, but for one with NULLS NOT DISTINCT (PostgreSQL 15): no column of a materialized view
+-- can be NOT NULL.
+SELECT given.schema, given.name, given.is_partition, array_agg(a.attname::text) AS columns
+FROM unnest($1::text[], $2::text[], $3::bool[]) AS given (schema, name, is_partition)
+JOIN pg_namespace n ON n.nspname = given.schema
+JOIN pg_class scanned ON scanned.relnamespace = n.oid AND scanned.relname = given.name
+JOIN pg_index i
+  ON i.indrelid = coalesce(pg_partition_root(scanned.oid), CASE WHEN NOT given.is_partition THEN scanned.oid END)
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])
-WHERE n.nspname = $1::text AND scanned.relname = $2::text
-    AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
-GROUP BY i.indexrelid
+WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+GROUP BY given.schema, given.name, given.is_partition, i.indexrelid
 HAVING bool_and(a.attnotnull) OR bool_or((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean)
 
 -- name: find_unknown_column
@@ -94,6 +97,9 @@ ORDER BY 1, 2, 3
 SET LOCAL client_min_messages = log;
 SET LOCAL debug_pretty_print = off;
 SET LOCAL debug_print_rewritten = on
+
+-- name: hide_query_trees
+SET LOCAL debug_print_rewritten = off
 
 -- name: list_exact_functions
 -- The numbers of what keeps any two ids apart. Casts to a narrower integer are among `values`: they fail rather than

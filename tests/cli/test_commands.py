@@ -26,7 +26,8 @@ from tests.conftest import PUBLIC_URL
 from tests.sql.databases import database_environ, owner_url
 from tests.sql.databases import open_database as open_empty_database
 from tests.support.factories import Connection, create_user
-from tests.support.processes import ROOT, run, start
+from tests.support.forking import ROOT
+from tests.support.processes import run, start
 from tests.support.waiting import until
 
 USER_ID = UUID("01234567-89ab-4def-8123-456789abcdef")

@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 import email
 import email.policy
+import itertools
 import signal
-import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +22,9 @@ from service.formats import Format
 from service.resources import Resources, open_resources
 from service.settings import from_env
 from tests.sql.databases import database_environ, migrate_as_owner, open_database
-from tests.support import processes
 from tests.support.exports import start_export
-from tests.support.processes import CARRYOUT
+from tests.support.forking import Forked
+from tests.support.processes import start_forked
 
 HEALING_SECONDS = 60.0
 # Short, so that a lost worker is missed soon; long enough for a busy machine.
@@ -42,7 +42,7 @@ QUICK = {
 class Process:
     """A real child process. Its output always goes to `log_path`."""
 
-    def __init__(self, child: asyncio.subprocess.Process, log_path: Path) -> None:
+    def __init__(self, child: Forked | asyncio.subprocess.Process, log_path: Path) -> None:
         self.child = child
         self.log_path = log_path
 
@@ -68,6 +68,7 @@ class World:
     database_url: str
     processes: list[Process] = field(default_factory=list)
     healing_seconds: float = HEALING_SECONDS
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     async def start_worker(self, *, crash_at: str = "", **environ: str) -> Process:
         """A worker; one that kills itself when it comes to the step `crash_at` (see crashing.py)."""
@@ -83,12 +84,13 @@ class World:
         return await self._start(f"serve --port {port}", crash_at, environ)
 
     async def _start(self, command: str, crash_at: str, environ: dict[str, str]) -> Process:
-        program = [sys.executable, "-m", "tests.faults.crashing", crash_at] if crash_at else CARRYOUT
-        log_path = self.folder / f"{len(self.processes)}.log"
+        log_path = self.folder / f"{next(self._numbers)}.log"
+        settings, arguments = self.environ | environ, command.split()
         with log_path.open("wb") as log:
-            child = await processes.start(
-                self.environ | environ, *command.split(), program=program, stdout=log, stderr=log
-            )
+            if crash_at:
+                child = await start_forked(settings, crash_at, *arguments, log=log, module="tests.faults.crashing")
+            else:
+                child = await start_forked(settings, *arguments, log=log)
         process = Process(child, log_path)
         self.processes.append(process)
         return process

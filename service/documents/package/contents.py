@@ -23,6 +23,7 @@ from service.documents.ndjson_encoder import NdjsonEncoder
 from service.documents.package import pages
 from service.documents.package.archive import Archive
 from service.documents.package.attachments import Attachment, Attachments, Stores
+from service.documents.package.links import Links
 from service.documents.package.manifest import PATH, Json, Manifest, MissingFile, describe_table, table_path
 from service.documents.selection import section_name, selection_words, title_of
 from service.documents.streaming import Document
@@ -64,6 +65,7 @@ class Package:
         self._archive = archive
         self._manifest = manifest
         self._attachments = attachments
+        self._links = Links(document)
         self._language = language
         self._brand = brand
         self._datasets = [one.dataset for one in document.selected]
@@ -71,6 +73,7 @@ class Package:
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         await self._attachments.find()
+        await self._links.find()
         for part in self._rows_parts():
             async with aclosing(part):
                 async for piece in part:
@@ -191,9 +194,14 @@ class Package:
         )
         head, _, foot = frame.partition(PLACE_OF_ROWS.encode())
         files = pages.files_path(dataset, number).encode()
+        lead = self._links.lead_from(dataset)
+        is_numbered = dataset.facts.files or self._links.lead_to(dataset)
         yield head
         async for taken in rows.take(pages.ROWS_PER_PAGE):
-            yield pages.table_rows(taken, first=done + 1, files=files, language=self._language)
+            if is_numbered:
+                yield pages.numbered_rows(taken, lead, first=done + 1, files=files, language=self._language)
+            else:
+                yield pages.table_rows(taken, lead)
             done += len(taken)
         yield foot
 
