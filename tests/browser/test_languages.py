@@ -34,18 +34,18 @@ from tests.support.exports import UNLIMITED, start_export
 from tests.support.factories import Connection, create_user, create_user_with
 
 GERMAN = "Ihre Daten"
-SHOWN_TEXTS = """
-const own = "pre, code, time, select, dd, bdi, #account, #sections, .choice b";
+SHOWN_TEXT = """
+const own = "pre, code, time, select, dd, bdi, q, #account, #sections, .choice b";
 const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-const texts = [document.title];
+let shown = document.title;
 while (walker.nextNode()) {
   const element = walker.currentNode.parentElement;
-  if (element.checkVisibility() && !element.closest(own)) texts.push(walker.currentNode.data);
+  if (element.checkVisibility() && !element.closest(own)) shown += walker.currentNode.data;
 }
-return [...texts, ...[...document.querySelectorAll("[aria-label]")].map((element) => element.ariaLabel)];
+return [shown, ...[...document.querySelectorAll("[aria-label]")].map((element) => element.ariaLabel)].join("\\n");
 """
-# Formats, which are named after their translated use, and the reason of the user.
-NAMES = {"CSV", "JSON", "NDJSON", "XLSX", "ZIP", "Your", "letter", "SHA"}
+# A format has one, and so does a section.
+NAMES = {"CSV", "JSON", "NDJSON", "XLSX", "ZIP", "activity"}
 ASKED = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
 
 
@@ -201,5 +201,4 @@ def inspect(tab: Tab, picture: Path) -> Shown:
         faults += [f"{width}: {fault}" for fault in [*fits(tab), *tab.driver.execute_script(SMALL_TARGETS)]]
         whole = tab.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
         picture.with_name(f"{picture.name}-{width}.png").write_bytes(b64decode(whole["data"]))
-    texts = tab.driver.execute_script(SHOWN_TEXTS)
-    return Shown({word for text in texts for word in find_english(text)}, faults)
+    return Shown(set(find_english(tab.driver.execute_script(SHOWN_TEXT))), faults)
