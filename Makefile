@@ -20,7 +20,7 @@ export POSTGRES_BIN ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test quick coverage browser proxies compat large chaos week load format check words bench bench-quick profile mutate lock swagger-ui clean
+.PHONY: help messages demo run test quick coverage browser proxies compat large chaos week load format check words bench bench-quick profile mutate lock swagger-ui clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,8 +67,8 @@ compat: $(COMPAT_STAMP) ## other people's servers: poolers, standbys, S3s, Postf
 	@$(BIN)/python -m pytest tests/compat tests/fleet --surroundings $(SURROUNDINGS) -n 2
 	@$(BIN)/python -m pytest tests/documents/package -p tests.compat.data_packages -n 2
 
-large: $(COMPAT_STAMP) ## a package of more than 4 GiB, unpacked by other people's programs (minutes; 13 GiB of disk)
-	@$(BIN)/python -m pytest tests/compat -m large
+large: $(COMPAT_STAMP) ## a package of 4 GiB, lists of 1,000,000 rows, 10,000 events; with the figures (half an hour; 13 GiB of disk)
+	@$(BIN)/python -m pytest tests/compat tests/client tests/webhooks -m large
 
 chaos: $(STAMP) ## random faults under load, then the oracle [SEED=n] [MINUTES=5] [USERS=300]
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES) --users $(USERS)
@@ -91,6 +91,13 @@ check: $(STAMP) ## lint, format, types, import rules, spelling, words, the migra
 	@$(BIN)/codespell
 	@$(BIN)/python -m tests.support.words
 	@$(BIN)/squawk sql/migrations/*.sql
+
+messages: $(STAMP) ## collect the messages for users from the source, into the catalogue of each language, and compile them
+	@for domain in service scripts; do \
+		$(BIN)/pybabel --quiet extract -F languages/$$domain.ini -k to_translate --add-location=file -o $(VENV)/$$domain.pot languages service && \
+		$(BIN)/pybabel --quiet update -D $$domain -i $(VENV)/$$domain.pot -d languages/locales --width=120 --no-fuzzy-matching --ignore-obsolete --ignore-pot-creation-date && \
+		$(BIN)/pybabel --quiet compile -D $$domain -d languages/locales || exit; \
+	done
 
 words: $(STAMP) ## every word and sentence that the word list counts
 	@$(BIN)/python -m tests.support.words --list

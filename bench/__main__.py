@@ -9,14 +9,17 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.attachments import measure_attachments
 from bench.charts import draw_memory, draw_throughput
 from bench.data import FULL, QUICK, Size
-from bench.exports import measure_queued, measure_small
+from bench.exports import measure_queued
 from bench.lists import CARRYOUT, measure_lists, measure_parallel
 from bench.memory import measure_memory
+from bench.purge import measure_purge
 from bench.report import Report, render
 from bench.scaling import measure_scaling
 from bench.selections import measure_selections
+from bench.small_exports import measure_drain, measure_small
 from bench.streams import measure_encodings, measure_first_byte, measure_streams
 from bench.world import open_world
 from service.errors import ConfigurationError
@@ -38,8 +41,11 @@ async def measure(size: Size) -> Report:
             await measure_parallel(world, report)
             await measure_queued(world, report)
             await measure_small(world, report)
+            await measure_drain(world, report)
+            await measure_purge(world, report)
             await measure_memory(world, report)
             await measure_scaling(world, report)
+    await measure_attachments(size, report)
     return report
 
 

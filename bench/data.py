@@ -7,13 +7,15 @@ import asyncpg
 
 SMALL_USERS = 64
 SMALL_RECORDS = 400
+DRAINED_RECORDS = 2_000
 
 
 class Size(NamedTuple):
     """The size of a run; `histories` are the numbers of records of one user each, the largest last.
 
     `parallel_rows` is the number of rows of each of the concurrent `streams`; `columns` and `widths` are the scaled
-    dimensions.
+    dimensions; `attachments` the numbers of a package's files of 50 MiB. `trail_rows` are purged, after `load_seconds`
+    of the same load without a purge.
     """
 
     rounds: int
@@ -22,8 +24,12 @@ class Size(NamedTuple):
     streams: int
     parallel_rows: int
     small_seconds: float
+    drained_users: int
+    trail_rows: int
+    load_seconds: float
     columns: tuple[int, ...]
     widths: tuple[int, ...]
+    attachments: tuple[int, ...]
 
 
 FULL = Size(
@@ -33,8 +39,12 @@ FULL = Size(
     streams=100,
     parallel_rows=10_000,
     small_seconds=2.0,
+    drained_users=1_000,
+    trail_rows=1_000_000,
+    load_seconds=60.0,
     columns=(1, 2, 4, 8, 16, 32, 64),
     widths=(64, 256, 1_024, 4_096, 16_384, 65_536),
+    attachments=(4, 41, 93),
 )
 QUICK = Size(
     rounds=2,
@@ -43,8 +53,12 @@ QUICK = Size(
     streams=30,
     parallel_rows=2_000,
     small_seconds=0.6,
+    drained_users=40,
+    trail_rows=20_000,
+    load_seconds=5.0,
     columns=(1, 8, 64),
     widths=(64, 1_024, 16_384),
+    attachments=(4,),
 )
 
 
@@ -57,12 +71,17 @@ def small_user(number: int) -> UUID:
     return UUID(int=(0x5A << 120) + number)
 
 
+def drained_user(number: int) -> UUID:
+    return UUID(int=(0xD2 << 120) + number)
+
+
 async def load(database_url: str, size: Size) -> None:
     """Fill the operators' list up to `size.users`; all existing users count."""
     connection = await asyncpg.connect(database_url)
     try:
         histories = {history_user(records): records for records in size.histories}
         smalls = {small_user(number): SMALL_RECORDS for number in range(SMALL_USERS)}
+        smalls |= {drained_user(number): DRAINED_RECORDS for number in range(size.drained_users)}
         await connection.executemany(
             """INSERT INTO public.users (id, email, name, password_hash)
             VALUES ($1, $2, 'Katherine "Kate" Johnson, Dr.', 'x')""",

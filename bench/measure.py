@@ -17,11 +17,15 @@ SETTLE_SECONDS = 0.1
 
 
 class Transfer(NamedTuple):
-    """A client's figures; `first_seconds` is the time from the connection to the first byte."""
+    """A client's figures; `first_seconds` is the time from the connection to the first byte.
+
+    Of `count` requests at once, `seconds` is the time of all by their number.
+    """
 
     seconds: float
     first_seconds: float = 0.0
     size_bytes: int = 0
+    count: int = 1
 
 
 class Cost(NamedTuple):

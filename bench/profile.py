@@ -1,7 +1,8 @@
-"""`python -m bench.profile [--format csv|json|list] [--seconds 20]`: the samples behind docs/row.md.
+"""`python -m bench.profile [--format csv|json|list|small] [--seconds 20]`: the samples behind docs/row.md.
 
-Streams the same document again and again, samples the service's process with py-spy, and shows its CPU by function,
-beside that of PostgreSQL's backends. With `perf` on the PATH (Debian: linux-perf), PostgreSQL's by symbol, too.
+Streams the same document again and again, or makes small exports by many clients. Samples the service's process with
+py-spy, and shows its CPU by function, beside that of PostgreSQL's backends. With `perf` on the PATH (Debian:
+linux-perf), PostgreSQL's by symbol, too.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 from bench.clients import curl
 from bench.data import QUICK
 from bench.measure import cpu_seconds
+from bench.small_exports import make_small
 from bench.world import World, list_url, open_world, stream_url
 from devstack.sample import USER_100000
 from service.errors import ConfigurationError
@@ -45,6 +47,8 @@ async def profile(format_: str, seconds: int) -> None:
 
 
 async def _stream(world: World, format_: str) -> None:
+    while format_ == "small":
+        await make_small(world)
     url = list_url(world.api) if format_ == "list" else stream_url(world.api, format_)
     headers = world.operator() if format_ == "list" else world.user(USER_100000)
     while True:
@@ -94,7 +98,7 @@ def _show(raw: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.profile", description="Sample the service while it streams.")
-    parser.add_argument("--format", choices=("csv", "json", "list"), default="csv")
+    parser.add_argument("--format", choices=("csv", "json", "list", "small"), default="csv")
     parser.add_argument("--seconds", type=int, default=20)
     options = parser.parse_args()
     try:

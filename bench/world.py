@@ -73,10 +73,10 @@ async def open_world(folder: Path, size: Size) -> AsyncIterator[World]:
         session = await exits.enter_async_context(aiohttp.ClientSession())
         print(f"Loading {size.users:,} users and histories of up to {size.histories[-1]:,} records …", flush=True)
         await load(stack.admin_url, size)
-        meter = Meter(_pid(run_dir, "postgres"), lambda text: print(f"  {text}", flush=True))
-        api = Server("Carryout", settings.public_url, _pid(run_dir, "api"))
+        meter = Meter(pid_of(run_dir, "postgres"), lambda text: print(f"  {text}", flush=True))
+        api = Server("Carryout", settings.public_url, pid_of(run_dir, "api"))
         key = await _create_key(settings.database_url)
-        yield World(size, stack, settings, meter, session, api, _pid(run_dir, "worker"), key)
+        yield World(size, stack, settings, meter, session, api, pid_of(run_dir, "worker"), key)
 
 
 @asynccontextmanager
@@ -98,7 +98,7 @@ async def open_api(world: World, name: str, environ: Mapping[str, str]) -> Async
     command = [*CARRYOUT, "serve", "--host", "127.0.0.1", "--port", str(port)]
     await process.start(command, given, answers=lambda: _answers(port, b"/readyz"))
     try:
-        yield Server(name, public_url, _pid(run_dir, name))
+        yield Server(name, public_url, pid_of(run_dir, name))
     finally:
         await process.stop()
 
@@ -110,10 +110,18 @@ async def open_peer(world: World, peer: Peer) -> AsyncIterator[Server]:
     port = keep_port(run_dir / f"{name}.port")
     address = f"127.0.0.1:{port}" if peer.command[-1] == "--bind" else str(port)
     process = ChildProcess(name, run_dir)
-    environ = dict(os.environ) | {"DATABASE_URL": world.stack.admin_url}
+    settings = world.settings
+    environ = dict(os.environ) | {
+        "DATABASE_URL": world.stack.admin_url,
+        "S3_BUCKET": settings.s3_bucket,
+        "AWS_ENDPOINT_URL_S3": settings.s3_endpoint_url,
+        "AWS_DEFAULT_REGION": settings.s3_region,
+        "AWS_ACCESS_KEY_ID": settings.s3_access_key_id,
+        "AWS_SECRET_ACCESS_KEY": settings.s3_secret_access_key,
+    }
     await process.start([*peer.command, address], environ, answers=lambda: _answers(port, b"/nothing"))
     try:
-        yield Server(peer.name, f"http://127.0.0.1:{port}/", _pid(run_dir, name))
+        yield Server(peer.name, f"http://127.0.0.1:{port}/", pid_of(run_dir, name))
     finally:
         await process.stop()
 
@@ -134,5 +142,5 @@ async def _create_key(database_url: str) -> str:
     return text
 
 
-def _pid(run_dir: Path, name: str) -> int:
+def pid_of(run_dir: Path, name: str) -> int:
     return int((run_dir / f"{name}.pid").read_text().split()[0])

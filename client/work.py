@@ -54,7 +54,8 @@ def verify(path: Path, console: Console) -> None:
     found = verification.verify(path, console)
     console.say(f"{path}: {found.files} files, {found.size_bytes} bytes, all as the manifest says")
     if found.missing:
-        console.say(f"{found.missing} attachments could not be included; index.html says why")
+        files = "1 attachment" if found.missing == 1 else f"{found.missing} attachments"
+        console.say(f"{files} could not be included; index.html says why")
 
 
 async def _since_last(api: Api, selection: Selection, console: Console) -> Selection:

@@ -8,7 +8,9 @@ import hashlib
 import itertools
 import os
 import re
+import shutil
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.message import EmailMessage
@@ -19,15 +21,17 @@ from uuid import UUID
 import aiohttp
 import msgspec
 
-from devstack.dev import open_service
+from devstack.dev import CARRYOUT, DATASETS, open_service
+from devstack.pictures import LOST, NAMES, STORES, create_pictures, upload_pictures, write_datasets
 from devstack.ports import keep_port
-from devstack.sample import ADA, USER_50000
+from devstack.sample import ADA, USER_50000, load_sample
 from devstack.stack import Stack, open_stack
 from guard.files import open_private
 from guard.terminal import echo
 from service.access.api_keys import KeyRepository, Scope
 from service.access.tokens import create_token
 from service.backends.database import connect
+from service.backends.storage import open_storage
 from service.errors import ServiceError
 from service.settings import Settings
 
@@ -36,8 +40,10 @@ SHOWN_LINES: Final = 3
 SHOWN_CHARACTERS: Final = 116
 WATCH_SECONDS: Final = 0.2
 PATIENCE_SECONDS: Final = 120
-# A part of every password hash in the sample, and the names of forbidden columns.
-FORBIDDEN: Final = (b"canary-never-exported", b"password_hash", b"internal_id")
+# A part of every password hash in the sample.
+SECRET: Final = b"canary-never-exported"
+# With the names of forbidden columns, which only a package tells: it says what is left out.
+FORBIDDEN: Final = (SECRET, b"password_hash", b"internal_id")
 
 
 class DemoError(ServiceError):
@@ -48,9 +54,15 @@ async def run_demo(data_dir: Path) -> None:
     """Raises DemoError, or the error of a step, so that the command's exit status shows the result."""
     started = time.monotonic()
     again = {"CARRYOUT_EXPORTS_PER_HOUR": "1000", "CARRYOUT_KEPT_FILES": "1000"}  # the demo may be run again
-    environ = dict(os.environ) | again
+    datasets = data_dir / "datasets"
+    bucket = os.environ.get("CARRYOUT_S3_BUCKET", "carryout")
+    pictures = {DATASETS: str(datasets), "CARRYOUT_FILE_STORES": STORES.format(bucket=bucket)}
+    environ = dict(os.environ) | again | pictures
     echo("Starting PostgreSQL, Redis, S3, a mail server, the API and a worker; loading the sample application")
     async with open_stack(data_dir, environ) as stack:
+        write_datasets(datasets)
+        await load_sample(stack.admin_url)
+        await create_pictures(stack.admin_url, ADA)
         port = keep_port(data_dir / "run" / "api.port")
         async with open_service(stack, port) as settings, aiohttp.ClientSession() as session:
             echo(f"  ready after {time.monotonic() - started:.1f} s: {settings.public_url}")
@@ -72,6 +84,7 @@ class _Demo:
         json_records = await self._small("json")
         _require(csv_records == json_records, "CSV and JSON hold different numbers of records")
         await self._queued()
+        await self._package()
         await self._stream("csv")
         await self._stream("json")
         await self._operators()
@@ -90,7 +103,7 @@ class _Demo:
         with _step("Queued CSV export of 50,000 records: POST /api/export, progress, mail"):
             asked = await self._call("POST", "/api/export", USER_50000, body={"format": "csv"}, wanted=202)
             echo(f"  202 {asked['status']}, {asked['estimated_records']:,} records expected")
-            export = await self._watch(asked["job_id"])
+            export = await self._watch(asked["job_id"], USER_50000)
             mail = await self._find_mail(asked["job_id"])
             body = mail.get_body(("plain",))
             text = body.get_content() if body else ""
@@ -102,11 +115,31 @@ class _Demo:
             await self._download(link[0] if link else "", path)
             await self._check(path, USER_50000, export)
 
-    async def _watch(self, job_id: str) -> dict[str, Any]:
+    async def _package(self) -> None:
+        """A ZIP to read and keep, with the user's pictures; one of them is lost, and the package says so."""
+        with _step("Package with pictures: POST /api/export, carryout verify, unpacked"):
+            async with open_storage(self._settings) as storage:
+                await upload_pictures(storage, ADA)
+            asked = await self._call("POST", "/api/export", ADA, body={"format": "zip"}, wanted=202)
+            export = await self._watch(asked["job_id"], ADA)
+            _require(export["files"] == {"included": len(NAMES), "missing": 1}, f"it has {export['files']}")
+            path, folder = self._files / "package.zip", self._files / "package"
+            await self._download(export["download_url"], path)
+            await _verify(path)
+            shutil.rmtree(folder, ignore_errors=True)
+            with zipfile.ZipFile(path) as archive:
+                archive.extractall(folder)
+            _require(LOST in (folder / "pictures-files.html").read_text(), "it is silent about the lost picture")
+            _require('"content.html#row-1"' in (folder / "pictures.html").read_text(), "no picture leads to its text")
+            for file in filter(Path.is_file, folder.rglob("*")):
+                _require(SECRET not in file.read_bytes(), f"{file.name} contains {SECRET.decode()}")
+            echo(f"  {folder / 'index.html'}: open it in a browser · no forbidden data in it")
+
+    async def _watch(self, job_id: str, user_id: UUID) -> dict[str, Any]:
         shown = -1
         async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
-                export = await self._call("GET", f"/api/export/{job_id}", USER_50000)
+                export = await self._call("GET", f"/api/export/{job_id}", user_id)
                 progress = export["progress"]
                 if progress["records_done"] != shown:
                     shown = progress["records_done"]
@@ -187,7 +220,14 @@ def _count_records(path: Path) -> int:
         with path.open(newline="", encoding="utf-8") as file:
             return sum(1 for _ in csv.DictReader(file))
     document = msgspec.json.decode(path.read_bytes())
-    return 1 + len(document["activity"]) + len(document["content"])
+    return 1 + sum(len(section) for section in document.values() if isinstance(section, list))
+
+
+async def _verify(path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(*CARRYOUT, "verify", path, stdout=asyncio.subprocess.PIPE)
+    out, _ = await process.communicate()
+    _require(process.returncode == 0, f"carryout verify {path.name} ended with status {process.returncode}")
+    echo(*(f"  │ {line}" for line in out.decode().splitlines()))
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 from enum import StrEnum
 
 from guard.text import printable
+from languages.words import to_translate
 
-NO_SUCH_USER = "No such user"
+NO_SUCH_USER = to_translate("No such user")
 # For users: operators read the server and the cause in the log.
 AWAY = "The service is not available at the moment: please try again soon"
 NOT_AUTHENTICATED = "Missing or invalid token"

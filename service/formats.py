@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from languages.words import to_translate
+
 
 class Format(StrEnum):
     """A format of documents. Its value is its name in requests, and the extension of its files.
@@ -25,7 +27,7 @@ class Format(StrEnum):
 
     @property
     def hint(self) -> str:
-        """The format's use, in words for users."""
+        """The format's use, as a message for users."""
         return _FACTS[self].hint
 
     @property
@@ -44,13 +46,14 @@ class _Facts(NamedTuple):
 
 
 _FACTS: Final[Mapping[Format, _Facts]] = {
-    Format.CSV: _Facts("text/csv; charset=utf-8", "One table, for any program"),
-    Format.JSON: _Facts("application/json", "Structured, for other services"),
-    Format.NDJSON: _Facts("application/x-ndjson", "One record a line, for large imports"),
+    Format.CSV: _Facts("text/csv; charset=utf-8", to_translate("One table, for any program")),
+    Format.JSON: _Facts("application/json", to_translate("Structured, for other services")),
+    Format.NDJSON: _Facts("application/x-ndjson", to_translate("One record a line, for large imports")),
     Format.XLSX: _Facts(
-        "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet", "A spreadsheet, for Excel and LibreOffice"
+        "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+        to_translate("A spreadsheet, for Excel and LibreOffice"),
     ),
-    Format.ZIP: _Facts("application/zip", "Everything to read, with tables, for keeping"),
+    Format.ZIP: _Facts("application/zip", to_translate("Everything to read, with tables, for keeping")),
 }
 
 STREAMED_FORMATS: Final = tuple(format_ for format_ in Format if not format_.is_package)

@@ -47,6 +47,7 @@ from service.bookkeeping.audit import AuditLog
 from service.bookkeeping.events import EventRepository
 from service.bookkeeping.exports import ExportRepository, find_mark
 from service.bookkeeping.mails import NotificationRepository
+from service.branding.brand import Brand, load_brand
 from service.documents.datasets import (
     Dataset,
     list_exposed_columns,
@@ -92,6 +93,7 @@ class Resources:
     """
 
     settings: Settings
+    brand: Brand
     database: Pool
     encoding: str
     source: Pool
@@ -150,6 +152,7 @@ class _Source(NamedTuple):
 @asynccontextmanager
 async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     """Raises ConfigurationError, with one sentence that names the fault, if a server or a dataset is unusable."""
+    brand = load_brand(settings)
     mailer = Mailer(
         settings.smtp_url,
         settings.mail_from,
@@ -170,6 +173,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         enter = stack.enter_async_context
         resources = Resources(
             settings=settings,
+            brand=brand,
             tracer=await enter(_open_tracer(settings)),
             datasets=source.datasets,
             schema=load_schema(source.datasets),

@@ -16,6 +16,7 @@ from msgspec import Meta
 from yarl import URL
 
 from guard.files import read_trusted
+from languages.choice import Tag
 from service.errors import ConfigurationError
 from service.file_stores import FileStore, option_names, parse_stores, with_options
 
@@ -51,6 +52,8 @@ OWN_PARAMETERS = frozenset(
         "code_challenge_method",
     }
 )
+# Browsers take pages of these for secure without TLS.
+LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 ENCODE = ": percent-encode what is special in its user or password, such as : / ? # [ ] @ %"
 TOKEN_KEYS = ("jwt_secret", "jwt_public_key_file", "jwt_jwks_url")
 # `CARRYOUT_NAME_FILE` names a file that holds the setting, as secrets are mounted.
@@ -149,7 +152,39 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="File with an OAuth access token for the user of `SMTP_URL`, read anew for each mail"),
     ] = ""
     mail_from: Annotated[str, Meta(description="Sender of the mails")]
+    language: Annotated[
+        Tag,
+        Meta(
+            description="Language of users whose token, profile (its column `locale`) and browser name none of those "
+            "that there are"
+        ),
+    ] = "en"
     public_url: Annotated[str, Meta(description="This service as users reach it; links are built from it alone")]
+
+    product_name: Annotated[
+        str,
+        Meta(max_length=60, description="Name of the application, on the page, in mails and in packages. Empty: none"),
+    ] = ""
+    support_address: Annotated[
+        str, Meta(description="Where users get help: a mail address, or a URL that begins with `https://`")
+    ] = ""
+    accent_color: Annotated[
+        str,
+        Meta(
+            description="Colour of buttons and links, as `#0b6b5d`, with a contrast of 4.5 at least. Empty: Carryout's"
+        ),
+    ] = ""
+    accent_color_dark: Annotated[
+        str,
+        Meta(description="The same in the dark theme. Default: `ACCENT_COLOR`, as much lighter as it takes"),
+    ] = ""
+    logo_file: Annotated[
+        str,
+        Meta(description="PNG, or plain SVG without scripts, of 64 KiB at most; needs `PRODUCT_NAME`. Empty: none"),
+    ] = ""
+    templates_dir: Annotated[
+        str, Meta(description="Folder with the operator's own templates of mails. Empty: none")
+    ] = ""
 
     ca_file: Annotated[
         str,
@@ -348,6 +383,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         CommaSeparated,
         Meta(description="Other sites whose pages may call the API, as `https://app.example.org`; empty: none"),
     ] = ()
+    frame_ancestors: Annotated[
+        CommaSeparated,
+        Meta(
+            description="Sites whose pages may show `/embedded` in a frame and hand a session over, as "
+            "`https://app.example.org`; empty: none"
+        ),
+    ] = ()
     webhook_url: Annotated[
         str,
         Meta(description="Where events about exports are posted, as Standard Webhooks; without a proxy. Empty: none"),
@@ -414,6 +456,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _require_networks(self.trusted_proxies)
         origins = tuple(_parse_origin(text, "CORS_ORIGINS") for text in self.cors_origins)
         msgspec.structs.force_setattr(self, "cors_origins", origins)
+        ancestors = tuple(_parse_ancestor(text, self.public_url) for text in self.frame_ancestors)
+        msgspec.structs.force_setattr(self, "frame_ancestors", ancestors)
         _require_sign_in(self)
         _require_webhook(self)
         if any(" #" in glob for glob in self.forbidden_columns):
@@ -659,6 +703,15 @@ def _parse_origin(text: str, name: str, *, whole: bool = True) -> str:
     raise ConfigurationError(_named(name, f"needs origins as https://app.example.org, without a path, not {text}"))
 
 
+def _parse_ancestor(text: str, public_url: str) -> str:
+    """A page that the network could change must not hand tokens over."""
+    origin = _parse_origin(text, "FRAME_ANCESTORS")
+    parts = urlsplit(origin)
+    if parts.scheme == "http" and public_url.startswith("https://") and parts.hostname not in LOCAL_HOSTS:
+        raise ConfigurationError(_named("FRAME_ANCESTORS", f"needs https:// as PUBLIC_URL has it, not {origin}"))
+    return origin
+
+
 def _require_sign_in(settings: Settings) -> None:
     if bool(settings.oidc_issuer) != bool(settings.oidc_client_id):
         raise ConfigurationError(_named("OIDC_CLIENT_ID", "and CARRYOUT_OIDC_ISSUER go together"))
@@ -678,7 +731,7 @@ def _require_sign_in_url(settings: Settings) -> None:
 def _require_provider(settings: Settings) -> None:
     """Browsers hash the proof of a code (PKCE) on secure pages alone."""
     page = urlsplit(settings.public_url)
-    if page.scheme != "https" and page.hostname not in {"localhost", "127.0.0.1", "::1"}:
+    if page.scheme != "https" and page.hostname not in LOCAL_HOSTS:
         raise ConfigurationError(_named("PUBLIC_URL", "must begin with https:// for CARRYOUT_OIDC_ISSUER"))
     if "openid" not in settings.oidc_scopes.split():
         raise ConfigurationError(_named("OIDC_SCOPES", "must contain openid"))

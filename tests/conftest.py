@@ -1,7 +1,7 @@
 """Fixtures for all tests: real servers, started once, and for each test a database of its own."""
 
 import dataclasses
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -27,9 +27,10 @@ from service.user_ids import UserId
 from tests.api.serving import Served, serve
 from tests.sql.databases import create_database, database_environ, migrate_as_owner, with_database
 from tests.sql.databases import open_database as open_empty_database
-from tests.support import heap, leaks, quick
+from tests.support import forking, heap, leaks, quick
 from tests.support.documents import POOL_NAME
 from tests.support.factories import Connection
+from tests.support.memory import keep_database_in_memory
 from tests.support.smtp import SmtpServer, open_smtp_server
 
 PUBLIC_PATH = "/carryout"
@@ -48,6 +49,7 @@ hypothesis.settings.load_profile("patient")
 
 OpenDatabase = Callable[[], AbstractAsyncContextManager[str]]
 Token = Callable[[UserId], str]
+Report = Callable[[str], None]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -69,11 +71,18 @@ def _patient_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "ASYNC_COUNT_SECONDS", PATIENCE_SECONDS)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _forking() -> Iterator[None]:
+    yield
+    forking.stop()
+
+
 @pytest.fixture(scope="session")
 async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     """PostgreSQL alone: tests that need no other server are the ones `make quick` runs."""
-    async with open_stack(tmp_path_factory.mktemp("postgres"), NOWHERE) as opened:
-        yield opened
+    with keep_database_in_memory(tmp_path_factory.mktemp("postgres")) as folder:
+        async with open_stack(folder, NOWHERE) as opened:
+            yield opened
 
 
 @pytest.fixture(scope="session")
@@ -218,6 +227,17 @@ async def idle_api(common_settings: Settings, open_database: OpenDatabase) -> As
 @pytest.fixture(scope="session")
 def token(common_settings: Settings) -> Token:
     return lambda user_id: create_token(common_settings, str(user_id), TOKEN_TTL_SECONDS)
+
+
+@pytest.fixture
+def report(capsys: pytest.CaptureFixture[str]) -> Report:
+    """Prints a line of figures, also where the test passes."""
+
+    def say(line: str) -> None:
+        with capsys.disabled():
+            print(f"    {line}", flush=True)  # noqa: T201 (the figures are what such a test is run for)
+
+    return say
 
 
 def on_database(settings: Settings, url: str) -> Settings:

@@ -15,7 +15,11 @@ from typing import Any
 import arq.worker
 import asyncpg
 import pytest
+from aiobotocore.endpoint import AioEndpoint
+from aiobotocore.httpsession import AIOHTTPSession
+from aiobotocore.signers import AioRequestSigner
 from asyncpg.transaction import Transaction
+from botocore.client import BaseClient
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 import worker.main
@@ -100,6 +104,16 @@ def test_a_transaction_of_ours_begins_as_one_of_asyncpg() -> None:
     assert set(re.findall(r"(?:self|con)\.(_\w+) = ", source)) == {"_top_xact", "_nested", "_id", "_state"}
     assert "self._state = TransactionState.STARTED" in source
     assert source.count("self._connection.execute(query)") == 1
+
+
+def test_a_file_is_signed_and_sent_by_what_a_client_uses() -> None:
+    """`SignedPut` takes the signer and the session of HTTP from the client."""
+    parameters = list(inspect.signature(AioRequestSigner.get_auth_instance).parameters)
+    assert parameters[1:4] == ["signing_name", "region_name", "signature_version"]
+    assert "self._request_signer = " in inspect.getsource(BaseClient.__init__)
+    assert "self._endpoint = " in inspect.getsource(BaseClient.__init__)
+    assert "self.http_session.send(request)" in inspect.getsource(AioEndpoint._send)
+    assert list(inspect.signature(AIOHTTPSession.send).parameters) == ["self", "request"]
 
 
 def test_an_entry_of_a_zip_is_deflated_by_its_own_compressor() -> None:

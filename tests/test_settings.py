@@ -411,6 +411,24 @@ def test_origins_are_as_browsers_write_them() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "given", ["*", "https://*.example.org", "app.example.org", "https://app.example.org/data", "'self'", "null"]
+)
+def test_an_ancestor_is_an_origin(given: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^CARRYOUT_FRAME_ANCESTORS needs origins as https://"):
+        from_env(REQUIRED | {"CARRYOUT_FRAME_ANCESTORS": f"https://app.example.org,{given}"})
+
+
+def test_an_ancestor_is_as_safe_as_the_page() -> None:
+    given = {"CARRYOUT_FRAME_ANCESTORS": "http://app.example.org:80"}
+    with pytest.raises(ConfigurationError, match=r"^CARRYOUT_FRAME_ANCESTORS needs https://"):
+        from_env(REQUIRED | given)
+    by_http = from_env(REQUIRED | given | {"CARRYOUT_PUBLIC_URL": "http://exports.example.com"})
+    assert by_http.frame_ancestors == ("http://app.example.org",)
+    local = {"CARRYOUT_FRAME_ANCESTORS": "http://localhost:3000"}
+    assert from_env(REQUIRED | local).frame_ancestors == ("http://localhost:3000",)
+
+
 OIDC = {"CARRYOUT_OIDC_ISSUER": "https://id.example.com/realms/app/", "CARRYOUT_OIDC_CLIENT_ID": "page"}
 
 

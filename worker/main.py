@@ -15,10 +15,12 @@ import arq.worker
 import redis.exceptions
 import structlog
 
+from service.backends.database import connect
 from service.backends.queue import QUEUE_NAME, RUN_EXPORT, close_redis, find_job_id, open_redis
 from service.backends.webhook import Receiver, open_receiver
 from service.bookkeeping.exports import Export
 from service.errors import ConfigurationError, OutageError, UnavailableError
+from service.mails.own_templates import find_own_templates
 from service.mails.sending import send_due_mails
 from service.readiness import Servers, watch_servers
 from service.resources import Resources, open_resources
@@ -73,7 +75,8 @@ async def work(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     async with open_resources(settings) as resources, open_receiver(settings) as receiver:
-        async with resources.transaction() as connection:
+        find_own_templates(settings.templates_dir, resources.brand)  # before a mail needs them
+        async with connect(settings.database_url) as connection:  # which names a server that is away by its setting
             await resources.events.note_receiver(connection, settings.webhook_url)
         worker = _Worker(resources, receiver)
         async with serve_probes(resources, worker.is_alive), watch_servers(Servers(resources)):

@@ -1,6 +1,6 @@
-"""The operators' full CSV as other stacks' own documentation builds it.
+"""The operators' full CSV, and users' small exports, as other stacks' own documentation builds them.
 
-Each peer is a module that serves `GET /` from the database in the variable `DATABASE_URL`, one process each.
+Each peer is a module that serves from the database in the variable `DATABASE_URL`, one process each.
 """
 
 import sys
@@ -46,4 +46,5 @@ PEERS = (
         "https://docs.djangoproject.com/en/5.2/howto/outputting-csv/#streaming-csv-files",
     ),
 )
+SMALL_EXPORTS = Peer("FastAPI + SQLAlchemy + boto3", _uvicorn("small_exports"), "")
 SELECT_ONE = Peer("a bare route that asks for 1", _uvicorn("select_one"), "")

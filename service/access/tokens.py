@@ -18,6 +18,7 @@ from jwt.types import Options
 from msgspec import UNSET, Meta, UnsetType
 
 from guard.files import read_trusted
+from languages.choice import find_language
 from service.access.claims import has_all, has_audience, is_foreign, make_required, user_text
 from service.access.jwks import ALGORITHMS, PublicKey, VerificationKey, fitting_algorithms, open_jwks
 from service.errors import ConfigurationError, InvalidValueError, TokenFault, TokenRefusedError, TokenTooLargeError
@@ -54,10 +55,11 @@ class KeySource(Protocol):
 
 
 class Access(NamedTuple):
-    """A valid token: its user, and how long it still is valid."""
+    """A valid token: its user, how long it still is valid, and the language that its claim `locale` names."""
 
     user_id: UserId
     seconds_left: float
+    language: str | None
 
 
 class JwtVerifier:
@@ -77,7 +79,7 @@ class JwtVerifier:
         with _refusing(TokenFault.USER):
             text = user_text(claims, self._settings.jwt_user_claim, self._settings.user_id_type)
             user_id = parse_user_id(text, self._settings.user_id_type)
-        return Access(user_id, expiry + LEEWAY_SECONDS - time.time())
+        return Access(user_id, expiry + LEEWAY_SECONDS - time.time(), find_language(claims.get("locale")))
 
     def _read_header(self, token: str) -> "_Header":
         header = _parse_header(token)

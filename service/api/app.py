@@ -69,8 +69,10 @@ def create_app(resources: Resources) -> Starlette:
     app.router.redirect_slashes = False  # its redirects would follow the request's Host
     app.state.resources = resources
     app.state.servers = Servers(resources)
-    app.state.page = page.load_page(settings)
-    app.state.page_assets = page.load_page_assets()
+    app.state.language = settings.language
+    app.state.pages = page.Pages(settings, resources.brand)
+    app.state.brand = resources.brand
+    app.state.page_assets = page.load_page_assets(resources.brand)
     app.state.watchers = events.Watchers()
     app.state.list_shares = listings.create_shares(settings)
     app.state.document = docs.defer_document(lambda: create_document(routes, REFERENCE, public_url=settings.public_url))

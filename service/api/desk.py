@@ -2,6 +2,7 @@
 
 import datetime as dt
 import hashlib
+import re
 import uuid
 from functools import partial
 from typing import Annotated
@@ -67,7 +68,7 @@ from service.errors import NO_SUCH_USER, InvalidValueError, PermissionDeniedErro
 from service.exports import attempts, requests
 from service.exports.admission import conflict_with
 from service.formats import Format
-from service.mails.recipients import find_address
+from service.mails.recipients import find_recipient
 from service.resources import Resources
 from service.user_ids import UserId, parse_user_id
 
@@ -81,6 +82,8 @@ SEVERAL_USERS = "Several users have this e-mail address: give user_id"
 NO_SEARCH = "Users can't be named by their e-mail address here: the file requests/by_email.sql is missing"
 NO_ADDRESS = "The application has no valid e-mail address for this user, so the link could not be sent"
 UNPRINTABLE_REASON = "reason must be one line without control or invisible characters, because the user reads it"
+LINK = re.compile(r"://|\bwww\.", re.IGNORECASE)
+LINK_IN_REASON = "reason must not hold a web address: the user's mail program would make it a link"
 IN_THE_FUTURE = "received_at is in the future"
 
 Reason = Annotated[
@@ -89,7 +92,7 @@ Reason = Annotated[
         min_length=1,
         max_length=MAX_REASON_CHARACTERS,
         pattern=r"\S",
-        description="Why an operator asks: one line. The user reads it, on the page and in the mail.",
+        description="Why an operator asks: one line without a web address. The user reads it on the page and by mail.",
     ),
 ]
 
@@ -215,6 +218,8 @@ async def _require(request: Request, scope: Scope) -> tuple[ApiKey, Actor]:
 def _read_desk(key: ApiKey, body: CreateRequest) -> DeskRequest:
     if not is_printable(body.reason):
         raise InvalidValueError(UNPRINTABLE_REASON)
+    if LINK.search(body.reason):
+        raise InvalidValueError(LINK_IN_REASON)
     received_at = selections.read_instant("received_at", body.received_at)
     if received_at and received_at > dt.datetime.now(dt.UTC) + EARLIEST_ZONE:
         raise InvalidValueError(IN_THE_FUTURE)
@@ -247,14 +252,14 @@ async def _require_address(resources: Resources, user_id: UserId) -> None:
     profile = resources.datasets[0]
     try:
         with naming_failures(), refusing_foreign_characters(SubjectNotFoundError(NO_SUCH_USER)):
-            found = await find_address(
+            found = await find_recipient(
                 resources.source, profile, user_id, since=now, acquire_timeout_seconds=timeout_seconds
             )
     except UnicodeDecodeError:  # a database in SQL_ASCII holds any bytes
         raise InvalidValueError(NO_ADDRESS) from None
     if found is None:
         await attempts.require_user(resources, user_id, since=now)
-    if found is None or normalize_address(found) is None:
+    if found is None or normalize_address(found.address) is None:
         raise InvalidValueError(NO_ADDRESS)
 
 

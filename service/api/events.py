@@ -89,8 +89,9 @@ class Watchers:
 
 async def watch_export(request: Request) -> Response:
     """Ignores `Last-Event-ID`: each event holds the whole state. The stream ends with the token."""
-    user_id, token_seconds = await require_access(request)
-    ends_at = time.monotonic() + min(MAX_SECONDS, token_seconds)
+    access = await require_access(request)
+    user_id = access.user_id
+    ends_at = time.monotonic() + min(MAX_SECONDS, access.seconds_left)
     query_params(request, set())
     export = await get_owned(request, user_id, job_id_of(request))
     return ChunkedStream(

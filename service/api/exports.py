@@ -11,9 +11,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from languages.choice import Wishes
 from service import errors
 from service.api import selections
-from service.api.callers import get_owned, require_user, resources_of, user_actor
+from service.api.callers import get_owned, require_access, require_user, resources_of, user_actor
 from service.api.examples import (
     COMPLETED_AT,
     CREATED_AT,
@@ -30,6 +31,7 @@ from service.api.examples import (
 )
 from service.api.http.body_limit import MAX_BODY_BYTES
 from service.api.http.requests import (
+    accepted_language,
     idempotency_key,
     job_id_of,
     prefers,
@@ -171,7 +173,8 @@ class PageQuery(msgspec.Struct, frozen=True):
 
 async def create_export(request: Request) -> Response:
     resources = resources_of(request)
-    user_id = await require_user(request)
+    access = await require_access(request)
+    user_id = access.user_id
     query_params(request, set())
     body = await read_json(request, CreateExport, wanted=WANTED_BODY)
     respond_async = prefers(request, RESPOND_ASYNC)
@@ -184,6 +187,7 @@ async def create_export(request: Request) -> Response:
         respond_async=respond_async,
         idempotency_key=key,
         traceparent=request.state.traceparent,
+        wishes=Wishes(access.language, accepted_language(request)),
     )
     export = await requests.request_export(resources, wanted)
     response = await _accepted(resources, export)

@@ -8,22 +8,61 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.access.api_keys import ApiKey
+from service.access.api_keys import ApiKey, Scope
 from service.api.audited_streams import AuditedStream, Opened
 from service.api.callers import resources_of
+from service.api.examples import SERVERS_FAIL
 from service.api.http.permitted import while_permitted
-from service.api.operators import require_permission
+from service.api.operators import (
+    DISABLED,
+    NO_KEY,
+    TOO_MANY_WRONG_KEYS,
+    require_flag,
+    require_key,
+    require_permission,
+    require_scope,
+)
 from service.bookkeeping.audit import Actor, AuditAction
 from service.documents.encoders import create_encoder
 from service.documents.encoding import EncoderOptions
 from service.documents.lists import open_list
 from service.documents.selection import Query
+from service.errors import PermissionDeniedError, RateLimitedError, ServiceError
 from service.formats import Format
 from service.mutex import Shares
 from service.settings import Settings
 
 TOO_MANY_LISTS = "This API key downloads too many lists at once"
 BUSY_SECONDS = 10
+
+
+def list_refusals(permission: str) -> tuple[ServiceError, ...]:
+    """Those of all lists; `permission` is the list's scope."""
+    return (
+        NO_KEY,
+        DISABLED,
+        PermissionDeniedError(f"This API key lacks the scope {permission}"),
+        PermissionDeniedError(f"This API key lacks the scope {Scope.USERS_UNGUARDED}"),
+        TOO_MANY_WRONG_KEYS,
+        RateLimitedError(TOO_MANY_LISTS, retry_after_seconds=BUSY_SECONDS),
+        *SERVERS_FAIL,
+    )
+
+
+async def require_list_key(request: Request, permission: str) -> tuple[ApiKey, Actor]:
+    """The key, which has the scope `permission` while the flag of the same name is on.
+
+    Authenticate first: an unauthenticated caller learns neither the flag's state nor the known parameters.
+    """
+    key, actor = await require_key(request)
+    require_flag(request, permission)
+    await require_scope(request, key, actor, permission)
+    return key, actor
+
+
+async def require_unguarded(request: Request, key: ApiKey, actor: Actor) -> None:
+    """The key may have cells that a spreadsheet would run."""
+    await require_scope(request, key, actor, Scope.USERS_UNGUARDED)
 
 
 @dataclass(frozen=True, kw_only=True)

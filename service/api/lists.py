@@ -12,21 +12,12 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import errors
-from service.access.api_keys import Scope, list_permission
+from service.access.api_keys import list_permission
 from service.api import selections
-from service.api.examples import SERVERS_FAIL, UNKNOWN_PARAMETER
+from service.api.examples import UNKNOWN_PARAMETER
 from service.api.http.requests import parse_uuid, query_params
-from service.api.listings import BUSY_SECONDS, TOO_MANY_LISTS, Listing
+from service.api.listings import Listing, list_refusals, require_list_key, require_unguarded
 from service.api.operations import Answer, Json, Operation
-from service.api.operators import (
-    DISABLED,
-    NO_KEY,
-    TOO_MANY_WRONG_KEYS,
-    require_flag,
-    require_key,
-    require_scope,
-)
 from service.api.routing import ExactRoute
 from service.bookkeeping.audit import AuditAction
 from service.documents.comments import ParameterFact
@@ -126,15 +117,12 @@ def _endpoint(dataset: Dataset, public_url: str) -> Endpoint:
 
 
 async def _export(request: Request, dataset: Dataset, links: Mapping[str, str]) -> Response:
-    """Authenticate first: an unauthenticated caller learns neither the flag's state nor whether a value is right."""
-    key, actor = await require_key(request)
     permission = list_permission(dataset.name)
-    require_flag(request, permission)
-    await require_scope(request, key, actor, permission)
+    key, actor = await require_list_key(request, permission)
     given = query_params(request, _known_parameters(dataset))
     variant = _read_variant(given)
     if variant.guard == "none":
-        await require_scope(request, key, actor, Scope.USERS_UNGUARDED)
+        await require_unguarded(request, key, actor)
     guarded = variant.format is Format.CSV and variant.guard == "formulas"
     after = read_key(given["after"], dataset.key, guarded=guarded) if "after" in given else ()
     updated_since = selections.read_instant("updated_since", given.get("updated_since"))
@@ -230,14 +218,8 @@ def _operation(dataset: Dataset) -> Operation:
         refusals=(
             InvalidRequestError(UNSUPPORTED_FORMAT),
             UNKNOWN_PARAMETER,
-            NO_KEY,
-            DISABLED,
-            errors.PermissionDeniedError(f"This API key lacks the scope {permission}"),
-            errors.PermissionDeniedError(f"This API key lacks the scope {Scope.USERS_UNGUARDED}"),
             *([InvalidValueError(wrong)] if wrong else []),
-            TOO_MANY_WRONG_KEYS,
-            errors.RateLimitedError(TOO_MANY_LISTS, retry_after_seconds=BUSY_SECONDS),
-            *SERVERS_FAIL,
+            *list_refusals(permission),
         ),
     )
 

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from service.api.app import create_app
 from service.api.http.protocol import StreamingProtocol
 from service.errors import ConfigurationError
+from service.mails.own_templates import find_own_templates
 from service.readiness import watch_servers
 from service.resources import open_resources
 from service.settings import Settings
@@ -29,6 +30,7 @@ logger = structlog.get_logger()
 async def serve(settings: Settings, *, host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT. Raises ConfigurationError if the start fails."""
     async with open_resources(settings) as resources:
+        find_own_templates(settings.templates_dir, resources.brand)  # a worker would refuse broken ones, too
         app = create_app(resources)
         with listen(host, port) as listener:
             await logger.ainfo(

@@ -14,20 +14,13 @@ from service.access.api_keys import Scope
 from service.access.flags import Flag
 from service.api import selections
 from service.api.callers import resources_of
-from service.api.examples import SERVERS_FAIL, UNKNOWN_PARAMETER
+from service.api.examples import UNKNOWN_PARAMETER
 from service.api.http.problems import UNEXPECTED
 from service.api.http.requests import query_params
 from service.api.http.responses import json_response
-from service.api.listings import BUSY_SECONDS, TOO_MANY_LISTS, Listing
+from service.api.listings import Listing, list_refusals, require_list_key, require_unguarded
 from service.api.operations import Answer, Operation
-from service.api.operators import (
-    DISABLED,
-    NO_KEY,
-    TOO_MANY_WRONG_KEYS,
-    require_flag,
-    require_key,
-    require_scope,
-)
+from service.api.operators import DISABLED, require_flag
 from service.api.routing import ExactRoute
 from service.bookkeeping.audit import AuditAction
 from service.documents.encoding import EncoderOptions
@@ -62,19 +55,12 @@ class ListsSimple(msgspec.Struct, frozen=True):
 
 
 async def export_users(request: Request) -> Response:
-    return await _export(
-        request, "export", Scope.USERS_EXPORT, Flag.USERS_EXPORT, resources_of(request).settings.users_filename
-    )
+    return await _export(request, "export", Scope.USERS_EXPORT, resources_of(request).settings.users_filename)
 
 
 async def export_users_full(request: Request) -> Response:
-    return await _export(
-        request,
-        "export_full",
-        Scope.USERS_EXPORT_FULL,
-        Flag.USERS_EXPORT_FULL,
-        resources_of(request).settings.users_full_filename,
-    )
+    filename = resources_of(request).settings.users_full_filename
+    return await _export(request, "export_full", Scope.USERS_EXPORT_FULL, filename)
 
 
 async def show_alive(request: Request) -> Response:
@@ -90,14 +76,11 @@ async def show_simple(request: Request) -> Response:
     return json_response(ListsSimple("export simple status"))
 
 
-async def _export(request: Request, name: str, scope: Scope, flag: Flag, filename: str) -> Response:
-    """Authenticate first: an unauthenticated caller learns neither the flags' state nor the known parameters."""
-    key, actor = await require_key(request)
-    require_flag(request, flag)
-    await require_scope(request, key, actor, scope)
+async def _export(request: Request, name: str, permission: str, filename: str) -> Response:
+    key, actor = await require_list_key(request, permission)
     query = _query(request)
     if query.guard == "none":
-        await require_scope(request, key, actor, Scope.USERS_UNGUARDED)
+        await require_unguarded(request, key, actor)
     resources = resources_of(request)
     if name not in resources.user_lists:
         raise PermissionDeniedError(NOT_SET_UP.format(name))
@@ -105,7 +88,7 @@ async def _export(request: Request, name: str, scope: Scope, flag: Flag, filenam
     return Listing(
         key=key,
         actor=actor,
-        flag=flag,
+        flag=permission,
         query=Query(dataset, (query.email, query.after)),
         format=Format.CSV,
         options=EncoderOptions(bom=query.bom == "1", unguarded=query.guard == "none"),
@@ -174,14 +157,8 @@ def _user_list(summary: str, *, name: str, columns: str, example: str, scope: st
             errors.InvalidRequestError(UNSUPPORTED_FORMAT),
             errors.InvalidRequestError(SPACE_IN_EMAIL),
             UNKNOWN_PARAMETER,
-            NO_KEY,
-            DISABLED,
             errors.PermissionDeniedError(NOT_SET_UP.format(name)),
-            errors.PermissionDeniedError(f"This API key lacks the scope {scope}"),
-            errors.PermissionDeniedError(f"This API key lacks the scope {Scope.USERS_UNGUARDED}"),
-            TOO_MANY_WRONG_KEYS,
-            errors.RateLimitedError(TOO_MANY_LISTS, retry_after_seconds=BUSY_SECONDS),
-            *SERVERS_FAIL,
+            *list_refusals(scope),
         ),
     )
 

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from botocore.exceptions import ClientError
 
 from service.backends.s3 import MAX_DOWNLOADS, MAX_DOWNLOADS_OF_ONE_OWNER, answer_within, encryption, open_client
+from service.backends.s3_put import SignedPut
 from service.content_disposition import attachment
 from service.errors import ExportGoneError, UnavailableError
 from service.settings import Settings
@@ -71,6 +72,7 @@ class ObjectStorage:
         self._bucket = bucket
         self._prefix = prefix
         self._encryption = encryption
+        self._signed_put = SignedPut(client, bucket, encryption)
         self.url: Final = f"s3://{bucket}/{prefix}"  # the prefix of all objects' URLs
         self._aborting: set[asyncio.Task[None]] = set()
         self._downloads: Counter[Hashable] = Counter()  # by owner
@@ -228,9 +230,12 @@ class ObjectStorage:
             await self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
 
     async def _put(self, key: str, content: bytes, content_type: str) -> None:
+        key = self._prefix + key
         async with answer_within(SEND_TIMEOUT_SECONDS):
+            if await self._signed_put.put(key, content, content_type):
+                return
             answer = await self._client.put_object(
-                Bucket=self._bucket, Key=self._prefix + key, Body=content, ContentType=content_type, **self._encryption
+                Bucket=self._bucket, Key=key, Body=content, ContentType=content_type, **self._encryption
             )
             _require_etag(answer)
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import asyncpg
 import msgspec
 
+from languages.choice import NO_WISHES, Wishes
 from service.backends.database import QUERIES, Connection, Executor, iterate
 from service.bookkeeping.audit import SYSTEM, Actor, AuditAction, AuditLog, actor_columns, storable
 from service.bookkeeping.mails import Kind
@@ -53,6 +54,7 @@ class ExportRequest(msgspec.Struct, frozen=True):
     idempotency_key: str | None = None
     traceparent: str | None = None
     desk: DeskRequest | None = None
+    wishes: Wishes = NO_WISHES
 
     @property
     def digest(self) -> bytes:
@@ -114,6 +116,8 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     received_at: dt.datetime | None
     due_at: dt.datetime | None
     answered_at: dt.datetime | None
+    claimed_language: str | None
+    accepted_language: str | None
     expired: bool = False
     disowned: bool | None = None
     seconds_left: float | None = None
@@ -131,6 +135,10 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
             self.big_as_text,
             self.unguarded,
         )
+
+    @property
+    def wishes(self) -> Wishes:
+        return Wishes(self.claimed_language, self.accepted_language)
 
     @property
     def by_desk(self) -> bool:
@@ -301,6 +309,7 @@ class ExportRepository:
             desk and desk.requested_by,
             desk and storable(connection, desk.reason),
             desk and desk.received_at,
+            *request.wishes,
         )
         return _read_verdict(row)
 

@@ -31,7 +31,7 @@ COMMANDS: Final = MappingProxyType(
         "init": ("service.cli.onboarding", "Write dataset files for the application whose database is at DSN."),
         "keys": ("service.cli.operators", "Create, list and revoke API keys for the operators' endpoints."),
         "list": ("client.cli", "Download the operators' list NAME, with the API key in CARRYOUT_API_KEY."),
-        "mails": ("service.cli.mails", "List the mails of exports, and send them again."),
+        "mails": ("service.cli.mails", "List the mails of exports, send them again, and preview them."),
         "migrate": (
             "service.cli.processes",
             "Migrate the database's schema, and grant its use to the role of CARRYOUT_DATABASE_URL.",

@@ -1,9 +1,10 @@
-"""Commands for operators: list the mails of exports, and send mails again."""
+"""Commands for operators: list the mails of exports, send mails again, and preview them."""
 
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from email.utils import make_msgid
 from operator import attrgetter
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import click
 import msgspec
 
 from guard.terminal import echo
+from languages.choice import LANGUAGES
 from service.backends.database import Pool, connect, open_pool
 from service.backends.mail_addresses import parse_mail_from
 from service.bookkeeping.exports import ExportRepository
 from service.bookkeeping.mails import MailFilter, MailSummary, Notification, NotificationRepository
 from service.bookkeeping.outbox import EntryState
+from service.branding.brand import Brand, load_brand
 from service.cli.options import (
     Age,
     choice_of,
@@ -29,7 +32,10 @@ from service.cli.options import (
 from service.cli.output import echo_found, json_option
 from service.documents.datasets import Dataset, load_datasets
 from service.mails import resending
-from service.mails.recipients import find_address
+from service.mails.messages import compose
+from service.mails.own_templates import find_own_templates
+from service.mails.recipients import find_recipient
+from service.mails.samples import SAMPLES
 from service.settings import Settings
 from service.user_ids import parse_user_id
 
@@ -44,6 +50,7 @@ COLUMNS = {
     "ended_at": "ended",
     "last_reply": "last reply",
 }
+SAMPLE_RECIPIENT = "user@example.com"
 SOURCE = "CARRYOUT_SOURCE_DATABASE_URL"
 
 
@@ -53,7 +60,7 @@ class AddressedMail(MailSummary, frozen=True, kw_only=True):
 
 @click.group()
 def mails() -> None:
-    """List the mails of exports, and send them again."""
+    """List the mails of exports, send them again, and preview them."""
 
 
 @mails.command("list")
@@ -127,17 +134,59 @@ def resend_mails(job_id: uuid.UUID | None, failed_since: float | None, env_file:
         echo("nothing to resend: each such mail was sent, or is due")
 
 
+@mails.command("preview")
+@click.option("--language", type=click.Choice(list(LANGUAGES)), help="Default: each.")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("mail-preview"),
+    show_default=True,
+    help="Folder for the files.",
+)
+@env_file_option
+def preview_mails(*, language: str | None, output: Path, env_file: Path | None) -> None:
+    """Write what would be sent: each kind of mail with sample facts, whole (.eml) and its HTML for a browser."""
+    settings = load_settings(env_file)
+    sender = parse_mail_from(settings.mail_from)
+    brand = load_brand(settings)
+    own = find_own_templates(settings.templates_dir, brand)
+    output.mkdir(parents=True, exist_ok=True)
+    for tag in [language] if language else LANGUAGES:
+        for kind, (facts, *_) in SAMPLES.items():
+            mail = compose(
+                kind,
+                sender=sender,
+                recipient=SAMPLE_RECIPIENT,
+                message_id=make_msgid(domain=sender.domain),
+                facts=facts,
+                language=tag,
+                brand=brand,
+                own=own,
+            )
+            html = mail.get_body(("html",))
+            assert html is not None  # every mail has both parts
+            target = output / f"{kind}.{tag}.eml"
+            target.write_bytes(mail.as_bytes())
+            target.with_suffix(".html").write_text(_with_logo(html.get_content(), brand), encoding="utf-8")
+            echo(str(target))
+
+
+def _with_logo(html: str, brand: Brand) -> str:
+    """A browser has no parts of a mail to look for the logo in."""
+    return html.replace(brand.mail_logo, brand.embedded_logo) if brand.mail_logo else html
+
+
 async def _add_addresses(settings: Settings, found: AsyncGenerator[MailSummary]) -> AsyncGenerator[AddressedMail]:
     async with _open_source(settings) as (source, profile), aclosing(found):
         async for mail in found:
-            address = await find_address(
+            found_one = await find_recipient(
                 source,
                 profile,
                 parse_user_id(mail.user_id, settings.user_id_type),
                 since=mail.export_created_at,
                 acquire_timeout_seconds=settings.acquire_timeout_seconds,
             )
-            yield AddressedMail(**msgspec.structs.asdict(mail), address=address)
+            yield AddressedMail(**msgspec.structs.asdict(mail), address=found_one and found_one.address)
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@
 -- kept: Ten years, by law            recipients, and source
 -- file: storage_key from uploads as file_name  each row's file: the column with its key in a store that
                                    CARRYOUT_FILE_STORES names, and one with its name; may be repeated
+-- link: post_id to posts.id       a column with the key of a row of another section, and its section and column there
 -- param: email text               a list's parameter and its type, $1 for the first such line; null if it isn't given
 -- deny total_cost: a business secret  a column, or `table schema.name`, that is left out, and the reason
 """
@@ -26,13 +27,14 @@ COMMENT_OR_QUOTED = re.compile(
 )
 IDENTIFIER = r'(?:[^\s:"]|"(?:[^"]|"")+")+'
 FACT = re.compile(
-    r"--[ \t]+(?P<head>title|about|time|purpose|kept|recipients|source|file|param|deny)"
+    r"--[ \t]+(?P<head>title|about|time|purpose|kept|recipients|source|file|link|param|deny)"
     rf"(?:[ \t]+(?P<column>(?:table[ \t]+)?{IDENTIFIER}))?:[ \t]*(?P<text>.*\S)\s*"
 )
 FILE = re.compile(
     rf"(?P<key>{IDENTIFIER})[ \t]+from[ \t]+(?P<store>{IDENTIFIER})(?:[ \t]+as[ \t]+(?P<name>{IDENTIFIER}))?",
     re.IGNORECASE,
 )
+LINK = re.compile(rf"(?P<column>{IDENTIFIER})[ \t]+to[ \t]+(?P<section>[a-z][a-z0-9_]*)\.(?P<key>{IDENTIFIER})")
 
 PARAMETER = re.compile(r"(?P<name>[a-z][a-z0-9_]*)[ \t]+(?P<type>[a-z]+)")
 PARAMETER_TYPES = ("text", "uuid", "bigint", "numeric", "boolean", "date", "timestamptz")
@@ -45,6 +47,14 @@ class FileFact(msgspec.Struct, frozen=True):
     key: str
     store: str
     name: str | None = None
+
+
+class LinkFact(msgspec.Struct, frozen=True):
+    """The column that holds keys of rows in `section`, whose column `key` they are."""
+
+    column: str
+    section: str
+    key: str
 
 
 class ParameterFact(msgspec.Struct, frozen=True):
@@ -63,6 +73,7 @@ class Facts(msgspec.Struct):
     recipients: str = ""
     source: str = ""
     files: list[FileFact] = msgspec.field(default_factory=list)
+    links: list[LinkFact] = msgspec.field(default_factory=list)
     parameters: list[ParameterFact] = msgspec.field(default_factory=list)
     columns: dict[str, str] = msgspec.field(default_factory=dict)
     """Descriptions by column name."""
@@ -82,13 +93,17 @@ def without_semicolon(sql: str) -> str:
 
 
 def read_facts(sql: str) -> Facts:
-    """Raises ConfigurationError for a fact that is given twice, and for a file or parameter that isn't understood."""
+    """Raises ConfigurationError for a fact that is given twice, and for a file, link or parameter that isn't
+    understood.
+    """
     facts = Facts()
     for head, column, text in _lines(sql):
         if head == "about" and column:
             _set_once(facts.columns, column, text, f"about {column}")
         elif head == "file":
             facts.files.append(_read_file(column, text, facts.files))
+        elif head == "link":
+            facts.links.append(_read_link(column, text, facts.links))
         elif head == "param":
             facts.parameters.append(_read_parameter(column, text, facts.parameters))
         elif head == "deny":
@@ -115,6 +130,16 @@ def _read_file(column: str | None, text: str, earlier: Sequence[FileFact]) -> Fi
     if any(key == one.key for one in earlier):
         raise ConfigurationError(f"it has two lines `-- file: {key} from …`")
     return FileFact(key, store, name)
+
+
+def _read_link(column: str | None, text: str, earlier: Sequence[LinkFact]) -> LinkFact:
+    found = LINK.fullmatch(text)
+    if column or not found:
+        raise ConfigurationError("its line `-- link:` must read as `-- link: column to section.column`")
+    name = unquote_identifier(found["column"])
+    if any(name == one.column for one in earlier):
+        raise ConfigurationError(f"it has two lines `-- link: {name} to …`")
+    return LinkFact(name, found["section"], unquote_identifier(found["key"]))
 
 
 def _read_parameter(column: str | None, text: str, earlier: Sequence[ParameterFact]) -> ParameterFact:

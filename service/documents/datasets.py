@@ -120,6 +120,7 @@ async def load_datasets(
             datasets += map(_make_dataset, inspected)
     if repeated := _find_repeated(csv_names(datasets)):
         raise ConfigurationError(f"Two columns of the CSV would be called {repeated}: rename a dataset or a column")
+    _check_links(datasets)
     return tuple(datasets)
 
 
@@ -314,8 +315,8 @@ async def _load_list(connection: Connection, path: Path, known: _Known, *, forbi
     with naming(path.name, kind="List"):
         sql = _read(path)
         facts = read_facts(sql)
-        if facts.files:
-            raise ConfigurationError("a line `-- file:` is for the users' datasets")
+        if facts.files or facts.links:
+            raise ConfigurationError("the lines `-- file:` and `-- link:` are for the users' datasets")
         async with connection.transaction(readonly=True):
             types = [parameter.type for parameter in facts.parameters]
             parameters = _Parameters(types, partial(_list_parameters_fault, wanted=types))
@@ -459,3 +460,15 @@ def _check_files(columns: Sequence[Column], facts: Facts) -> None:
             raise ConfigurationError(
                 f"`-- file: {file.key} from {file.store}` needs a column {unknown}, which it lacks"
             )
+
+
+def _check_links(datasets: Sequence[Dataset]) -> None:
+    columns = {dataset.name: {column.name for column in dataset.columns} for dataset in datasets}
+    for dataset in datasets:
+        for link in dataset.facts.links:
+            with naming(f"{dataset.name}.sql"):
+                line = f"`-- link: {link.column} to {link.section}.{link.key}`"
+                if link.column not in columns[dataset.name]:
+                    raise ConfigurationError(f"{line} needs a column {link.column}, which it lacks")
+                if link.key not in columns.get(link.section, ()):
+                    raise ConfigurationError(f"{line} names no column of another dataset")

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from guard.text import quote_identifier
+from languages.words import Words
 from service.documents.datasets import PROFILE, Column, Dataset
 from service.errors import DocumentError
 from service.export_spec import ExportSpec
@@ -69,15 +70,21 @@ def describe_filter(selected: Sequence[Selected], spec: ExportSpec) -> dict[str,
     }
 
 
-def selection_words(spec: ExportSpec) -> str:
-    """The same as words for users; empty if all data is selected."""
-    start, end = instant_text(spec.start), instant_text(spec.end)
-    words = [
-        f"sections {', '.join(spec.sections)}" if spec.sections else "",
-        f"from {start}" if start else "",
-        f"before {end}" if end else "",
+def selection_words(spec: ExportSpec, words: Words) -> str:
+    """The same for users; empty if all data is selected. An instant that isn't a day's begin stays exact."""
+    start, end = (_day_words(instant, words) for instant in (spec.start, spec.end))
+    parts = [
+        words.gettext("sections %(names)s", names=", ".join(spec.sections)) if spec.sections else "",
+        words.gettext("from %(time)s", time=start) if start else "",
+        words.gettext("before %(time)s", time=end) if end else "",
     ]
-    return ", ".join(filter(None, words))
+    return ", ".join(filter(None, parts))
+
+
+def _day_words(instant: dt.datetime | None, words: Words) -> str | None:
+    if instant is None or instant.time() != dt.time.min:
+        return instant_text(instant)
+    return words.date(instant)
 
 
 def instant_text(instant: dt.datetime | None) -> str | None:

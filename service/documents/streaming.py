@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Final
 
+from languages.words import to_translate
 from service.backends.database import QUERIES, Connection, Pool
 from service.documents.chunks import Chunks
 from service.documents.datasets import Dataset
@@ -19,7 +20,7 @@ from service.documents.snapshots import (
     open_snapshot,
     require_whole_tables,
 )
-from service.documents.subjects import find_owner
+from service.documents.subjects import find_locale, find_owner
 from service.documents.survey import FEW_RECORDS, FEW_STREAMED, Survey, take_survey
 from service.errors import (
     NO_SUCH_USER,
@@ -33,7 +34,7 @@ from service.user_ids import UserId
 
 # Cap on the bytes that an encoder adds to rows, mostly the profile's cells: a profile may be wide and the rows many.
 MAX_ADDED_BYTES = 1024 * 1024
-TOO_LARGE_DETAIL = "Export too large, please filter data"
+TOO_LARGE_DETAIL = to_translate("Export too large, please filter data")
 TOO_LARGE_SUGGESTION = "Ask for a date range (from and to), or for some of the sections"
 RANGES_SUGGESTION = "Ask for these date ranges (from and to) one after the other, or for some of the sections"
 DAY_SECONDS = 86_400.0
@@ -113,6 +114,10 @@ class Document(Chunks):
                     yield batch
         self._check_count(position, done)
 
+    async def find_locale(self) -> str | None:
+        """The user's locale, if the profile has one; in the snapshot."""
+        return await find_locale(self._connection, self.selected[0].dataset, self.spec.user_id)
+
     async def require_whole(self) -> None:
         """Raise UnavailableError if a table was exchanged meanwhile: renaming a schema waits for none of our locks."""
         await require_whole_tables(self._connection)
@@ -187,12 +192,14 @@ async def require_subject(
 ) -> None:
     """Raise SubjectNotFoundError unless the user who made an export `since` then exists now, in a snapshot of its
     own.
+
+    A row that was seen is there. Only a row that wasn't seen may be in a table that looks empty.
     """
     async with open_snapshot(pool, acquire_timeout_seconds) as connection:
         with naming_failures():
             owner = await find_owner(connection, profile, user_id, since=since)
-        await require_whole_tables(connection)
         if owner is None:
+            await require_whole_tables(connection)
             raise SubjectNotFoundError(NO_SUCH_USER)
 
 

@@ -37,6 +37,17 @@ def _is_later(born: float | None, latest: float) -> bool:
     return born is not None and math.isfinite(born) and born > latest
 
 
+def locale_expression(profile: Dataset) -> str:
+    """The column of `"row"` that names the user's language, `locale`, if there is one."""
+    has_locale = any(column.name == "locale" for column in profile.columns)
+    return '"row".locale::pg_catalog.text' if has_locale else "NULL::pg_catalog.text"
+
+
+async def find_locale(connection: Connection, profile: Dataset, user_id: UserId) -> str | None:
+    rows = await find_profiles(connection, profile, user_id, f", {locale_expression(profile)} AS locale")
+    return next((row["locale"] for row in rows if has_id(row["id"], user_id)), None)
+
+
 async def find_profiles(
     connection: Connection, profile: Dataset, user_id: UserId, expressions: str = ""
 ) -> list[asyncpg.Record]:

@@ -162,7 +162,7 @@ def _table_read(source: Plan) -> Source | None:
 
 
 def _names_read(source: Plan) -> set[str]:
-    """What the plan calls the table, with a dot; its partitions have one name, too."""
+    """The table's names in the plan, each with a dot; its partitions have one name, too."""
     partitions = _partitions(source)
     return {PARTITION_NUMBER.sub("", f"{node.get('Alias')}.") for node in partitions} or {f"{source.get('Alias')}."}
 

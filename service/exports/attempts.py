@@ -11,6 +11,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 import asyncpg
 import structlog
 
+from languages.words import to_translate
 from service.backends.attachments import Fault
 from service.backends.database import CONNECTION_LOST
 from service.bookkeeping.exports import AttachmentFacts, Export, FileFacts, Progress
@@ -23,7 +24,7 @@ from service.exports import files
 from service.resources import Resources
 from service.user_ids import UserId
 
-FAILED_MESSAGE = "The export could not be made. Please ask for it again later."
+FAILED_MESSAGE = to_translate("The export could not be made. Please ask for it again later.")
 # Expected failures of a step. Any other exception is a defect of the code.
 FAILURES = (ServiceError, asyncpg.PostgresError, *CONNECTION_LOST)
 
@@ -101,7 +102,14 @@ async def make(
 async def _store(resources: Resources, export: Export, document: Document) -> FileFacts:
     key, media_type = files.new_key(resources, export), export.format.media_type
     if export.format.is_package:
-        made = package_chunks(document, resources.file_stores, max_bytes=resources.settings.max_export_bytes)
+        language = export.wishes.choose(await document.find_locale(), resources.settings.language)
+        made = package_chunks(
+            document,
+            resources.file_stores,
+            language=language,
+            brand=resources.brand,
+            max_bytes=resources.settings.max_export_bytes,
+        )
     else:
         made = document.chunks(create_encoder(export.format, document.options))
     with resources.tracer.span("s3 upload", "client") as span:

@@ -4,6 +4,7 @@ import uuid
 
 import structlog
 
+from languages.words import to_translate
 from service.backends.database import Connection
 from service.backends.storage import ObjectStorage
 from service.bookkeeping.audit import Actor
@@ -12,7 +13,7 @@ from service.errors import ExportGoneError, ExportNotReadyError
 from service.object_keys import KEYS, object_key
 from service.resources import Resources
 
-LOST = "This export's file is not available any more: please request the export again"
+LOST = to_translate("This export's file is not available any more: please request the export again")
 
 logger = structlog.get_logger()
 

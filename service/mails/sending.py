@@ -1,11 +1,11 @@
 """Sends the mails of exports. A mail is claimed, accepted by the mail server at most once, and its outcome audited."""
 
-from collections.abc import Mapping
 from functools import partial
 
 import asyncpg
 import structlog
 
+from languages.words import find_words
 from service.backends.database import Connection
 from service.backends.mail_addresses import normalize_address
 from service.backends.smtp_replies import Delivery, Outcome
@@ -16,7 +16,8 @@ from service.documents.selection import selection_words
 from service.errors import EntrySupersededError, UnavailableError
 from service.exports.files import download_url
 from service.mails.messages import compose
-from service.mails.recipients import find_address
+from service.mails.own_templates import find_own_templates
+from service.mails.recipients import find_recipient
 from service.resources import Resources
 
 logger = structlog.get_logger()
@@ -73,7 +74,7 @@ async def _attempt(resources: Resources, notification: Notification, export: Exp
     if facts is None:
         return Delivery(Outcome.SKIPPED, "the mail is out of date")
     try:
-        found = await find_address(
+        found = await find_recipient(
             resources.source,
             resources.datasets[0],
             export.user_id,
@@ -86,7 +87,7 @@ async def _attempt(resources: Resources, notification: Notification, export: Exp
         return Delivery(Outcome.RETRY, f"reading the user's address failed: {type(error).__name__}")
     if found is None:
         return Delivery(Outcome.SKIPPED, "the application has no address for this user")
-    address = normalize_address(found)
+    address = normalize_address(found.address)
     if address is None:
         return Delivery(Outcome.SKIPPED, "the application's address for this user is not one valid address")
 
@@ -94,12 +95,16 @@ async def _attempt(resources: Resources, notification: Notification, export: Exp
         async with resources.transaction() as connection:
             await resources.notifications.begin_data(connection, notification)
 
+    language = export.wishes.choose(found.locale, resources.settings.language)
     message = compose(
         notification.kind,
         sender=resources.mailer.sender,
         recipient=address,
         message_id=notification.message_id,
-        facts=facts,
+        facts=facts | {"selection": selection_words(export.spec, find_words(language))},
+        language=language,
+        brand=resources.brand,
+        own=find_own_templates(resources.settings.templates_dir, resources.brand),
     )
     return await resources.mailer.send(message, address, before_data=begin_data)
 
@@ -112,12 +117,11 @@ async def _get_export(resources: Resources, notification: Notification) -> Expor
     return export
 
 
-def _facts(resources: Resources, notification: Notification, export: Export) -> Mapping[str, object] | None:
-    """The facts for the mail's templates; None if they no longer hold."""
-    common = {
+def _facts(resources: Resources, notification: Notification, export: Export) -> dict[str, object] | None:
+    """The facts for the mail's templates that its language doesn't change; None if they no longer hold."""
+    common: dict[str, object] = {
         "created_at": export.created_at,
         "format": export.format,
-        "selection": selection_words(export.spec),
         "reason": export.reason,
     }
     if notification.kind == "failed":

@@ -27,7 +27,8 @@ SET LOCAL max_parallel_workers_per_gather = 0;
 SET LOCAL row_security = off
 
 -- name: list_unique_keys
--- Of the tables ($1 schemas, $2 names). For a partition, the keys of the whole partitioned table; with $3, only these.
+-- The keys of the tables ($1 schemas, $2 names). A partition has those of the whole partitioned table; with $3, only
+-- these.
 -- A role that reads the table through a view may lack the right to name it as a regclass, so the catalog is searched.
 -- Nulls are told apart by no key, but for one with NULLS NOT DISTINCT (PostgreSQL 15): no column of a materialized view
 -- can be NOT NULL.

@@ -20,14 +20,14 @@ WITH found AS MATERIALIZED (
     (user_id, idempotency_key, format, queued, estimated_records, request_id, traceparent,
      enqueued_at, status, attempt, started_at, lease_expires_at, spec_digest,
      sections, range_start, range_end, since_job_id, bom, big_as_text, unguarded,
-     requested_by, reason, received_at, due_at)
+     requested_by, reason, received_at, due_at, claimed_language, accepted_language)
   SELECT $1, $2, $6, $7, $8, $9, $10, now(),
     CASE WHEN $7 THEN 'pending' ELSE 'processing' END,
     CASE WHEN $7 THEN 0 ELSE 1 END,
     CASE WHEN $7 THEN NULL ELSE now() END,
     CASE WHEN $7 THEN NULL ELSE now() + make_interval(secs => $11) END,
     $12, $13, $14, $15, $16, $17, $18, $19, $24, $25, desk.received_at,
-    (desk.received_at AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC'
+    (desk.received_at AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC', $27, $28
   FROM found, (SELECT CASE WHEN $24::text IS NOT NULL THEN least($26::timestamptz, now()) END) AS desk (received_at)
   WHERE (known).id IS NULL AND num_nonnulls(rate_wait, accepted_wait, kept_files_wait) = 0
     AND (SELECT count(*) FROM forgotten) >= 0  -- the key is free by then

@@ -225,7 +225,17 @@ class TestTheUserIsNamed:
 class TestReason:
     @pytest.mark.parametrize(
         "reason",
-        ["", "   ", "two\nlines", "\x1b[31mred", "bi\u202edi", "zero\u200bwidth", "x" * (MAX_REASON_CHARACTERS + 1)],
+        [
+            "",
+            "   ",
+            "two\nlines",
+            "\x1b[31mred",
+            "bi\u202edi",
+            "zero\u200bwidth",
+            "x" * (MAX_REASON_CHARACTERS + 1),
+            "Confirm it at https://exports.example.org",
+            "See WWW.example.org",
+        ],
     )
     async def test_no_user_should_read(self, desk: httpx.AsyncClient, user_id: UUID, reason: str) -> None:
         answer = await desk.post(REQUESTS, json=BODY | {"user_id": str(user_id), "reason": reason})

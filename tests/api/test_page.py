@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from service.api.http.pages import PAGE_DIR
-from service.api.page import load_page
+from service.api.page import Pages
+from service.branding.brand import PICTURE_POLICY, PLAIN
 from service.settings import Settings
 from tests.api.conftest import UNKNOWN_ID, Create
 from tests.api.problems import bearer, read_problem
@@ -95,16 +96,34 @@ class TestPage:
             oidc_origins=tuple(origins.values()),
         )
         called = " ".join(["connect-src 'self' https://id.example.com", *origins.values()])
-        assert load_page(settings).policy == POLICY.replace("connect-src 'self'", called)
+        assert Pages(settings, PLAIN).find("en").policy == POLICY.replace("connect-src 'self'", called)
 
     @pytest.mark.parametrize("odd", ['"', "'", "<", "</script>", "&amp;", "\u2028", "}}"])
     def test_any_setting_reaches_the_scripts(self, common_settings: Settings, odd: str) -> None:
         settings = msgspec.structs.replace(
             common_settings, sign_in_url=f"https://app.example.com/?x={odd}", jwt_user_claim=f"https://x/{odd}"
         )
-        (given,) = BodyAttributes(load_page(settings).fixed.body.decode()).found
+        (given,) = BodyAttributes(Pages(settings, PLAIN).find("en").fixed.body.decode()).found
         sign_in = json.loads(given["data-sign-in"] or "")
-        assert sign_in == {"userClaim": settings.jwt_user_claim, "oidc": None, "url": settings.sign_in_url}
+        assert sign_in == {
+            "userClaim": settings.jwt_user_claim,
+            "oidc": None,
+            "url": settings.sign_in_url,
+            "parents": [],
+        }
+
+    def test_only_its_ancestors_may_frame_it(self, common_settings: Settings) -> None:
+        assert Pages(common_settings, PLAIN).find_embedded("en") is None
+        ancestors = ("https://app.example.com", "http://localhost:3000")
+        pages = Pages(msgspec.structs.replace(common_settings, frame_ancestors=ancestors), PLAIN)
+        page = pages.find_embedded("en")
+        assert page is not None
+        assert page.policy == POLICY.replace("frame-ancestors 'none'", f"frame-ancestors {' '.join(ancestors)}")
+        assert not References(page.fixed.body.decode()).inline
+        assert pages.find("en").policy == POLICY
+
+    async def test_is_in_no_frame_by_default(self, idle_api: httpx.AsyncClient) -> None:
+        read_problem(await idle_api.get("/embedded"), 404)
 
     async def test_shows_how_to_do_without_it(self, idle_api: httpx.AsyncClient) -> None:
         page = (await idle_api.get("/")).text
@@ -115,7 +134,7 @@ class TestPage:
     async def test_is_sent_again_only_when_it_changed(self, idle_api: httpx.AsyncClient, path: str) -> None:
         first = await idle_api.get(path)
         assert (first.status_code, first.headers["cache-control"]) == (200, "no-cache")
-        assert first.headers["content-security-policy"] == POLICY
+        assert first.headers["content-security-policy"] == (PICTURE_POLICY if path.endswith(".svg") else POLICY)
         again = await idle_api.get(path, headers={"If-None-Match": f'W/{first.headers["etag"]}, "other"'})
         assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
         assert (await idle_api.get(path, headers={"If-None-Match": '"other"'})).content == first.content
@@ -139,7 +158,7 @@ class TestErrors:
     async def test_browsers_see_a_page(self, idle_api: httpx.AsyncClient, accept: str) -> None:
         answer = await idle_api.get(UNKNOWN_LINK, headers={"Accept": accept})
         assert (answer.status_code, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
-        assert answer.headers["vary"] == "Accept"
+        assert answer.headers["vary"] == "Accept, Accept-Language, Cookie"
         assert answer.headers["cache-control"] == "no-store"
         assert answer.headers["content-security-policy"] == POLICY
         assert "<h1>This link doesn't lead to a file</h1>" in html.unescape(answer.text)

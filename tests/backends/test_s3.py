@@ -1,5 +1,6 @@
 """S3s as others run them: what they are asked, and what their refusals lead to."""
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -54,6 +55,7 @@ class ScriptedS3:
     def __init__(self) -> None:
         self.asked: list[Asked] = []
         self.refusals: dict[str, tuple[int, str]] = {}  # by method
+        self.refuses = math.inf  # so many times, and then no longer
         self.message = "no"  # of the refusals
         self.is_endless = False  # its lists
         self.url = ""
@@ -73,7 +75,8 @@ class ScriptedS3:
         await request.read()
         headers = {name.lower(): text for name, text in request.headers.items()}
         self.asked.append(Asked(request.method, request.path, dict(request.query), headers))
-        if request.method in self.refusals:
+        if request.method in self.refusals and self.refuses:
+            self.refuses -= 1
             status, code = self.refusals[request.method]
             return web.Response(status=status, text=REFUSAL.format(code, self.message), content_type="application/xml")
         if self.is_endless and request.method == "GET" and "uploads" not in request.query:
@@ -121,6 +124,20 @@ class TestRequests:
         assert {asked.method for asked in scripted.asked} == {"PUT", "POST", "DELETE"}
         names = {name.lower() for asked in scripted.asked for name in asked.headers}
         assert not [name for name in names if "checksum" in name or name in {"x-amz-trailer", "content-md5"}]
+
+    async def test_a_small_file_is_sent_as_the_client_would(self, settings: Settings, scripted: ScriptedS3) -> None:
+        """Once by the signed request, and once by the client, which is asked after a refusal."""
+        scripted.refusals, scripted.refuses = {"PUT": (503, "SlowDown")}, 1
+        async with open_storage(at(settings, scripted.url, s3_prefix="a!*'()/", s3_sse="AES256")) as storage:
+            stored = await storage.upload("exports/1", chunks(10), content_type=CSV)
+        signed, clients = scripted.asked
+        assert (signed.method, signed.path, signed.query) == (clients.method, clients.path, clients.query)
+        names = ("content-type", "content-length", "x-amz-content-sha256", "x-amz-server-side-encryption")
+        assert [signed.headers[name] for name in names] == [clients.headers[name] for name in names]
+        assert signed.headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=")
+        assert "user-agent" in clients.headers
+        assert "boto" not in signed.headers["user-agent"].lower()
+        assert stored.url.endswith("/a!*'()/exports/1")
 
     async def test_parts_have_one_length(self, settings: Settings, scripted: ScriptedS3) -> None:
         """Cloudflare's R2 wants that of all but the last, and chunks have any length."""

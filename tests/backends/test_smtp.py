@@ -17,8 +17,9 @@ from service.backends.smtp import Mailer, MailServer, parse_smtp_url
 from service.backends.smtp_replies import Delivery, Outcome
 from service.errors import ConfigurationError
 from service.mails.messages import compose
+from service.mails.samples import FAILED
 from tests.support.certificates import write_certificate
-from tests.support.mails import ADA, FAILED, MAIL_FROM, MESSAGE_ID, create_mailer, ready_mail
+from tests.support.mails import ADA, MAIL_FROM, MESSAGE_ID, create_mailer, ready_mail
 from tests.support.smtp import DROP, HANG, SmtpServer, open_smtp_server
 
 LACKS = "the server lacks what CARRYOUT_SMTP_URL asks for:"

@@ -141,6 +141,13 @@ async def test_upload_keeps_every_byte(storage: ObjectStorage, key: str, size: i
     assert [page async for page in storage.list_keys(key)] == [[key]]
 
 
+async def test_a_prefix_that_a_url_escapes(settings: Settings, key: str) -> None:
+    async with open_storage(msgspec.structs.replace(settings, s3_prefix="a!*'()/")) as storage:
+        for content in (b"small", LARGE[:PART_BYTES]):
+            await storage.upload(key, chunks_of(content), content_type=CSV)
+            assert await read(storage, key) == content
+
+
 async def test_chunk_larger_than_a_part(storage: ObjectStorage, key: str) -> None:
     stored = await storage.upload(key, chunks_of(LARGE, size=len(LARGE)), content_type=CSV)
     assert (stored.size_bytes, stored.sha256) == (len(LARGE), hashlib.sha256(LARGE).digest())

@@ -15,6 +15,7 @@ from service.backends.database import Pool
 from service.documents.package.contents import package_chunks
 from service.settings import from_env
 from tests.browser.conftest import open_browser
+from tests.browser.test_accessibility import MOTIONS
 from tests.browser.test_page import AXE, OVERFLOW, RUN_AXE
 from tests.documents.package.test_contents import PROFILE
 from tests.sql.sources import load
@@ -29,8 +30,10 @@ PHOTOS = """-- title: Photos
 -- kept: Until you delete them
 -- deny checksum: says nothing about you
 -- file: key from uploads as name
-SELECT n, key, name, taken_at FROM public.photos WHERE user_id = $1 ORDER BY n"""
-PAGES = ("index.html", "profile.html", "photos.html", "photos-files.html")
+-- link: album to albums.n
+SELECT n, key, name, album, taken_at FROM public.photos WHERE user_id = $1 ORDER BY n"""
+ALBUMS = "SELECT n, 'Summer' AS title FROM public.albums WHERE user_id = $1 ORDER BY n"
+PAGES = ("index.html", "profile.html", "albums.html", "photos.html", "photos-files.html")
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 # A folder to keep screenshots in, to be looked at.
 SHOTS = os.environ.get("SHOTS")
@@ -40,7 +43,8 @@ SHOTS = os.environ.get("SHOTS")
 async def folder(pool: Pool, database: Connection, tmp_path: Path) -> Path:
     await database.execute(
         "CREATE TABLE public.photos (n int PRIMARY KEY, user_id uuid NOT NULL, key text, name text,"
-        " taken_at timestamptz DEFAULT '2026-03-01Z')"
+        " album int DEFAULT 2, taken_at timestamptz DEFAULT '2026-03-01Z');"
+        "CREATE TABLE public.albums (n int PRIMARY KEY, user_id uuid NOT NULL)"
     )
     user_id = await create_user(database)
     names = [*(f"holiday {n}.png" for n in range(1, 7)), HOSTILE, "lost.png", "letter.txt"]
@@ -49,9 +53,10 @@ async def folder(pool: Pool, database: Connection, tmp_path: Path) -> Path:
         [(n, user_id, f"photos/{n}", name) for n, name in enumerate(names, start=1)],
     )
     await database.execute("INSERT INTO public.photos VALUES (100, $1, NULL, NULL)", user_id)
+    await database.execute("INSERT INTO public.albums VALUES (1, $1), (2, $1)", user_id)
     sources = tmp_path / "datasets"
     sources.mkdir()
-    datasets = await load(database, sources, {"profile.sql": PROFILE, "photos.sql": PHOTOS})
+    datasets = await load(database, sources, {"profile.sql": PROFILE, "albums.sql": ALBUMS, "photos.sql": PHOTOS})
     async with open_scripted_store() as s3:
         s3.objects = {f"photos/{n}": draw_picture(n * 30) for n in range(1, 8)} | {"photos/9": b"Dear Ada, " * 20}
         given = {
@@ -98,16 +103,20 @@ def shoot(driver: webdriver.Chrome, name: str) -> None:
 
 
 def test_every_page_opens_without_a_network(folder: Path, browser: webdriver.Chrome) -> None:
-    """No request leaves and no script fails; axe-core finds nothing, and nothing is wider than a phone."""
-    for dark in (False, True):
-        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+    """No request leaves and no script fails; axe-core finds nothing; nothing moves or is wider than 320 px."""
+    for name, value in (
+        ("prefers-color-scheme", "light"),
+        ("prefers-color-scheme", "dark"),
+        ("forced-colors", "active"),
+    ):
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": name, "value": value}]})
         for page in PAGES:
             browser.get((folder / page).as_uri())
-            shoot(browser, f"{page.removesuffix('.html')}{'-dark' if dark else ''}")
+            shoot(browser, f"{page.removesuffix('.html')}-{value}")
             browser.execute_script(AXE.read_text(encoding="utf-8"))
             assert browser.execute_async_script(RUN_AXE) == [], page
-    phone = {"width": 360, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+            assert browser.execute_script(MOTIONS) == [], page
+    phone = {"width": 320, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     for page in PAGES:
         browser.get((folder / page).as_uri())
@@ -130,8 +139,15 @@ def test_pictures_are_shown(folder: Path, browser: webdriver.Chrome) -> None:
 
 def test_a_record_leads_to_its_file(folder: Path, browser: webdriver.Chrome) -> None:
     browser.get((folder / "photos.html").as_uri())
-    browser.execute_script("document.querySelector('#row-9 a').click()")
+    browser.execute_script("document.querySelector('#row-9 a[href*=files]').click()")
     assert browser.current_url.endswith("photos-files.html#row-9")
     browser.execute_script("document.querySelector(':target a').click()")
     assert browser.current_url.endswith("files/photos/9-letter.txt")
     assert "Dear Ada" in browser.page_source
+
+
+def test_a_record_leads_to_the_record_that_it_names(folder: Path, browser: webdriver.Chrome) -> None:
+    browser.get((folder / "photos.html").as_uri())
+    browser.execute_script("document.querySelector('#row-9 a[href*=albums]').click()")
+    assert browser.current_url.endswith("albums.html#row-2")
+    assert browser.execute_script("return document.querySelector(':target').innerText").split() == ["2", "Summer"]

@@ -1,16 +1,21 @@
-"""The operators' commands about mails: what is listed, and what is sent again."""
+"""The operators' commands about mails: what is listed, what is sent again, and what would be sent."""
 
 from collections.abc import Awaitable, Callable
+from email import policy
+from email.parser import BytesParser
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from devstack.stack import Stack
+from languages.choice import LANGUAGES
 from service.bookkeeping.mails import Notification
 from service.mails.sending import send_due_mails
 from service.resources import Resources
 from service.settings import Settings
+from tests.branding.test_processes import brand_environ
 from tests.conftest import PUBLIC_URL
 from tests.mails.test_sending import create_ready, find, lose_lease, make_due
 from tests.sql.databases import database_environ
@@ -18,6 +23,7 @@ from tests.support import processes
 from tests.support.factories import Connection, list_audit, refuse_audit
 from tests.support.processes import Ended, Run
 from tests.support.smtp import DROP, SmtpServer
+from tests.test_settings import REQUIRED
 
 NOTHING = "nothing to resend: each such mail was sent, or is due\n"
 Attempt = Callable[..., Awaitable[Notification]]
@@ -264,3 +270,32 @@ async def test_mails_that_are_refused_are_counted(
     smtp.replies = {"RCPT": "451 4.3.0 later"}
     await send_due_mails(resources, limit=10)
     assert await count() == 0
+
+
+async def test_preview_writes_what_would_be_sent(run: Run, tmp_path: Path) -> None:
+    ended = await run("preview", "--language", "de", "--output", str(tmp_path / "mails"))
+    assert (ended.status, ended.err) == (0, "")
+    files = {path.name: path for path in (tmp_path / "mails").iterdir()}
+    assert sorted(files) == ["failed.de.eml", "failed.de.html", "ready.de.eml", "ready.de.html"]
+    assert ended.out.splitlines() == [str(files[name]) for name in ("ready.de.eml", "failed.de.eml")]
+    mail = BytesParser(policy=policy.default).parsebytes(files["ready.de.eml"].read_bytes())
+    assert mail["Subject"] == "Ihr Datenexport ist bereit"
+    assert "Der Link funktioniert bis zum <strong>8. März 2026" in files["ready.de.html"].read_text()
+
+
+async def test_preview_is_in_the_operator_s_name(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    own = brand_environ(tmp_path / "own")
+    ended = await processes.run(REQUIRED | own, "mails", "preview", "--language", "en", "--output", tmp_path / "mails")
+    assert (ended.status, ended.err) == (0, "")
+    mail = BytesParser(policy=policy.default).parsebytes((tmp_path / "mails" / "ready.en.eml").read_bytes())
+    assert mail["Subject"] == "Your files from Acme & Sons"
+    assert "data:image/png;base64," in (tmp_path / "mails" / "ready.en.html").read_text()
+    (tmp_path / "own" / "templates" / "ready.txt").write_text("{{ usr }}")
+    ended = await processes.run(REQUIRED | own, "mails", "preview", "--output", tmp_path / "mails")
+    assert (ended.status, ended.err) == (2, "carryout: CARRYOUT_TEMPLATES_DIR: ready.txt, line 1: 'usr' is undefined\n")
+
+
+async def test_preview_writes_every_language(run: Run, tmp_path: Path) -> None:
+    ended = await run("preview", "--output", str(tmp_path))
+    assert len(ended.out.splitlines()) == len(list(tmp_path.glob("*.eml"))) == 2 * len(LANGUAGES)

@@ -29,7 +29,8 @@ from tests.support import processes
 from tests.support.certificates import write_certificate
 from tests.support.documents import read_csv
 from tests.support.factories import Connection, create_user, create_user_with
-from tests.support.processes import CARRYOUT, ROOT
+from tests.support.forking import ROOT
+from tests.support.processes import CARRYOUT
 
 SMALL_EXPORT_RECORDS = 500
 MAX_EXPORT_RECORDS = 1_000

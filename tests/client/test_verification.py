@@ -177,7 +177,7 @@ def test_the_command(file: Path) -> None:
     good = CliRunner().invoke(cli, ["verify", str(file)])
     assert good.exit_code == ExitCode.OK
     assert "3 files, 25615 bytes, all as the manifest says" in good.output
-    assert "1 attachments could not be included" in good.output
+    assert "1 attachment could not be included" in good.output
     file.write_bytes(b"none")
     bad = CliRunner().invoke(cli, ["verify", str(file)])
     assert bad.exit_code == ExitCode.CHECKSUM

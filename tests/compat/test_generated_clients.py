@@ -13,7 +13,7 @@ import pytest
 from tests.api.serving import Served
 from tests.conftest import Token
 from tests.support.factories import Connection, create_user
-from tests.support.processes import ROOT
+from tests.support.forking import ROOT
 from tests.support.provider import NODE
 
 MODULES = ROOT / "tests" / "browser" / "provider" / "node_modules"

@@ -13,6 +13,7 @@ from service.backends.failures import OTHER_NAME, UNTRUSTED
 from service.backends.smtp import Mailer
 from service.backends.smtp_replies import Delivery, Outcome
 from service.mails.messages import compose
+from service.mails.samples import READY
 from service.mails.sending import send_due_mails
 from service.resources import open_resources
 from service.settings import Settings
@@ -21,7 +22,7 @@ from tests.compat.postfix import Postfix
 from tests.faults.world import open_world
 from tests.mails.test_sending import create_ready, find, make_due
 from tests.support.factories import Connection
-from tests.support.mails import ADA, MAIL_FROM, READY
+from tests.support.mails import ADA, MAIL_FROM
 
 
 class Sender(NamedTuple):

@@ -246,8 +246,9 @@ def test_the_ingress_hides_what_is_not_for_users(manifests: Manifests, settings:
     (rule,) = ingress["spec"]["rules"]
     assert f"https://{rule['host']}" == settings.public_url
     opened = {(path["path"], path["pathType"]) for path in rule["http"]["paths"]}
-    assert opened == {("/", "Exact"), ("/assets", "Prefix"), ("/api", "Prefix")}
-    inside = {route.path for route in ROUTES if route.path != "/" and not route.path.startswith(("/api/", "/assets/"))}
+    assert opened == {("/", "Exact"), ("/embedded", "Exact"), ("/assets", "Prefix"), ("/api", "Prefix")}
+    routes = {route.path for route in ROUTES if not route.path.startswith(("/api/", "/assets/"))}
+    inside = routes - {"/", "/embedded"}
     assert inside == {"/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/{name}"}
     (name,) = {path["backend"]["service"]["name"] for path in rule["http"]["paths"]}
     (port_name,) = {path["backend"]["service"]["port"]["name"] for path in rule["http"]["paths"]}

@@ -49,10 +49,10 @@ async def watched(settings: Settings) -> AsyncIterator[Watched]:
         yield Watched(resources, sent)
 
 
-async def test_a_small_export_takes_twelve(watched: Watched, database: Connection) -> None:
+async def test_a_small_export_takes_eleven(watched: Watched, database: Connection) -> None:
     export = await _count(watched, database, records=400, queued=False)
     assert export.status is ExportStatus.COMPLETED
-    assert len(watched.queries) <= 12, watched.queries
+    assert len(watched.queries) <= 11, watched.queries
 
 
 async def test_accepting_an_export_takes_seven(watched: Watched, database: Connection) -> None:
@@ -61,13 +61,13 @@ async def test_accepting_an_export_takes_seven(watched: Watched, database: Conne
     assert len(watched.queries) <= 7, watched.queries
 
 
-async def test_a_worker_takes_twelve(watched: Watched, database: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_takes_eleven(watched: Watched, database: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", PATIENCE_SECONDS)  # each costs statements, too
     export = await _count(watched, database, records=400, queued=True)
     watched.sent.clear()
     await run_export(watched.resources, export.id)
     assert await database.fetchval("SELECT status FROM carryout.export_jobs WHERE id = $1", export.id) == "completed"
-    assert len(watched.queries) <= 12, watched.queries
+    assert len(watched.queries) <= 11, watched.queries
 
 
 async def test_many_records_take_no_more_to_count(watched: Watched, database: Connection) -> None:

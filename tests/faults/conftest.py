@@ -6,13 +6,15 @@ import pytest
 from devstack.stack import Stack, open_stack
 from tests.faults.proxy import FaultProxy
 from tests.faults.world import World, open_world
+from tests.support.memory import keep_database_in_memory
 
 
 @pytest.fixture(scope="session")
 async def fragile_stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     """Servers that these tests may stop and kill."""
-    async with open_stack(tmp_path_factory.mktemp("fragile"), {}) as opened:
-        yield opened
+    with keep_database_in_memory(tmp_path_factory.mktemp("fragile")) as folder:
+        async with open_stack(folder, {}) as opened:
+            yield opened
 
 
 @pytest.fixture

@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import email
 import email.policy
+import hashlib
+import itertools
 import signal
-import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +21,11 @@ from service.backends.database import Connection, connect
 from service.bookkeeping.exports import Export
 from service.formats import Format
 from service.resources import Resources, open_resources
-from service.settings import from_env
-from tests.sql.databases import database_environ, migrate_as_owner, open_database
-from tests.support import processes
+from service.settings import SQL_DIR, from_env
+from tests.sql.databases import create_database, database_environ, migrate_as_owner, open_database, with_database
 from tests.support.exports import start_export
-from tests.support.processes import CARRYOUT
+from tests.support.forking import Forked
+from tests.support.processes import start_forked
 
 HEALING_SECONDS = 60.0
 # Short, so that a lost worker is missed soon; long enough for a busy machine.
@@ -42,7 +43,7 @@ QUICK = {
 class Process:
     """A real child process. Its output always goes to `log_path`."""
 
-    def __init__(self, child: asyncio.subprocess.Process, log_path: Path) -> None:
+    def __init__(self, child: Forked | asyncio.subprocess.Process, log_path: Path) -> None:
         self.child = child
         self.log_path = log_path
 
@@ -68,6 +69,7 @@ class World:
     database_url: str
     processes: list[Process] = field(default_factory=list)
     healing_seconds: float = HEALING_SECONDS
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     async def start_worker(self, *, crash_at: str = "", **environ: str) -> Process:
         """A worker; one that kills itself when it comes to the step `crash_at` (see crashing.py)."""
@@ -83,12 +85,13 @@ class World:
         return await self._start(f"serve --port {port}", crash_at, environ)
 
     async def _start(self, command: str, crash_at: str, environ: dict[str, str]) -> Process:
-        program = [sys.executable, "-m", "tests.faults.crashing", crash_at] if crash_at else CARRYOUT
-        log_path = self.folder / f"{len(self.processes)}.log"
+        log_path = self.folder / f"{next(self._numbers)}.log"
+        settings, arguments = self.environ | environ, command.split()
         with log_path.open("wb") as log:
-            child = await processes.start(
-                self.environ | environ, *command.split(), program=program, stdout=log, stderr=log
-            )
+            if crash_at:
+                child = await start_forked(settings, crash_at, *arguments, log=log, module="tests.faults.crashing")
+            else:
+                child = await start_forked(settings, *arguments, log=log)
         process = Process(child, log_path)
         self.processes.append(process)
         return process
@@ -130,7 +133,7 @@ class World:
         try:
             async with asyncio.timeout(self.healing_seconds):
                 while not await true():
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(0.1)
         except TimeoutError:
             logs = "\n".join(process.log for process in self.processes)
             raise AssertionError(f"Waited in vain for {what}\n{logs}") from None
@@ -152,12 +155,9 @@ class World:
 
 @asynccontextmanager
 async def open_world(stack: Stack, folder: Path, **environ: str) -> AsyncIterator[World]:
-    async with open_database(stack.admin_url) as database_url:
+    template = await _make_template(stack)
+    async with open_database(stack.admin_url, f"TEMPLATE {template}") as database_url:
         settings = stack.environ | QUICK | database_environ(stack, database_url) | environ
-        await migrate_as_owner(stack, database_url)
-        async with connect(database_url) as connection:
-            await connection.execute((SAMPLE_DIR / "schema.sql").read_text())
-        await grant_reader(database_url, stack.reader_password)
         async with redis.asyncio.Redis.from_url(settings["CARRYOUT_REDIS_URL"]) as queue:
             await queue.flushall()
         async with open_resources(from_env(settings)) as resources:
@@ -166,6 +166,24 @@ async def open_world(stack: Stack, folder: Path, **environ: str) -> AsyncIterato
                 yield world
             finally:
                 await _kill(world.processes)
+
+
+async def _make_template(stack: Stack) -> str:
+    """The name of a migrated database with the sample's tables, made once a server and version of its SQL."""
+    sql = b"".join(path.read_bytes() for path in sorted(SQL_DIR.rglob("*.sql")))
+    template = f"template_{hashlib.sha256(sql).hexdigest()[:16]}"
+    async with connect(stack.admin_url) as server:
+        if await server.fetchval("SELECT true FROM pg_database WHERE datname = $1", template):
+            return template
+        unfinished = f"unfinished_{uuid.uuid4().hex}"
+        await create_database(server, unfinished)
+        url = with_database(stack.admin_url, unfinished)
+        await migrate_as_owner(stack, url)
+        async with connect(url) as connection:
+            await connection.execute((SAMPLE_DIR / "schema.sql").read_text())
+        await grant_reader(url, stack.reader_password)
+        await server.execute(f"ALTER DATABASE {unfinished} RENAME TO {template}")
+    return template
 
 
 async def _kill(processes: list[Process]) -> None:

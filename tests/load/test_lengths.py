@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from devstack.stack import Stack
-from tests.load.conftest import Report
+from tests.conftest import Report
 from tests.load.serving import Api, open_api
 from tests.support.factories import Connection
 from tests.support.operators import create_key, create_users

@@ -11,7 +11,7 @@ import pytest
 
 from service.resources import Resources
 from tests.api.serving import Served
-from tests.load.conftest import Report
+from tests.conftest import Report
 from tests.support.factories import Connection
 from tests.support.operators import create_key, create_users
 

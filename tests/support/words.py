@@ -12,7 +12,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("bench", "client", "deploy", "devstack", "docs", "guard", "onboarding", "service", "sql", "tests", "worker")
+FOLDERS = (
+    "bench",
+    "client",
+    "deploy",
+    "devstack",
+    "docs",
+    "guard",
+    "languages",
+    "onboarding",
+    "service",
+    "sql",
+    "tests",
+    "worker",
+)
 SUFFIXES = frozenset({".css", ".html", ".js", ".md", ".py", ".sql", ".toml", ".yaml"})
 SKIPPED = re.compile(
     r"swagger-ui|node_modules|tests/support/(test_)?words\.py|/sql/migrations/"

@@ -28,7 +28,7 @@ from tests.sql.databases import database_environ
 from tests.support.certificates import create_authority, server_context
 from tests.support.exports import insert_export
 from tests.support.factories import Connection, create_user
-from tests.support.processes import open_worker
+from tests.support.processes import open_worker, run
 from tests.support.receiver import SECRET, Received, Receiver, open_receiver
 from tests.support.waiting import until
 
@@ -63,6 +63,11 @@ async def complete(resources: Resources, database: Connection, user_id: UUID | N
         export = await insert_export(resources.exports, database, user_id=user_id, queued=False)
         file = FileFacts(f"s3://carryout/exports/{export.id}/1.csv", 12, 2_048, b"\x5f" * 32)
         return await resources.exports.complete(database, export, file, ttl_seconds=WEEK_SECONDS)
+
+
+async def end(resources: Resources, export: Export) -> None:
+    async with resources.transaction() as connection:
+        await resources.exports.end(connection, export.id, SYSTEM, message="", cause="by the user")
 
 
 async def rows(database: Connection) -> list[asyncpg.Record]:
@@ -138,6 +143,22 @@ async def test_a_change_that_is_rolled_back_has_none(
     await transaction.rollback()
     assert await send_due_events(resources, poster, limit=10) == 0
     assert receiver.requests == []
+
+
+async def test_changes_at_one_moment_are_told_in_the_order_of_their_commits(
+    resources: Resources, database: Connection, poster: Poster, receiver: Receiver
+) -> None:
+    export = await complete(resources, database)
+    async with database.transaction():
+        await resources.exports.record_download(database, export, SYSTEM, outcome="whole")
+        deleting = asyncio.create_task(end(resources, export))
+        await until(lambda: _is_done_or_waits(deleting, database))
+        while await send_due_events(resources, poster, limit=10):
+            pass
+    await deleting
+    while await send_due_events(resources, poster, limit=10):
+        pass
+    assert kinds(receiver.requests) == ["export.completed", "export.downloaded", "export.deleted"]
 
 
 async def test_without_a_receiver_there_are_no_events(resources: Resources, database: Connection) -> None:
@@ -367,6 +388,25 @@ async def test_a_killed_worker_and_a_restarted_receiver_lose_no_event(
     assert first.url not in log
     for export, receiver in zip(exports, (first, second), strict=True):
         assert any(str(export.id).encode() in request.body for request in receiver.requests)
+
+
+async def test_a_worker_that_loses_postgresql_at_its_start_says_so(
+    stack: Stack, database: Connection, database_url: str
+) -> None:
+    environ = stack.environ | database_environ(stack, database_url) | {"CARRYOUT_PUBLIC_URL": PUBLIC_URL}
+    async with database.transaction():
+        await database.execute("LOCK TABLE carryout.webhook")
+        starting = asyncio.create_task(run(environ, "worker"))
+        terminate = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+        await until(lambda: database.fetchval(terminate))
+    ended = await starting
+    assert (ended.status, ended.err) == (2, "carryout: PostgreSQL went away (CARRYOUT_DATABASE_URL)\n")
+
+
+async def _is_done_or_waits(change: "asyncio.Task[None]", database: Connection) -> bool:
+    """Whether it has ended, or waits for a row that this session has changed."""
+    blocked = "SELECT EXISTS (SELECT FROM pg_locks WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid)))"
+    return change.done() or bool(await database.fetchval(blocked))
 
 
 async def _all_are(database: Connection, state: str) -> bool:

@@ -10,6 +10,7 @@ from urllib.request import parse_http_list
 import msgspec
 from starlette.requests import Request
 
+from languages.choice import find_accepted
 from service.errors import ExportNotFoundError, InvalidRequestError, InvalidValueError, UnsupportedMediaTypeError
 from service.strict_json import DuplicateNameError, parse_strictly
 
@@ -114,6 +115,11 @@ def weights(request: Request, header: str) -> dict[str, float]:
     """
     items = ",".join(request.headers.getlist(header)).lower().split(",")
     return dict(_weighed(item) for item in items)
+
+
+def accepted_language(request: Request) -> str | None:
+    """The language of its Accept-Language header that has a catalogue, if any."""
+    return find_accepted(weights(request, "Accept-Language"))
 
 
 def client_ip(request: Request) -> str | None:

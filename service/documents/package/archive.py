@@ -1,25 +1,17 @@
 """A ZIP archive made entry by entry, whose bytes are taken away while it grows."""
 
-import asyncio
 import datetime as dt
 import hashlib
 import zipfile
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, suppress
-from typing import IO, NamedTuple
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
+from typing import NamedTuple
 
-from isal import isal_zlib
+from service.documents.archive_sink import Sink, deflate_fast
 
-from service.documents.archive_sink import Sink
-
-# ISA-L's level 1 makes files as small as zlib's does, in a quarter of the CPU.
-DEFLATE_LEVEL = 1
-RAW_DEFLATE = -15
 READABLE_BY_ALL = 0o644 << 16
 # The growth of content that can't be compressed.
 MOST_GROWTH = 1.05
-# A thread takes so much at a time; less isn't worth handing over.
-PIECE_BYTES = 128 * 1024
 
 
 class Entry(NamedTuple):
@@ -42,7 +34,8 @@ class Archive:
     async def add(
         self, path: str, pieces: AsyncIterator[bytes], *, deflate: bool = True, most_bytes: int | None = None
     ) -> AsyncGenerator[bytes, None]:
-        """The archive's bytes for an entry with the content `pieces`; a thread compresses each while the next is made.
+        """The archive's bytes for an entry with the content `pieces`. ISA-L deflates one in less time than a thread
+        would need to take it over.
 
         `most_bytes`: it isn't larger. An entry that raises is left out of the archive's directory, where readers look
         for entries; what came of it stays between the others.
@@ -50,20 +43,22 @@ class Archive:
         info = zipfile.ZipInfo(path, self._date)
         info.compress_type = zipfile.ZIP_DEFLATED if deflate else zipfile.ZIP_STORED
         info.external_attr = READABLE_BY_ALL
-        content = _Content()
+        digest, size_bytes = hashlib.sha256(), 0
         # Some readers know no large entries, so an entry is called one only if it may be.
         large = most_bytes is None or most_bytes * MOST_GROWTH > zipfile.ZIP64_LIMIT
         try:
             with self._zip.open(info, "w", force_zip64=large) as entry:
                 if deflate:
-                    _deflate_fast(entry)
-                async with aclosing(_in_thread(content.write_to(entry), pieces)) as written:
-                    async for _ in written:
-                        yield self._sink.take()
+                    deflate_fast(entry)
+                async for piece in pieces:
+                    digest.update(piece)
+                    size_bytes += len(piece)
+                    entry.write(piece)
+                    yield self._sink.take()
         except BaseException:
             self._drop(info)
             raise
-        self.last = Entry(path, content.size_bytes, content.digest.hexdigest())
+        self.last = Entry(path, size_bytes, digest.hexdigest())
         yield self._sink.take()
 
     def end(self) -> bytes:
@@ -75,59 +70,3 @@ class Archive:
         with suppress(ValueError):
             self._zip.filelist.remove(info)
         self._zip.NameToInfo.pop(info.filename, None)
-
-
-def _deflate_fast(entry: IO[bytes]) -> None:
-    """Let an entry that was begun be deflated by ISA-L. zipfile has no parameter for another compressor."""
-    compressor = isal_zlib.compressobj(DEFLATE_LEVEL, isal_zlib.DEFLATED, RAW_DEFLATE)
-    entry._compressor = compressor  # type: ignore[attr-defined]  # noqa: SLF001 (tests/test_internals.py knows it)
-
-
-class _Content:
-    def __init__(self) -> None:
-        self.size_bytes = 0
-        self.digest = hashlib.sha256()
-
-    def write_to(self, entry: IO[bytes]) -> Callable[[bytes], None]:
-        def write(piece: bytes) -> None:
-            self.digest.update(piece)
-            self.size_bytes += len(piece)
-            entry.write(piece)
-
-        return write
-
-
-async def _in_thread(write: Callable[[bytes], None], pieces: AsyncIterator[bytes]) -> AsyncGenerator[None, None]:
-    """Write the pieces, each while the next is made. Nothing is being written whenever this yields, or has ended."""
-    async with aclosing(_joined(pieces)) as joined:
-        piece = await anext(joined, b"")
-        while piece:
-            writing = asyncio.create_task(asyncio.to_thread(write, piece))
-            try:
-                piece = await anext(joined, b"")
-            finally:
-                await _end(writing)
-            yield
-
-
-async def _end(writing: asyncio.Task[None]) -> None:
-    """Wait for the thread, which can't be cancelled, also if this task is."""
-    try:
-        await asyncio.shield(writing)
-    except asyncio.CancelledError:
-        await asyncio.wait({writing})
-        raise
-
-
-async def _joined(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """The same bytes, PIECE_BYTES and more at a time."""
-    waiting: list[bytes] = []
-    size_bytes = 0
-    async for piece in pieces:
-        waiting.append(piece)
-        size_bytes += len(piece)
-        if size_bytes >= PIECE_BYTES:
-            yield b"".join(waiting)
-            waiting, size_bytes = [], 0
-    if size_bytes:
-        yield b"".join(waiting)

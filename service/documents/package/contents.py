@@ -12,7 +12,10 @@ from contextlib import aclosing, closing
 from itertools import groupby
 from types import MappingProxyType
 
+from languages.choice import DEFAULT
+from languages.words import find_words, to_translate
 from service.backends.attachments import AttachmentError, Fault
+from service.branding.brand import PLAIN, Brand
 from service.documents.csv_encoder import CsvEncoder
 from service.documents.datasets import Dataset
 from service.documents.encoding import RowText
@@ -20,6 +23,7 @@ from service.documents.ndjson_encoder import NdjsonEncoder
 from service.documents.package import pages
 from service.documents.package.archive import Archive
 from service.documents.package.attachments import Attachment, Attachments, Stores
+from service.documents.package.links import Links
 from service.documents.package.manifest import PATH, Json, Manifest, MissingFile, describe_table, table_path
 from service.documents.selection import section_name, selection_words, title_of
 from service.documents.streaming import Document
@@ -29,34 +33,47 @@ PASSES = 3
 # No text of a template's variables can hold it, as their `<` is escaped.
 PLACE_OF_ROWS = "<!-- rows -->"
 INFORMATION = (
-    ("purpose", "Why it is processed"),
-    ("kept", "How long it is kept"),
-    ("recipients", "Who receives it"),
-    ("source", "Where it comes from"),
+    ("purpose", to_translate("Why it is processed")),
+    ("kept", to_translate("How long it is kept")),
+    ("recipients", to_translate("Who receives it")),
+    ("source", to_translate("Where it comes from")),
 )
 NO_STORES: Stores = MappingProxyType({})
 REASONS = {
-    Fault.OUTSIDE: "its record names a place that isn't one of this account's files",
-    Fault.MISSING: "the service doesn't have it any more",
-    Fault.CHANGED: "it was changed while this package was made",
-    Fault.DENIED: "the service may not read it",
-    Fault.UNREADABLE: "it could not be read to its end",
+    Fault.OUTSIDE: to_translate("Its record names a place that isn't one of this account's files."),
+    Fault.MISSING: to_translate("The service doesn't have it any more."),
+    Fault.CHANGED: to_translate("It was changed while this package was made."),
+    Fault.DENIED: to_translate("The service may not read it."),
+    Fault.UNREADABLE: to_translate("It could not be read to its end."),
 }
 
 
 class Package:
     """The package of an open document, whose counters grow with it."""
 
-    def __init__(self, document: Document, archive: Archive, manifest: Manifest, attachments: Attachments) -> None:
+    def __init__(  # noqa: PLR0913 (as many as its pages need)
+        self,
+        document: Document,
+        archive: Archive,
+        manifest: Manifest,
+        attachments: Attachments,
+        *,
+        language: str,
+        brand: Brand,
+    ) -> None:
         self._document = document
         self._archive = archive
         self._manifest = manifest
         self._attachments = attachments
+        self._links = Links(document)
+        self._language = language
+        self._brand = brand
         self._datasets = [one.dataset for one in document.selected]
         self._rows_read = 0
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         await self._attachments.find()
+        await self._links.find()
         for part in self._rows_parts():
             async with aclosing(part):
                 async for piece in part:
@@ -101,7 +118,7 @@ class Package:
                 async for piece in pieces:
                     yield piece
         section = pages.page_path(dataset, number)
-        page = pages.render("files.html", title=title_of(dataset), section=section, files=shown)
+        page = self._render("files.html", title=title_of(dataset), section=section, files=shown)
         async with aclosing(self._entry(pages.files_path(dataset, number), _once(page))) as entry:
             async for piece in entry:
                 yield piece
@@ -156,9 +173,12 @@ class Package:
                         yield piece
             await rows.end()
 
+    def _render(self, template: str, **facts: object) -> bytes:
+        return pages.render(self._language, template, brand=self._brand, **facts)
+
     async def _page(self, dataset: Dataset, count: int, number: int, rows: "_Rows") -> AsyncGenerator[bytes, None]:
         done = (number - 1) * pages.ROWS_PER_PAGE
-        frame = pages.render(
+        frame = self._render(
             "section.html",
             title=title_of(dataset),
             about=dataset.facts.about,
@@ -174,9 +194,14 @@ class Package:
         )
         head, _, foot = frame.partition(PLACE_OF_ROWS.encode())
         files = pages.files_path(dataset, number).encode()
+        lead = self._links.lead_from(dataset)
+        is_numbered = dataset.facts.files or self._links.lead_to(dataset)
         yield head
         async for taken in rows.take(pages.ROWS_PER_PAGE):
-            yield pages.table_rows(taken, first=done + 1, files=files)
+            if is_numbered:
+                yield pages.numbered_rows(taken, lead, first=done + 1, files=files, language=self._language)
+            else:
+                yield pages.table_rows(taken, lead)
             done += len(taken)
         yield foot
 
@@ -209,11 +234,11 @@ class Package:
             }
             for dataset, count in zip(self._datasets, self._document.counts, strict=True)
         ]
-        return pages.render(
+        return self._render(
             "index.html",
             user_id=self._document.spec.user_id,
-            filter_words=selection_words(self._document.spec),
-            moment=f"{dt.datetime.fromisoformat(self._document.exported_at):%Y-%m-%d %H:%M:%S} UTC",
+            filter_words=selection_words(self._document.spec, find_words(self._language)),
+            moment=dt.datetime.fromisoformat(self._document.exported_at),
             sections=sections,
             files=self._document.files,
             missing=self._missing(),
@@ -258,10 +283,16 @@ class _Rows:
 
 
 async def package_chunks(
-    document: Document, stores: Stores = NO_STORES, *, max_bytes: int = sys.maxsize
+    document: Document,
+    stores: Stores = NO_STORES,
+    *,
+    language: str = DEFAULT,
+    brand: Brand = PLAIN,
+    max_bytes: int = sys.maxsize,
 ) -> AsyncGenerator[bytes, None]:
     """The package in chunks, under the same promise as `Document.chunks`: one that ends is whole, but for attachments
-    that it says are missing. `max_bytes` is the most that those may have.
+    that it says are missing. `max_bytes` is the most that those may have. Its pages speak `language` and show
+    `brand`.
 
     Raises also ExportTooLargeError, and OutageError if one of the stores is down.
     """
@@ -270,7 +301,7 @@ async def package_chunks(
         closing(Manifest(document.exported_at)) as manifest,
         closing(Attachments(document, stores, max_bytes=max_bytes)) as attachments,
     ):
-        package = Package(document, archive, manifest, attachments)
+        package = Package(document, archive, manifest, attachments, language=language, brand=brand)
         async with aclosing(document.joined(package.pieces())) as chunks:
             async for chunk in chunks:
                 yield chunk

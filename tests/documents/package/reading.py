@@ -20,6 +20,7 @@ class Page(HTMLParser):
         self.rows: list[list[str | None]] = []
         self.columns: list[str] = []
         self.links: list[str] = []
+        self.ids: list[str] = []
         self.elements: set[str] = set()
         self.heading = self.text = ""
         self._open: list[str] = []
@@ -32,6 +33,7 @@ class Page(HTMLParser):
         self.links += [given["href"] or ""] if "href" in given else []
         match tag:
             case "tr":
+                self.ids += [given["id"] or ""] if "id" in given else []
                 self.rows.append([])
             case "th":
                 self.columns.append("")
@@ -50,7 +52,7 @@ class Page(HTMLParser):
             self.heading += data
         elif within == "th":
             self.columns[-1] += data
-        elif within == "td":
+        elif "td" in self._open:
             self.rows[-1][-1] = (self.rows[-1][-1] or "") + data
 
     def handle_entityref(self, name: str) -> None:

@@ -1,5 +1,7 @@
 // The account of a token, for display only. The service verifies the token with every call.
 
+import { gettext } from "./language.js";
+
 const MAX_EMAIL = 254;
 const { userClaim } = JSON.parse(document.body.dataset.signIn);
 
@@ -14,7 +16,7 @@ export function nameOf(token) {
   const id = idOf(token);
   const element = document.createElement("bdi");
   const isKnown = verified === true && typeof email === "string" && email.length <= MAX_EMAIL;
-  element.textContent = !id?.trim() ? "an unknown account" : isKnown ? `${email} (${id})` : id;
+  element.textContent = !id?.trim() ? gettext("an unknown account") : isKnown ? `${email} (${id})` : id;
   return element;
 }
 

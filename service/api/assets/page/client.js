@@ -1,5 +1,7 @@
 // The page's client of the API. URLs are relative to the page, so that a proxy's prefix is kept.
 
+import { gettext, LANGUAGE } from "./language.js";
+
 const BASE = new URL(".", location);
 const RECONNECT_MS = 2000;
 const LONGEST_WAIT_MS = 30000;
@@ -9,7 +11,7 @@ export const UNAVAILABLE = [502, 503, 504];
 
 export class ApiError extends Error {
   constructor(status, problem, retryAfter) {
-    super(problem.detail ?? "The service didn't say why");
+    super(problem.detail ?? gettext("The service didn't say why"));
     this.status = status;
     this.problem = problem;
     this.retryAfter = retryAfter;
@@ -99,7 +101,7 @@ export class Client {
   #send(token, method, path, options) {
     const signal = this.#signal;
     signal.throwIfAborted(); // the token may be another user's by now
-    const headers = { ...options.headers, Authorization: `Bearer ${token}` };
+    const headers = { ...options.headers, Authorization: `Bearer ${token}`, "Accept-Language": LANGUAGE };
     return fetch(new URL(path, BASE), { ...options, method, headers, signal, cache: "no-store" });
   }
 }

@@ -1,10 +1,14 @@
 // The list's element for one export.
 
-import { asked, count, date, name, part, records, size, state } from "./words.js";
+import { count, gettext, ngettext } from "./language.js";
+import { asked, badge, date, name, part, records, size, state } from "./words.js";
 
-const BADGES = { ready: "completed", failed: "failed", "being made": "running", waiting: "running" };
-
-const DOWNLOADERS = { owner: "You, signed in", link: "With the link", support: "Support, for you" };
+const BADGES = { ready: "completed", failed: "failed", making: "running", waiting: "running" };
+const DOWNLOADERS = {
+  owner: gettext("You, signed in"),
+  link: gettext("With the link"),
+  support: gettext("Support, for you"),
+};
 
 /** Creates an export's element. `actions.remove(view)` confirms and deletes; `actions.downloads(path)` fetches a page of downloads. */
 export function createItem(view, actions) {
@@ -28,31 +32,33 @@ export function createItem(view, actions) {
 export function showItem(item, view) {
   item.view = view;
   const word = state(view);
-  const running = word === "waiting" || word === "being made";
+  const running = word === "waiting" || word === "making";
   find(item, ".name").textContent = name(view);
   find(item, ".part").textContent = part(view.filter);
   find(item, ".part").hidden = !view.filter;
   find(item, ".asked").textContent = asked(view.asked_by_support);
   find(item, ".asked").hidden = !view.asked_by_support;
-  find(item, ".badge").textContent = word[0].toUpperCase() + word.slice(1);
+  find(item, ".badge").textContent = badge(view);
   find(item, ".badge").className = `badge ${BADGES[word] ?? ""}`;
   find(item, ".making").hidden = !running;
   if (running) showProgress(item, view);
-  const note = { failed: view.error_message, ended: view.error_message ?? "Its link has ended and its file is deleted." }[word];
+  const reason = view.error_message && gettext(view.error_message);
+  const note = { failed: reason, ended: reason ?? gettext("Its link has ended and its file is deleted.") }[word];
   find(item, ".note").hidden = !note;
   find(item, ".note").textContent = note ?? "";
   find(item, ".facts").replaceChildren(...(view.status === "completed" ? facts(view, word) : []));
   const download = find(item, ".download");
   download.hidden = word !== "ready";
-  download.setAttribute("aria-label", `Download ${name(view)}`);
+  download.setAttribute("aria-label", gettext("Download %(name)s", { name: name(view) }));
   if (word === "ready") download.href = view.download_url;
   const newer = find(item, ".newer");
   newer.hidden = word !== "ready";
-  newer.setAttribute("aria-label", `What is new since then, ${name(view)}`);
+  newer.setAttribute("aria-label", gettext("What is new since then, %(name)s", { name: name(view) }));
   const remove = find(item, ".remove");
   remove.hidden = !running && word !== "ready";
-  remove.textContent = running ? "Cancel" : "Delete";
-  remove.setAttribute("aria-label", `${remove.textContent} ${name(view)}`);
+  remove.textContent = running ? gettext("Cancel") : gettext("Delete");
+  const named = { name: name(view) };
+  remove.setAttribute("aria-label", running ? gettext("Cancel %(name)s", named) : gettext("Delete %(name)s", named));
   find(item, ".downloads").hidden = view.status !== "completed";
 }
 
@@ -62,25 +68,26 @@ function showProgress(item, view) {
   const bar = find(item, "progress");
   bar.max = reading ? toRead : total;
   bar.value = reading ? read : done;
-  bar.setAttribute("aria-label", `Progress of ${name(view)}`);
+  bar.setAttribute("aria-label", gettext("Progress of %(name)s", { name: name(view) }));
   find(item, ".counted").textContent = reading
-    ? `${size(read)} of ${size(toRead)} of attachments`
-    : `${count(done)} of ${records(total)}`;
+    ? gettext("%(done)s of %(all)s of attachments", { done: size(read), all: size(toRead) })
+    : ngettext("%(done)s of %(number)s record", "%(done)s of %(number)s records", total, { done: count(done) });
 }
 
 function facts(view, word) {
-  const ending = word === "ready" ? "Link ends" : "Link ended";
+  const ending = word === "ready" ? gettext("Link ends") : gettext("Link ended");
   return [
-    fact("Records", count(view.record_count)),
-    ...(view.files ? [fact("Attachments", attachments(view.files))] : []),
-    fact("Size", size(view.size_bytes)),
+    fact(gettext("Records"), count(view.record_count)),
+    ...(view.files ? [fact(gettext("Attachments"), attachments(view.files))] : []),
+    fact(gettext("Size"), size(view.size_bytes)),
     fact(ending, time(view.expires_at)),
-    fact("SHA-256 checksum", view.sha256, "wide"),
+    fact(gettext("SHA-256 checksum"), view.sha256, "wide"),
   ];
 }
 
 function attachments({ included, missing }) {
-  return missing ? `${count(included)}, and ${count(missing)} missing: index.html says why` : count(included);
+  const both = { included: count(included), missing: count(missing) };
+  return missing ? gettext("%(included)s, and %(missing)s missing: index.html says why", both) : both.included;
 }
 
 function fact(term, value, className = "") {
@@ -94,9 +101,9 @@ function fact(term, value, className = "") {
 function showDownloads(item, page) {
   if (!page) return;
   const table = downloadTable();
-  find(item, ".downloads-list").replaceChildren(page.downloads.length ? table : element("p", "No downloads yet."));
+  find(item, ".downloads-list").replaceChildren(page.downloads.length ? table : element("p", gettext("No downloads yet.")));
   if (page.downloads.some((download) => download.sent_by === "storage")) {
-    const note = "Each line is a link that worked for five minutes and could be used more than once.";
+    const note = gettext("Each line is a link that worked for five minutes and could be used more than once.");
     find(item, ".downloads-list").append(element("p", note));
   }
   addDownloads(item, page);
@@ -108,7 +115,7 @@ function addDownloads(item, page) {
     const row = find(item, ".downloads-list tbody").insertRow();
     row.insertCell().append(time(download.downloaded_at));
     row.insertCell().append(DOWNLOADERS[download.by]);
-    row.insertCell().append(download.ip ?? "An unknown address", element("small", download.user_agent ?? ""));
+    row.insertCell().append(download.ip ?? gettext("An unknown address"), element("small", download.user_agent ?? ""));
   }
   item.olderDownloads = page.next;
   find(item, ".older").hidden = !page.next;
@@ -117,7 +124,7 @@ function addDownloads(item, page) {
 function downloadTable() {
   const table = element("table");
   const head = table.createTHead().insertRow();
-  for (const title of ["When", "Who", "From"]) {
+  for (const title of [gettext("When"), gettext("Who"), gettext("Address")]) {
     const cell = element("th", title);
     cell.scope = "col";
     head.append(cell);

@@ -3,6 +3,7 @@
 // The ID token comes from the token endpoint over TLS, so its signature needn't be checked (OpenID Connect Core, 3.1.3.7).
 
 import { claimsOf } from "./account.js";
+import { gettext } from "./language.js";
 
 const PENDING = "carryout.sign-in";
 const BASE = new URL(".", location).href;
@@ -67,7 +68,7 @@ export class Provider {
     const body = { grant_type: "refresh_token", refresh_token: grant.refreshToken };
     const { ok, answer } = await this.#ask(body);
     if (!ok && !BUSY.includes(answer.error)) throw new SessionEndedError();
-    if (!ok) throw new SignInError("The sign-in service is busy. Please try again in a moment.");
+    if (!ok) throw new SignInError(gettext("The sign-in service is busy. Please try again in a moment."));
     return { ...grant, ...grantOf(answer) };
   }
 
@@ -83,20 +84,20 @@ export class Provider {
 
   async #redeem(query, pending) {
     // The state comes first: a link to this page may have any error, or another person's code.
-    if (!pending) throw new SignInError("This sign-in was begun in another tab, or is over. Please sign in again.");
+    if (!pending) throw new SignInError(gettext("This sign-in was begun in another tab, or is over. Please sign in again."));
     if (query.get("state") !== pending.state) {
-      throw new SignInError("This sign-in doesn't belong to this tab, so it wasn't used. Please sign in again.");
+      throw new SignInError(gettext("This sign-in doesn't belong to this tab, so it wasn't used. Please sign in again."));
     }
     const { authorization_response_iss_parameter_supported: named } = await this.#discover();
     if ((named || query.has("iss")) && query.get("iss") !== this.#issuer) {
-      throw new SignInError("Another service has answered than the one that was asked. Please sign in again.");
+      throw new SignInError(gettext("Another service has answered than the one that was asked. Please sign in again."));
     }
     if (query.has("error")) throw new SignInError(refusal(query.get("error")));
     const body = { grant_type: "authorization_code", code: query.get("code"), code_verifier: pending.verifier };
     const { ok, answer } = await this.#ask({ ...body, redirect_uri: BASE });
-    if (!ok) throw new SignInError("The sign-in took too long, or was used already. Please sign in again.");
+    if (!ok) throw new SignInError(gettext("The sign-in took too long, or was used already. Please sign in again."));
     if (answer.id_token && !this.#isOurs(claimsOf(answer.id_token), pending)) {
-      throw new SignInError("The sign-in service sent tokens that aren't for this sign-in. Please sign in again.");
+      throw new SignInError(gettext("The sign-in service sent tokens that aren't for this sign-in. Please sign in again."));
     }
     return grantOf(answer);
   }
@@ -150,13 +151,13 @@ function grantOf(answer) {
 
 /** Without the provider's own words, which a link could have instead of the provider. */
 function refusal(error) {
-  if (error === "access_denied") return "The sign-in was cancelled. You can sign in again at any time.";
-  if (BUSY.includes(error)) return "The sign-in service is busy. Please try again in a moment.";
-  return "The sign-in service refused this sign-in. Please try again; if it fails again, tell the people who run this page.";
+  if (error === "access_denied") return gettext("The sign-in was cancelled. You can sign in again at any time.");
+  if (BUSY.includes(error)) return gettext("The sign-in service is busy. Please try again in a moment.");
+  return gettext("The sign-in service refused this sign-in. Please try again; if it fails again, tell the people who run this page.");
 }
 
 function misconfigured(fault) {
-  return `The sign-in service isn't set up for this page (${fault}). Please tell the people who run it.`;
+  return gettext("The sign-in service isn't set up for this page (%(fault)s). Please tell the people who run it.", { fault });
 }
 
 async function fetchJson(url, options = {}) {
@@ -165,7 +166,7 @@ async function fetchJson(url, options = {}) {
     const response = await fetch(url, { ...options, signal, credentials: "omit", cache: "no-store", redirect: "error" });
     return { ok: response.ok, answer: await response.json() };
   } catch {
-    throw new SignInError("The sign-in service can't be reached. Check your connection and try again.");
+    throw new SignInError(gettext("The sign-in service can't be reached. Check your connection and try again."));
   }
 }
 

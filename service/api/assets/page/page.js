@@ -2,24 +2,27 @@
 // The token comes from an OpenID Connect provider, from the form, or from the fragment of the URL, which browsers don't
 // send to servers, and from which the page removes it at once. An attacker can make such a link with their own token,
 // or with one that only looks like the user's. So a token from a link replaces another account's token only if the user
-// agrees, and any token only if it works.
+// agrees, and any token only if it works. In a frame, only the parent page hands tokens over: see embedded.js.
 
 import { claimsOf, clean, isSameAccount, nameOf } from "./account.js";
 import { ApiError, Client } from "./client.js";
+import { ParentSession } from "./embedded.js";
 import { createItem, showItem } from "./item.js";
+import { gettext, offerChoice, speak, withNodes } from "./language.js";
 import { abandonedChoice, isAnswer, Provider, SignInError } from "./oidc.js";
 import { hideRanges, offerRanges, readBody, showSections } from "./parts.js";
 import { Session } from "./session.js";
-import { explain, part, records, size, state } from "./words.js";
+import { ending, explain, part } from "./words.js";
 
 const CHOICE = "carryout.choice";
 const SIGNED_OUT = "carryout.signed-out";
 const PAGE_SIZE = 10;
 
 const by = (id) => document.getElementById(id);
-const { oidc, url: signInUrl } = JSON.parse(document.body.dataset.signIn);
+const { oidc, url: signInUrl, parents } = JSON.parse(document.body.dataset.signIn);
+const embedded = parents.length > 0;
 const provider = oidc && new Provider(oidc);
-const session = new Session(provider);
+const session = embedded ? new ParentSession(parents, { begin, leave, complain }) : new Session(provider);
 let client = null;
 let visit = new AbortController();
 let nextPage = null;
@@ -57,6 +60,18 @@ async function arrive() {
   return begin();
 }
 
+/** In a frame. Opened in a tab of its own, this address leads to the page with a sign-in. */
+function arriveInFrame() {
+  if (window.parent === window) location.replace(".");
+  else session.join();
+}
+
+/** The parent page has signed the user out. */
+function leave() {
+  end();
+  by("signed-out").hidden = false;
+}
+
 async function finishSignIn(answer) {
   try {
     const { choice, ...grant } = await provider.finish(answer);
@@ -91,13 +106,20 @@ function keepChoice(choice) {
   if (kept) choose(kept);
 }
 
+/** For the next page in this tab. A frame has no storage to rely on. */
+function storeChoice() {
+  if (!embedded) sessionStorage.setItem(CHOICE, JSON.stringify(kept ?? chosen()));
+}
+
 function restoreChoice() {
   keepChoice(JSON.parse(sessionStorage.getItem(CHOICE) ?? "null") ?? abandonedChoice());
   sessionStorage.removeItem(CHOICE);
 }
 
 async function loadSections() {
-  showSections(await client.call("GET", "api/export/sections"));
+  const offer = await client.call("GET", "api/export/sections");
+  speak(offer.language, storeChoice);
+  showSections(offer);
   if (!kept) return;
   keepChoice(kept);
   kept = null;
@@ -105,10 +127,9 @@ async function loadSections() {
 }
 
 async function signIn() {
-  const choice = kept ?? chosen();
-  if (provider) return provider.signIn(choice);
+  if (provider) return provider.signIn(kept ?? chosen());
   if (signInUrl) {
-    sessionStorage.setItem(CHOICE, JSON.stringify(choice));
+    storeChoice();
     return location.assign(signInUrl);
   }
   session.keep(clean(by("token").value));
@@ -129,32 +150,37 @@ async function works(token) {
     await new Client(offered, new AbortController().signal).call("GET", "api/export?limit=1");
     return true;
   } catch (error) {
-    if (client) complain(error.status === 401 ? "The link's access token isn't valid or has expired." : explain(error));
+    if (client) complain(error.status === 401 ? gettext("The link's access token isn't valid or has expired.") : explain(error));
     return false;
   }
 }
 
 function confirmedAnother(present, offered) {
   return confirmed({
-    title: "Change to another account?",
+    title: gettext("Change to another account?"),
     text: [
-      "You are signed in as ", nameOf(present), ". The link that you opened signs you in as ", nameOf(offered),
-      ". If you didn't expect that, stay signed in: the sender may want you to use their account.",
+      ...withNodes(
+        gettext("You are signed in as %(present)s. The link that you opened signs you in as %(offered)s."),
+        { present: nameOf(present), offered: nameOf(offered) },
+      ),
+      " ",
+      gettext("If you didn't expect that, stay signed in: the sender may want you to use their account."),
     ],
-    no: "Stay signed in",
-    yes: "Change account",
+    no: gettext("Stay signed in"),
+    yes: gettext("Change account"),
   });
 }
 
 async function begin() {
   visit.abort();
   visit = new AbortController();
+  by("confirm").close(); // it asks about what another account sees
   const { token } = session;
   client = token && new Client(session, visit.signal);
   by("sign-in").hidden = Boolean(client);
   by("signed-out").hidden = true;
   by("account").replaceChildren(...(token ? [nameOf(token)] : []));
-  for (const id of ["signed-in", "sign-out"]) by(id).hidden = !client;
+  for (const part of document.querySelectorAll("[data-signed-in]")) part.hidden = !client;
   by("history").replaceChildren();
   for (const id of ["empty", "more"]) by(id).hidden = true;
   hideRanges();
@@ -167,8 +193,7 @@ function end(reason = "") {
   session.forget();
   begin();
   complain(reason);
-  const first = by("sign-in").querySelector("textarea, button");
-  first.focus();
+  by("sign-in").querySelector("textarea, button")?.focus();
 }
 
 async function signOut() {
@@ -180,7 +205,7 @@ async function signOut() {
     if (await provider.signOut(grant)) return;
   } catch (error) {
     if (!(error instanceof SignInError)) throw error;
-    complain("You are signed out here. The sign-in service can't be reached: you may still be signed in there.");
+    complain(gettext("You are signed out here. The sign-in service can't be reached: you may still be signed in there."));
   }
   announceSignOut();
 }
@@ -205,9 +230,11 @@ async function attempt(action) {
 function reasonOfEnd() {
   const { exp } = claimsOf(session.token ?? "");
   const hasExpired = typeof exp === "number" && exp * 1000 < Date.now();
-  if (hasExpired) return "Your session has ended. Sign in again to go on: what you chose is kept.";
-  if (provider) return "This service didn't accept the sign-in. Sign in again; if it fails again, tell the people who run this page.";
-  return "This access token isn't valid or has expired. Please sign in again.";
+  if (hasExpired) return gettext("Your session has ended. Sign in again to go on: what you chose is kept.");
+  if (provider || embedded) {
+    return gettext("This service didn't accept the sign-in. Sign in again; if it fails again, tell the people who run this page.");
+  }
+  return gettext("This access token isn't valid or has expired. Please sign in again.");
 }
 
 function complain(text) {
@@ -264,19 +291,18 @@ function showChange(view) {
 }
 
 function announceEnd(view) {
-  const facts = view.status === "completed" ? `: ${records(view.record_count)}, ${size(view.size_bytes)}` : "";
-  announce(`Your ${view.format.toUpperCase()} copy is ${state(view)}${facts}.`);
+  announce(ending(view));
 }
 
 async function ask(body) {
-  announce("Asking for your data");
+  announce(gettext("Asking for your data"));
   hideRanges();
   try {
     const { job_id: jobId } = await client.call("POST", "api/export", body);
     await follow(jobId);
   } catch (error) {
     if (error.status === 422 && error.problem.ranges?.length) {
-      announce("Your data is too large for one file");
+      announce(gettext("Your data is too large for one file"));
       const { since: _, ...whole } = body; // each range says where it begins
       offerRanges(error.problem, (range, waiting) => askForRange({ ...whole, from: range.from, to: range.to }, waiting));
       return;
@@ -294,7 +320,7 @@ async function askForRange(body, waiting) {
       ? await client.callPatiently("POST", "api/export", body, waiting)
       : await client.call("POST", "api/export", body);
     let view = await show(jobId);
-    announce(`Making ${part(body)}`);
+    announce(gettext("Making %(part)s", { part: part(body) }));
     if (isRunning(view)) await client.watch(jobId, (changed) => { view = changed; showChange(changed); });
     else announceEnd(view);
     return view.status === "completed";
@@ -312,7 +338,7 @@ async function follow(jobId) {
   const view = await show(jobId);
   if (!isRunning(view)) announceEnd(view);
   else if (!known) watch(view);
-  if (isRunning(view)) announce("Your copy is being made");
+  if (isRunning(view)) announce(gettext("Your copy is being made"));
   itemOf(jobId).focus({ preventScroll: true });
   itemOf(jobId).scrollIntoView({ block: "nearest" });
 }
@@ -320,20 +346,20 @@ async function follow(jobId) {
 async function remove(view) {
   const running = isRunning(view);
   const agreed = await confirmed({
-    title: running ? "Cancel this copy?" : "Delete this copy?",
+    title: running ? gettext("Cancel this copy?") : gettext("Delete this copy?"),
     text: [
       running
-        ? "It stops now and no file is kept. You can ask for another one."
-        : "Its file is deleted now and its link stops working. You can ask for another one.",
+        ? gettext("It stops now and no file is kept. You can ask for another one.")
+        : gettext("Its file is deleted now and its link stops working. You can ask for another one."),
     ],
-    no: "Keep it",
-    yes: running ? "Cancel it" : "Delete it",
+    no: gettext("Keep it"),
+    yes: running ? gettext("Cancel it") : gettext("Delete it"),
   });
   if (!agreed) return;
   await attempt(async () => {
     await client.call("DELETE", `api/export/${view.job_id}`);
     await show(view.job_id);
-    announce(running ? "Cancelled" : "Deleted");
+    announce(running ? gettext("Cancelled") : gettext("Deleted"));
   });
   itemOf(view.job_id)?.focus();
 }
@@ -367,13 +393,17 @@ function onSubmit(form, action) {
   });
 }
 
-onSubmit(by("sign-in"), signIn);
 onSubmit(by("ask"), (data) => ask(readBody(data)));
 by("confirm").addEventListener("close", ({ target }) => { if (!target.open) settle(target.returnValue); });
-by("sign-out").addEventListener("click", () => signOut());
 by("more").addEventListener("click", () => attempt(async () => addPage(await client.call("GET", nextPage))));
-window.addEventListener("hashchange", arrive);
+offerChoice(storeChoice);
 // Browsers restore the page from their cache, even after a sign-out.
-window.addEventListener("pageshow", (event) => { if (event.persisted) begin(); });
-
-arrive();
+window.addEventListener("pageshow", (event) => { if (event.persisted) embedded ? session.join() : begin(); });
+if (embedded) {
+  arriveInFrame();
+} else {
+  onSubmit(by("sign-in"), signIn);
+  by("sign-out").addEventListener("click", () => signOut());
+  window.addEventListener("hashchange", arrive);
+  arrive();
+}

@@ -1,5 +1,6 @@
 // The part of the data that a user asks for: the controls to choose it, and the ranges that fit after a refusal.
 
+import { gettext, ngettext } from "./language.js";
 import { later, part, records } from "./words.js";
 
 const DAY_MS = 86400000;
@@ -51,9 +52,15 @@ function nextDay(day) {
 export function offerRanges(problem, ask) {
   const rows = problem.ranges.map((range) => rangeRow(range, ask));
   by("ranges-list").replaceChildren(...rows.map((row) => row.item));
-  const excess = `Your data has more than ${records(problem.limit)}, too many for one file.`;
-  const whole = problem.too_large || problem.more ? "" : " Together they hold all of it.";
-  by("ranges-text").textContent = `${excess} Each of these parts fits.${whole}`;
+  by("ranges-text").textContent = [
+    ngettext(
+      "Your data has more than %(number)s record, too many for one file.",
+      "Your data has more than %(number)s records, too many for one file.",
+      problem.limit,
+    ),
+    gettext("Each of these parts fits."),
+    problem.too_large || problem.more ? "" : gettext("Together they hold all of it."),
+  ].join(" ");
   by("ranges-lost").textContent = (problem.too_large ?? []).map((range) => part({ from: range.from, to: range.to })).join(", ");
   by("ranges-lost").parentElement.hidden = !problem.too_large;
   by("ranges-more").hidden = !problem.more;
@@ -77,7 +84,7 @@ function rangeRow(range, ask) {
   const say = (more) => { count.textContent = [records(range.record_count), more].filter(Boolean).join(", "); };
   say("");
   item.append(button, count);
-  const waiting = (seconds) => say(`asked for at ${later(seconds)} if this page stays open`);
+  const waiting = (seconds) => say(gettext("asked for at %(time)s if this page stays open", { time: later(seconds) }));
   const row = { item, made: false, ask: (patient) => run(row, button, say, () => ask(range, patient && waiting)) };
   button.addEventListener("click", () => row.ask(false));
   return row;
@@ -92,7 +99,7 @@ async function run(row, button, say, ask) {
   by("ranges").removeAttribute("aria-busy");
   button.removeAttribute("aria-busy");
   row.made ||= made;
-  say(row.made ? "made" : "");
+  say(row.made ? gettext("made") : "");
   return made;
 }
 
