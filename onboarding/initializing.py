@@ -63,7 +63,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 class Outcome(msgspec.Struct, frozen=True):
     """`kept` maps the quoted name of a table to its file that existed before.
 
-    `refused` maps a proposed file that is no dataset, and isn't written, to the reason. `grants` are the SQL of the
+    `refused` maps a proposed list or search that isn't written to the reason. `grants` are the SQL of the
     role for the files; `grants_fault` is the reason if there are none.
     """
 
