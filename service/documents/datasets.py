@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import asyncpg
 import msgspec
@@ -35,6 +35,9 @@ from service.documents.list_keys import find_key
 from service.documents.plans import PARAMETER_TYPES, Inspection, check_column_names, inspect, tables
 from service.documents.unique_order import check_unique_order, is_ordered_by_first_output, read_unique_keys
 from service.errors import ConfigurationError
+
+Types: TypeAlias = dict[int, asyncpg.Record]
+"""PostgreSQL's types by their number."""
 
 PROFILE = "profile"
 DECISIONS_FILE = "tables.sql"  # `carryout check` reads its comments; it is not a dataset
@@ -92,11 +95,11 @@ class _Parameters(NamedTuple):
     fault: Callable[[Sequence[str]], str]
 
 
-class _Known(msgspec.Struct):
-    """Facts about the database that all datasets share. `types` are those that were met, by their number."""
+class _Known(NamedTuple):
+    """Facts about the database that all datasets share. `types` are those that were met."""
 
     functions: Functions
-    types: dict[int, asyncpg.Record] = {}
+    types: Types
 
 
 async def load_datasets(
@@ -107,7 +110,7 @@ async def load_datasets(
     read_decisions(directory)  # a dataset of that name would be missing from every export
     if not paths or paths[0].stem != PROFILE:
         raise ConfigurationError(f"CARRYOUT_DATASETS_DIR: {directory} holds no {PROFILE}.sql")
-    known = _Known(await read_functions(connection))
+    known = _Known(await read_functions(connection), {})
     datasets: list[Dataset] = []
     async with within_transaction(connection):
         for first in range(0, len(paths), FILES_AT_ONCE):
@@ -130,15 +133,15 @@ async def load_user_lists(connection: Connection, directory: Path, *, forbidden:
     The first column is the integer `id`, and the rows are in its order, so that a list can be resumed.
     """
     paths = sorted((directory / LISTS_FOLDER).glob("*.sql"))
-    known = _Known(await read_functions(connection)) if paths else None
-    return {path.stem: await _load_user_list(connection, path, known, forbidden=forbidden) for path in paths if known}
+    types: Types = {}
+    return {path.stem: await _load_user_list(connection, path, types, forbidden=forbidden) for path in paths}
 
 
 async def load_lists(connection: Connection, directory: Path, *, forbidden: Sequence[str]) -> dict[str, Dataset]:
     """The operators' lists in `directory` by file name. Raises ConfigurationError as `load_datasets` does."""
     paths = [directory / f"{name}.sql" for name in list_names(directory)]
-    known = _Known(await read_functions(connection)) if paths else None
-    return {path.stem: await _load_list(connection, path, known, forbidden=forbidden) for path in paths if known}
+    types: Types = {}
+    return {path.stem: await _load_list(connection, path, types, forbidden=forbidden) for path in paths}
 
 
 def list_names(directory: Path) -> list[str]:
@@ -154,11 +157,10 @@ async def load_user_search(connection: Connection, directory: Path, *, forbidden
     path = directory / USER_SEARCH
     if not path.exists():
         return None
-    known = _Known(await read_functions(connection))
     with naming(USER_SEARCH):
         sql = _read(path)
         parameters = _Parameters(["text"], lambda _: USER_SEARCH_FAULT)
-        columns, found = await _inspect(connection, sql, known, parameters, forbidden)
+        columns, found = await _inspect(connection, sql, {}, parameters, forbidden)
         async with using_safe_search_path(connection):
             await check_column_names(connection, [found.row_plan])
         if [column.name for column in columns] != ["id"]:
@@ -248,7 +250,7 @@ async def _inspect_dataset(
         if facts.parameters:
             raise ConfigurationError("a line `-- param:` is for operators' lists")
         parameters = _Parameters([user_id_type], partial(_user_id_fault, wanted=user_id_type))
-        columns, found = await _inspect(connection, sql, known, parameters, forbidden)
+        columns, found = await _inspect(connection, sql, known.types, parameters, forbidden)
         return _Inspected(path, sql, facts, columns, found, judge(found.tree, known.functions))
 
 
@@ -290,11 +292,11 @@ def _make_dataset(one: _Inspected) -> Dataset:
     return Dataset(one.path.stem, one.sql, one.columns, tables(one.found.plan), time, one.facts)
 
 
-async def _load_user_list(connection: Connection, path: Path, known: _Known, *, forbidden: Sequence[str]) -> Dataset:
+async def _load_user_list(connection: Connection, path: Path, types: Types, *, forbidden: Sequence[str]) -> Dataset:
     with naming(f"{LISTS_FOLDER}/{path.name}"):
         sql = _read(path)
         parameters = _Parameters([parameter.type for parameter in USER_LIST_PARAMETERS], lambda _: USER_LIST_FAULT)
-        columns, found = await _inspect(connection, sql, known, parameters, forbidden)
+        columns, found = await _inspect(connection, sql, types, parameters, forbidden)
         if columns[0].name != "id" or columns[0].type_name not in INTEGERS:
             raise ConfigurationError("its first column must be id, an integer")
         if not (_has_order_by(sql) and is_ordered_by_first_output(found.plan)):
@@ -311,16 +313,16 @@ async def _check_order(connection: Connection, sql: str, found: Inspection) -> N
     await check_unique_order(connection, found.plan, unique_keys, has_order_by=_has_order_by(sql))
 
 
-async def _load_list(connection: Connection, path: Path, known: _Known, *, forbidden: Sequence[str]) -> Dataset:
+async def _load_list(connection: Connection, path: Path, types: Types, *, forbidden: Sequence[str]) -> Dataset:
     with naming(path.name, kind="List"):
         sql = _read(path)
         facts = read_facts(sql)
         if facts.files or facts.links:
             raise ConfigurationError("the lines `-- file:` and `-- link:` are for the users' datasets")
         async with connection.transaction(readonly=True):
-            types = [parameter.type for parameter in facts.parameters]
-            parameters = _Parameters(types, partial(_list_parameters_fault, wanted=types))
-            columns, found = await _inspect(connection, sql, known, parameters, forbidden)
+            wanted = [parameter.type for parameter in facts.parameters]
+            parameters = _Parameters(wanted, partial(_list_parameters_fault, wanted=wanted))
+            columns, found = await _inspect(connection, sql, types, parameters, forbidden)
             async with using_safe_search_path(connection):
                 await _check_order(connection, sql, found)
                 key = tuple(columns[position] for position in await find_key(connection, found.plan, len(columns)))
@@ -359,14 +361,14 @@ def _has_order_by(sql: str) -> bool:
 
 
 async def _inspect(
-    connection: Connection, sql: str, known: _Known, parameters: _Parameters, forbidden: Sequence[str]
+    connection: Connection, sql: str, types: Types, parameters: _Parameters, forbidden: Sequence[str]
 ) -> tuple[tuple[Column, ...], Inspection]:
     async with using_settings(connection, QUERIES["reveal_plans"]) as cleanup:
         statement = await connection.prepare(f'SELECT * FROM ({sql}) AS "row"', name="")  # noqa: S608 (an operator's file)
         given = [parameter.name for parameter in statement.get_parameters()]
         if [PARAMETER_TYPE_NAMES.get(name) for name in given] != parameters.types:
             raise ConfigurationError(parameters.fault(given))
-        columns = await _columns(connection, statement.get_attributes(), known.types)
+        columns = await _columns(connection, statement.get_attributes(), types)
         names = [column.name for column in columns]
         check_names(names, forbidden)
         found = await inspect(connection, sql, parameters.types, cleanup)
@@ -393,10 +395,8 @@ def _list_parameters_fault(given: Sequence[str], wanted: Sequence[str]) -> str:
     return f"its lines `-- param:` declare {declared}, but its SQL uses {used}"
 
 
-async def _columns(
-    connection: Connection, attributes: Sequence[asyncpg.Attribute], known: dict[int, asyncpg.Record]
-) -> tuple[Column, ...]:
-    """`known` are types by their number; further ones are added."""
+async def _columns(connection: Connection, attributes: Sequence[asyncpg.Attribute], known: Types) -> tuple[Column, ...]:
+    """Further types are added to `known`."""
     names = [attribute.name for attribute in attributes]
     if not names:
         raise ConfigurationError("it has no columns")
