@@ -18,6 +18,7 @@ from service.branding.brand import PICTURE_POLICY
 from service.exports.files import download_url
 from service.formats import Format
 from tests.branding.test_brand import PLAIN_SVG, png
+from tests.conftest import PUBLIC_URL
 from tests.faults.world import World, open_world
 from tests.sql.databases import database_environ
 from tests.support.processes import run
@@ -168,7 +169,8 @@ async def test_a_broken_one_stops_the_start(
 ) -> None:
     text, sentence = BROKEN[fault]
     own = brand_environ(tmp_path, logo=PLAIN_SVG.encode(), **{"ready.txt": text})
-    ended = await run(stack.environ | database_environ(stack, database_url) | own, process)
-    assert (ended.status, ended.out) == (2, "")
+    urls = database_environ(stack, database_url) | {"CARRYOUT_PUBLIC_URL": PUBLIC_URL}
+    ended = await run(stack.environ | urls | own, process)
+    assert ended.status == 2
     (line,) = ended.err.splitlines()
     assert line.startswith(f"carryout: {sentence}")

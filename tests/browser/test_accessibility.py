@@ -1,6 +1,9 @@
 """The page in every state, as all can use it: axe-core, both themes, a narrow window, large text, forced colours."""
 
+from typing import Any
+
 import pytest
+from selenium.webdriver import ActionChains, Keys
 
 from tests.browser.conftest import Site, Tab
 from tests.browser.test_page import AXE, FIRST, OVERFLOW, SMALL_TARGETS, create_large, faults, insert_failed
@@ -29,6 +32,48 @@ return [...document.body.querySelectorAll("*")]
   .filter((element) => parts.some((part) => moves(getComputedStyle(element, part))))
   .map((element) => element.outerHTML.slice(0, 80));
 """
+# The controls that a keyboard must reach, one of radio buttons with one name; and its stops: a date has four.
+CONTROLS = """
+const all = [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex='0']")];
+const reachable = all.filter((element) => element.checkVisibility() && !element.disabled);
+const modal = document.querySelector("dialog:modal");
+const groups = new Set();
+window.controls = reachable.filter((element) => !modal || modal.contains(element)).filter(({ type, name }) => {
+  if (type !== "radio") return true;
+  const isFirst = !groups.has(name);
+  groups.add(name);
+  return isFirst;
+});
+const dates = window.controls.filter(({ type }) => type === "date");
+return [window.controls.length, window.controls.length + 3 * dates.length];
+"""
+# The index of the focused control; -1 outside of all, as at the page's end. And why the focus can't be seen, if so.
+FOCUSED = """
+const element = document.activeElement;
+const isSame = (one) => one === element || (one.type === "radio" && one.name === element.name);
+const index = window.controls.findIndex(isSame);
+if (index < 0) return [-1, ""];
+const marked = [element, element.closest(".choice")].filter(Boolean).some((one) => {
+  const { outlineStyle, outlineWidth } = getComputedStyle(one);
+  return outlineStyle !== "none" && parseFloat(outlineWidth) >= 2;
+});
+const { top, bottom } = element.getBoundingClientRect();
+const inView = bottom > 0 && top < innerHeight;
+return [index, [marked ? "" : "no outline", inView ? "" : "out of view"].filter(Boolean).join(", ")
+  && `${element.outerHTML.slice(0, 80)}`];
+"""
+OWN_BUTTON = "Show date picker"  # the browser's, in each field for a date
+INTERACTIVE = {
+    "button",
+    "link",
+    "radio",
+    "checkbox",
+    "textbox",
+    "combobox",
+    "DisclosureTriangle",
+    "progressbar",
+    "Date",
+}
 PHONE = 320
 AXE_SECONDS = 240
 DESKTOP = 1000
@@ -64,7 +109,36 @@ def barriers(tab: Tab) -> list[str]:
     found += [f"enlarged: {fault}" for fault in fits(tab)]
     tab.driver.execute_script(ENLARGE, "")
     resize(tab, DESKTOP)
-    return found
+    return [*found, *walk(tab), *nameless(tab)]
+
+
+def walk(tab: Tab) -> list[str]:
+    """The controls that Tab doesn't reach, and those that don't show it; with a dialog open, those of the dialog."""
+    count, stops = tab.driver.execute_script(CONTROLS)
+    reached, unseen = set(), set()
+    for _ in range(stops + 3):  # the end of the page and the browser's own controls are stops, too
+        ActionChains(tab.driver).send_keys(Keys.TAB).perform()
+        index, fault = tab.driver.execute_script(FOCUSED)
+        reached.add(index)
+        unseen |= {fault} - {""}
+    missed = set(range(count)) - reached
+    texts = "return arguments[0].map((index) => window.controls[index].outerHTML.slice(0, 80))"
+    return [*tab.driver.execute_script(texts, sorted(missed)), *sorted(unseen)]
+
+
+def nameless(tab: Tab) -> list[str]:
+    """Controls that a screen reader can't name, and several that it names the same."""
+    nodes: list[dict[str, Any]] = tab.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    named = [
+        (node["role"]["value"], node.get("name", {}).get("value", "").strip())
+        for node in nodes
+        if not node["ignored"] and node["role"]["value"] in INTERACTIVE
+    ]
+    buttons = [one for one in named if one[0] in {"button", "link"} and not one[1].startswith(OWN_BUTTON)]
+    return [
+        *(f"{role} without a name" for role, name in named if not name),
+        *(f"two named {one}" for one in sorted(set(buttons)) if buttons.count(one) > 1),
+    ]
 
 
 def fits(tab: Tab) -> list[str]:
@@ -109,6 +183,7 @@ async def test_copies_in_every_state(site: Site, tab: Tab) -> None:
     assert barriers(tab) == []
     tab.find("#confirm-yes").click()
     tab.until_text(f"{FIRST} .badge", "Cancelled")
+    assert tab.find("#status").get_attribute("textContent") == "Cancelled"  # for screen readers
     assert barriers(tab) == []
 
 

@@ -1,8 +1,12 @@
-"""The page in the user's language: its choice, and whether its boxes hold longer and mirrored texts."""
+"""The page in the user's language: its choice, and whether its boxes hold longer and mirrored texts.
+
+A picture of each state lies in the test's folder.
+"""
 
 import asyncio
 import datetime as dt
 import re
+from base64 import b64decode
 from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
@@ -27,21 +31,21 @@ from tests.browser.test_page import FIRST, SMALL_TARGETS, insert_failed, token_w
 from tests.conftest import Token
 from tests.languages.pseudo import LONG, MIRRORED, find_english, speaking
 from tests.support.exports import UNLIMITED, start_export
-from tests.support.factories import Connection, create_user_with
+from tests.support.factories import Connection, create_user, create_user_with
 
 GERMAN = "Ihre Daten"
-SHOWN_TEXTS = """
-const own = "pre, code, time, select, dd, bdi, #account, #sections, .choice b";
+SHOWN_TEXT = """
+const own = "pre, code, time, select, dd, bdi, q, #account, #sections, .choice b";
 const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-const texts = [document.title];
+let shown = document.title;
 while (walker.nextNode()) {
   const element = walker.currentNode.parentElement;
-  if (element.checkVisibility() && !element.closest(own)) texts.push(walker.currentNode.data);
+  if (element.checkVisibility() && !element.closest(own)) shown += walker.currentNode.data;
 }
-return [...texts, ...[...document.querySelectorAll("[aria-label]")].map((element) => element.ariaLabel)];
+return [shown, ...[...document.querySelectorAll("[aria-label]")].map((element) => element.ariaLabel)].join("\\n");
 """
-# Formats, which are named after their translated use, and the reason of the user.
-NAMES = {"CSV", "JSON", "NDJSON", "XLSX", "ZIP", "Your", "letter", "SHA"}
+# A format has one, and so does a section.
+NAMES = {"CSV", "JSON", "NDJSON", "XLSX", "ZIP", "activity"}
 ASKED = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
 
 
@@ -138,7 +142,12 @@ async def test_pseudo_languages(  # noqa: PLR0913, PLR0917 (fixtures)
     language: Language,
 ) -> None:
     """The API runs in this process, which knows the pseudo-language, and the browser's driver in a thread."""
-    large = await create_user_with(database, 150)
+    large = await create_user(database)
+    await database.execute(
+        "INSERT INTO public.activity (user_id, kind, occurred_at) SELECT $1, 'login', "
+        "timestamptz '2023-01-01 00:00Z' + n * interval '5 days' FROM generate_series(0, 149) AS n",
+        large,
+    )
     with speaking(tmp_path / "locales", monkeypatch, language):
         shown = await asyncio.to_thread(walk, served.url, tmp_path, language, token(user_id), token(large))
     assert {state: one.english - NAMES for state, one in shown.items() if one.english - NAMES} == {}
@@ -190,6 +199,6 @@ def inspect(tab: Tab, picture: Path) -> Shown:
     for width in (PHONE, DESKTOP):
         resize(tab, width)
         faults += [f"{width}: {fault}" for fault in [*fits(tab), *tab.driver.execute_script(SMALL_TARGETS)]]
-        tab.driver.save_screenshot(f"{picture}-{width}.png")
-    texts = tab.driver.execute_script(SHOWN_TEXTS)
-    return Shown({word for text in texts for word in find_english(text)}, faults)
+        whole = tab.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
+        picture.with_name(f"{picture.name}-{width}.png").write_bytes(b64decode(whole["data"]))
+    return Shown(set(find_english(tab.driver.execute_script(SHOWN_TEXT))), faults)

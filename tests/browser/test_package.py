@@ -15,6 +15,7 @@ from service.backends.database import Pool
 from service.documents.package.contents import package_chunks
 from service.settings import from_env
 from tests.browser.conftest import open_browser
+from tests.browser.test_accessibility import MOTIONS
 from tests.browser.test_page import AXE, OVERFLOW, RUN_AXE
 from tests.documents.package.test_contents import PROFILE
 from tests.sql.sources import load
@@ -102,16 +103,20 @@ def shoot(driver: webdriver.Chrome, name: str) -> None:
 
 
 def test_every_page_opens_without_a_network(folder: Path, browser: webdriver.Chrome) -> None:
-    """No request leaves and no script fails; axe-core finds nothing, and nothing is wider than a phone."""
-    for dark in (False, True):
-        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+    """No request leaves and no script fails; axe-core finds nothing; nothing moves or is wider than 320 px."""
+    for name, value in (
+        ("prefers-color-scheme", "light"),
+        ("prefers-color-scheme", "dark"),
+        ("forced-colors", "active"),
+    ):
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": name, "value": value}]})
         for page in PAGES:
             browser.get((folder / page).as_uri())
-            shoot(browser, f"{page.removesuffix('.html')}{'-dark' if dark else ''}")
+            shoot(browser, f"{page.removesuffix('.html')}-{value}")
             browser.execute_script(AXE.read_text(encoding="utf-8"))
             assert browser.execute_async_script(RUN_AXE) == [], page
-    phone = {"width": 360, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+            assert browser.execute_script(MOTIONS) == [], page
+    phone = {"width": 320, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     for page in PAGES:
         browser.get((folder / page).as_uri())

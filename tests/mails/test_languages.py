@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from languages.choice import LANGUAGES, Wishes
-from service.bookkeeping.audit import Actor
+from service.bookkeeping.audit import SYSTEM
 from service.bookkeeping.exports import ExportRequest
 from service.export_spec import ExportSpec
 from service.formats import Format
@@ -27,7 +27,6 @@ from tests.support.factories import Connection
 from tests.support.mails import ADA, MESSAGE_ID, create_mailer
 from tests.support.smtp import SmtpServer
 
-USER = Actor("user")
 SUBJECTS = {
     "de": "Ihr Datenexport ist fehlgeschlagen",
     "fr": "L\u2019export de vos données a échoué",
@@ -59,7 +58,7 @@ async def test_the_language_is_chosen_when_a_mail_is_sent(  # noqa: PLR0913, PLR
     resources: Resources, database: Connection, smtp: SmtpServer, wishes: Wishes, locale: str, language: str
 ) -> None:
     user_id = await create_user_of(database, locale)
-    request = ExportRequest(ExportSpec(user_id, Format.CSV), actor=USER, wishes=wishes)
+    request = ExportRequest(ExportSpec(user_id, Format.CSV), actor=SYSTEM, wishes=wishes)
     admitted = await resources.exports.admit(database, request, UNLIMITED, queued=False, estimated_records=1)
     assert admitted.export
     await resources.exports.fail(database, admitted.export, message="It broke", cause="DocumentError")
