@@ -15,6 +15,7 @@ from bench.data import FULL, QUICK, Size
 from bench.exports import measure_queued
 from bench.lists import CARRYOUT, measure_lists, measure_parallel
 from bench.memory import measure_memory
+from bench.purge import measure_purge
 from bench.report import Report, render
 from bench.scaling import measure_scaling
 from bench.selections import measure_selections
@@ -41,6 +42,7 @@ async def measure(size: Size) -> Report:
             await measure_queued(world, report)
             await measure_small(world, report)
             await measure_drain(world, report)
+            await measure_purge(world, report)
             await measure_memory(world, report)
             await measure_scaling(world, report)
     await measure_attachments(size, report)

@@ -14,7 +14,8 @@ class Size(NamedTuple):
     """The size of a run; `histories` are the numbers of records of one user each, the largest last.
 
     `parallel_rows` is the number of rows of each of the concurrent `streams`; `columns` and `widths` are the scaled
-    dimensions; `attachments` the numbers of a package's files of 50 MiB.
+    dimensions; `attachments` the numbers of a package's files of 50 MiB. `trail_rows` are purged, after `load_seconds`
+    of the same load without a purge.
     """
 
     rounds: int
@@ -24,6 +25,8 @@ class Size(NamedTuple):
     parallel_rows: int
     small_seconds: float
     drained_users: int
+    trail_rows: int
+    load_seconds: float
     columns: tuple[int, ...]
     widths: tuple[int, ...]
     attachments: tuple[int, ...]
@@ -37,6 +40,8 @@ FULL = Size(
     parallel_rows=10_000,
     small_seconds=2.0,
     drained_users=1_000,
+    trail_rows=1_000_000,
+    load_seconds=60.0,
     columns=(1, 2, 4, 8, 16, 32, 64),
     widths=(64, 256, 1_024, 4_096, 16_384, 65_536),
     attachments=(4, 41, 93),
@@ -49,6 +54,8 @@ QUICK = Size(
     parallel_rows=2_000,
     small_seconds=0.6,
     drained_users=40,
+    trail_rows=20_000,
+    load_seconds=5.0,
     columns=(1, 8, 64),
     widths=(64, 1_024, 16_384),
     attachments=(4,),

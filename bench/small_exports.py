@@ -71,7 +71,7 @@ async def _measure_tail(world: World, report: Report) -> None:
 
     async def timed(number: int, headers: dict[str, str]) -> None:
         started = time.perf_counter()
-        await _post(world, number, headers)
+        await post_small(world, number, headers)
         seconds.append(time.perf_counter() - started)
 
     for turn in range(world.size.rounds):
@@ -91,7 +91,7 @@ def _cpu_milliseconds(measured: Measured) -> tuple[str, str]:
 
 async def make_small(world: World) -> Transfer:
     """A round of small exports by CLIENTS clients at once."""
-    return await _hammer(world, partial(_post, world), _users(world, SMALL_USERS, small_user))
+    return await _hammer(world, partial(post_small, world), _users(world, SMALL_USERS, small_user))
 
 
 def _users(world: World, count: int, user: Callable[[int], UUID]) -> list[tuple[int, dict[str, str]]]:
@@ -117,7 +117,8 @@ async def _hammer(
     return Transfer((time.perf_counter() - started) / done, count=done)
 
 
-async def _post(world: World, _number: int, headers: dict[str, str], status: int = 201) -> None:
+async def post_small(world: World, _number: int, headers: dict[str, str], status: int = 201) -> None:
+    """Raises SystemExit if the export isn't answered with this status."""
     request = world.session.post(f"{world.api.url}/api/export", headers=headers, json={"format": "csv"})
     await _require_status(request, status)
 
@@ -161,7 +162,7 @@ async def _drain(world: World, users: Sequence[tuple[int, dict[str, str]]]) -> f
 
     async def accept() -> None:
         for number, headers in waiting:
-            await _post(world, number, headers, status=202)
+            await post_small(world, number, headers, status=202)
 
     await asyncio.gather(*(accept() for _ in range(CLIENTS)))
     connection = await asyncpg.connect(world.stack.admin_url)

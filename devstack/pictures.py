@@ -23,8 +23,8 @@ NAMES: Final = ("Hills.png", "Hills at noon.png", "Hills at dusk.png", "Way home
 LOST: Final = "Lost.png"
 # The picture $3 belongs to the user's text with the same number.
 INSERT: Final = """INSERT INTO public.pictures (user_id, name, key, created_at, content_id)
-    SELECT $1, $2, 'uploads/' || $1 || '/' || $3::int, $4,
-        (SELECT id FROM public.content WHERE user_id = $1 ORDER BY created_at, id OFFSET $3::int LIMIT 1)"""
+    SELECT $1::uuid, $2, 'uploads/' || $1::uuid || '/' || $3::int, $4::timestamptz,
+        (SELECT id FROM public.content WHERE user_id = $1::uuid ORDER BY created_at, id OFFSET $3::int LIMIT 1)"""
 FIRST_AT: Final = dt.datetime(2025, 6, 1, 9, tzinfo=dt.UTC)
 
 

@@ -1,7 +1,7 @@
 """Fixtures for all tests: real servers, started once, and for each test a database of its own."""
 
 import dataclasses
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -27,7 +27,7 @@ from service.user_ids import UserId
 from tests.api.serving import Served, serve
 from tests.sql.databases import create_database, database_environ, migrate_as_owner, with_database
 from tests.sql.databases import open_database as open_empty_database
-from tests.support import heap, leaks, quick
+from tests.support import forking, heap, leaks, quick
 from tests.support.documents import POOL_NAME
 from tests.support.factories import Connection
 from tests.support.memory import keep_database_in_memory
@@ -69,6 +69,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def _patient_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine, counting may take longer than a user waits who prefers a queued export."""
     monkeypatch.setattr(requests, "ASYNC_COUNT_SECONDS", PATIENCE_SECONDS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forking() -> Iterator[None]:
+    yield
+    forking.stop()
 
 
 @pytest.fixture(scope="session")

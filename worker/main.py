@@ -15,6 +15,7 @@ import arq.worker
 import redis.exceptions
 import structlog
 
+from service.backends.database import connect
 from service.backends.queue import QUEUE_NAME, RUN_EXPORT, close_redis, find_job_id, open_redis
 from service.backends.webhook import Receiver, open_receiver
 from service.bookkeeping.exports import Export
@@ -75,7 +76,7 @@ async def work(settings: Settings) -> None:
         loop.add_signal_handler(number, stopping.set)
     async with open_resources(settings) as resources, open_receiver(settings) as receiver:
         find_own_templates(settings.templates_dir, resources.brand)  # before a mail needs them
-        async with resources.transaction() as connection:
+        async with connect(settings.database_url) as connection:  # which names a server that is away by its setting
             await resources.events.note_receiver(connection, settings.webhook_url)
         worker = _Worker(resources, receiver)
         async with serve_probes(resources, worker.is_alive), watch_servers(Servers(resources)):

@@ -74,7 +74,7 @@ WITH RECURSIVE tables AS (
   FROM pg_catalog.pg_constraint
   JOIN tables ON tables.oid = confrelid
   CROSS JOIN LATERAL pg_catalog.pg_identify_object('pg_catalog.pg_class'::pg_catalog.regclass::oid, conrelid, 0)
-  WHERE conrelid NOT IN (SELECT oid FROM tables)
+  WHERE contype = 'f'::"char" AND conrelid NOT IN (SELECT oid FROM tables)
   UNION ALL
   SELECT 7, using_it.type || ' ' || using_it.identity || ' uses ' || used.type || ' ' || used.identity
   FROM own

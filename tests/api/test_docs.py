@@ -48,7 +48,8 @@ async def test_leave_compressed(idle_api: httpx.AsyncClient, accepted: str, enco
             raw = b"".join([part async for part in answer.aiter_raw()])
         plain = await idle_api.get(path, headers={"Accept-Encoding": "identity"})
         assert answer.headers.get("content-encoding") == encoding
-        assert answer.headers["vary"] == plain.headers["vary"] == "Accept-Encoding"
+        assert answer.headers["vary"] == plain.headers["vary"]
+        assert answer.headers["vary"].split(", ")[0] == "Accept-Encoding"
         assert int(answer.headers["content-length"]) == len(raw)
         assert (len(raw) < len(plain.content) / 2) == (encoding is not None)
         assert (answer.headers["etag"] == plain.headers["etag"]) == (encoding is None)

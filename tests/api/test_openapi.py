@@ -77,7 +77,12 @@ def test_has_every_route_and_no_other(document: Json) -> None:
     }
     operations = {(path, method) for path, methods in document["paths"].items() for method in methods}
     assert {(path, method) for path, method in operations if method != "head"} == routes
-    assert {route.path for route in ROUTES if not route.operation} == {"/", "/assets/{name}", "/docs/{name}"}
+    assert {route.path for route in ROUTES if not route.operation} == {
+        "/",
+        "/embedded",
+        "/assets/{name}",
+        "/docs/{name}",
+    }
 
 
 def test_operations_have_names_of_their_own(document: Json) -> None:

@@ -23,6 +23,7 @@ from devstack.stack import open_stack
 from tests.chaos.client import Client, Ledger, User
 from tests.chaos.faults import KINDS, LEASE_SECONDS, Scene
 from tests.chaos.fleet import open_fleet
+from tests.chaos.operators import Lists, Operator, open_lists
 from tests.chaos.promises import Aftermath, broken_promises, wait_for_rest
 from tests.chaos.report import print_report
 from tests.chaos.schedule import draw
@@ -71,17 +72,21 @@ async def run(options: Options) -> list[str]:
         _open_unsteady_receiver(options.seed) as receiver,
         _open_wires(world, smtp, receiver) as (wires, through),
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http,
-        open_fleet(options.folder / "run", dict(os.environ) | world.environ | through, http) as fleet,
+        open_lists(world, options.folder / "lists") as lists,
+        open_fleet(options.folder / "run", dict(os.environ) | world.environ | through | lists.environ, http) as fleet,
     ):
         world.healing_seconds = HEALING_SECONDS
         aftermath = Aftermath(world, fleet, Ledger(), smtp, receiver, http, await fleet.resident_megabytes())
         over = asyncio.Event()
         users = await create_users(world, options.users, chance)
         visitors = _visitors(aftermath, users, over, chance, await create_desk_key(world))
+        operators = _operators(aftermath, lists, over, chance)
         storm = Storm(Scene(stack, world.database_url, fleet, wires, smtp), http)
         async with asyncio.TaskGroup() as lives:
             for visitor in visitors:
                 lives.create_task(visitor.live())
+            for operator in operators:
+                lives.create_task(operator.live())
             await storm.rage(draw(KINDS, options.seed, 60 * options.minutes))
             over.set()
         receiver.answer = lambda _: HTTPStatus.NO_CONTENT
@@ -90,6 +95,7 @@ async def run(options: Options) -> list[str]:
             await wait_for_rest(world)
             rest_seconds = time.monotonic() - healed_at
             await _ask_again(visitors)
+            await asyncio.gather(*(operator.ask_again() for operator in operators))
             await wait_for_rest(world)
         except AssertionError as error:
             return [str(error).splitlines()[0]]
@@ -117,9 +123,10 @@ async def _open_wires(
         "s3": "CARRYOUT_S3_ENDPOINT_URL",
         "store": "CARRYOUT_FILE_STORE_UPLOADS_ENDPOINT_URL",
         "smtp": "CARRYOUT_SMTP_URL",
+        "receiver": "CARRYOUT_WEBHOOK_URL",
     }
-    events = {"CARRYOUT_WEBHOOK_URL": receiver.url, "CARRYOUT_WEBHOOK_SECRETS": SECRET}
-    own = {"smtp": smtp.url, "store": world.environ["CARRYOUT_S3_ENDPOINT_URL"]}
+    events = {"CARRYOUT_WEBHOOK_SECRETS": SECRET}
+    own = {"smtp": smtp.url, "receiver": receiver.url, "store": world.environ["CARRYOUT_S3_ENDPOINT_URL"]}
     urls = {name: own.get(name) or world.environ[setting] for name, setting in servers.items()}
     async with AsyncExitStack() as opened:
         wires = {name: await opened.enter_async_context(Wire(url).open()) for name, url in urls.items()}
@@ -149,6 +156,21 @@ def _visitors(
             )
         )
     return visitors
+
+
+def _operators(aftermath: Aftermath, lists: Lists, over: asyncio.Event, chance: random.Random) -> list[Operator]:
+    return [
+        Operator(
+            f"operator-{number}",
+            urls=aftermath.fleet.api_urls,
+            lists=lists,
+            key=key,
+            ledger=aftermath.ledger,
+            over=over,
+            chance=random.Random(chance.random()),  # noqa: S311 (reproducible on purpose)
+        )
+        for number, key in enumerate(lists.keys)
+    ]
 
 
 async def _ask_again(visitors: list[Visitor]) -> None:

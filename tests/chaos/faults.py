@@ -194,6 +194,7 @@ for _server, _states in {
     "s3": ("refused", "hung", "slow", "cut", "500", "507"),
     "store": ("refused", "hung", "slow", "cut", "500"),
     "smtp": ("refused", "hung", "cut"),
+    "receiver": ("refused", "hung", "slow", "cut"),
 }.items():
     for _state in _states:
         _add(f"{_server} wire {_state}", (_server,), (1, 6), partial(_wire, _state))  # type: ignore[arg-type] # literals

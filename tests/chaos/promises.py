@@ -135,7 +135,7 @@ async def at_most_one_mail(aftermath: Aftermath) -> None:
 
 
 async def every_event_is_accepted(aftermath: Aftermath) -> None:
-    """Changes at one moment may be told in either order; but that a file exists is told before the rest."""
+    """Those of each export are accepted, for the first time, in the order of their numbers."""
     received = aftermath.receiver.requests
     for request in received:
         _require_signature(request)
@@ -150,12 +150,14 @@ async def every_event_is_accepted(aftermath: Aftermath) -> None:
         return told == Counter(changes) and all(event["webhook_id"] in accepted for event in events)
 
     await aftermath.world.until(all_told, "every change to be told")
-    completed = {event["job_id"]: event["webhook_id"] for event in events if event["kind"] == "completed"}
-    job_ids = {event["webhook_id"]: event["job_id"] for event in events}
-    first = {
-        job_id: webhook_id for webhook_id in reversed(accepted) if (job_id := job_ids.get(webhook_id)) in completed
-    }
-    assert first == completed, "another event came before the completion"
+    unknown = accepted.keys() - {event["webhook_id"] for event in events}
+    assert not unknown, f"events of no change: {unknown}"
+    places = {webhook_id: place for place, webhook_id in enumerate(accepted)}
+    latest: dict[str, int] = {}
+    for event in events:
+        place = places[event["webhook_id"]]
+        assert place > latest.get(event["job_id"], -1), f"{event['kind']} of {event['job_id']} came too early"
+        latest[event["job_id"]] = place
 
 
 def _require_signature(request: Received) -> None:
@@ -172,7 +174,7 @@ async def _changes_and_events(world: World) -> tuple[list[tuple[str, str]], list
             "SELECT job_id::text, action FROM carryout.export_audit WHERE action = ANY($1)",
             [f"export:{kind}" for kind in ("completed", "failed", "downloaded", "expired", "deleted")],
         )
-        events = await connection.fetch("SELECT job_id::text, kind, webhook_id FROM carryout.export_events")
+        events = await connection.fetch("SELECT job_id::text, kind, webhook_id FROM carryout.export_events ORDER BY id")
     return [(change["job_id"], change["action"]) for change in changes], events
 
 

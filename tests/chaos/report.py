@@ -1,7 +1,9 @@
 """The table at the end."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+import asyncpg
 
 from tests.chaos.client import STORAGE
 from tests.chaos.promises import Aftermath
@@ -9,7 +11,8 @@ from tests.chaos.storm import Storm
 
 
 async def print_report(aftermath: Aftermath, storm: Storm, rest_seconds: float) -> None:
-    exports, mails = await _outcomes(aftermath)
+    exports, mails, events = await _outcomes(aftermath)
+    posted = Counter(str(got.status or "dropped") for got in aftermath.receiver.requests)
     ledger = aftermath.ledger
     answers: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
     for (operation, status), count in ledger.statuses.items():
@@ -22,6 +25,7 @@ async def print_report(aftermath: Aftermath, storm: Storm, rest_seconds: float) 
         **_struck(storm.struck),
         "exports": f"{len(ledger.accepted)} accepted: {_listed(exports.items())}",
         "mails": f"{len(aftermath.smtp.mails)} accepted by the server: {_listed(mails.items())}",
+        "events": f"{_listed(events.items())}; the receiver answered {_listed(posted.items())}",
         "checked": _listed(ledger.counts.items()),
         "API answered": _listed(answers[False].items()),
         "storage answered": _listed(answers[True].items()),
@@ -35,7 +39,7 @@ async def print_report(aftermath: Aftermath, storm: Storm, rest_seconds: float) 
         print(f"  {name:<17} {text}")
 
 
-async def _outcomes(aftermath: Aftermath) -> tuple[Counter[str], Counter[str]]:
+async def _outcomes(aftermath: Aftermath) -> tuple[Counter[str], Counter[str], Counter[str]]:
     async with aftermath.world.database() as connection:
         exports = await connection.fetch(
             """SELECT CASE WHEN error_message = 'cancelled by user' THEN 'cancelled' ELSE status::text END AS outcome,
@@ -44,7 +48,14 @@ async def _outcomes(aftermath: Aftermath) -> tuple[Counter[str], Counter[str]]:
         mails = await connection.fetch(
             "SELECT state AS outcome, count(*) AS count FROM carryout.export_notifications GROUP BY 1"
         )
-    return tuple(Counter({row["outcome"]: row["count"] for row in rows}) for rows in (exports, mails))  # type: ignore[return-value] # two
+        events = await connection.fetch(
+            "SELECT kind AS outcome, count(*) AS count FROM carryout.export_events GROUP BY 1"
+        )
+    return _counted(exports), _counted(mails), _counted(events)
+
+
+def _counted(rows: Sequence[asyncpg.Record]) -> Counter[str]:
+    return Counter({row["outcome"]: row["count"] for row in rows})
 
 
 def _struck(struck: Counter[str]) -> dict[str, str]:

@@ -27,7 +27,7 @@ from tests.sql.databases import database_environ, owner_url
 from tests.sql.databases import open_database as open_empty_database
 from tests.support.factories import Connection, create_user
 from tests.support.forking import ROOT
-from tests.support.processes import run, start
+from tests.support.processes import run, run_anew, start
 from tests.support.waiting import until
 
 USER_ID = UUID("01234567-89ab-4def-8123-456789abcdef")
@@ -230,6 +230,12 @@ class TestLoading:
         assert finished.status == 0
         assert "click" in imported
         assert imported.isdisjoint({"aiohttp", "asyncpg", "cryptography", "jwt", "msgspec", "structlog"})
+
+    @pytest.mark.parametrize("name", {module: name for name, (module, _) in COMMANDS.items()}.values())
+    async def test_an_interpreter_of_its_own_finds_all_it_needs(self, name: str) -> None:
+        """Other processes of these tests are forked from one that has loaded all modules."""
+        finished = await run_anew({}, name, "--help")
+        assert (finished.status, finished.err) == (0, "")
 
     @pytest.mark.parametrize(
         ("module", "arguments"),

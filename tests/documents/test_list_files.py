@@ -90,7 +90,10 @@ REFUSED = {
         "-- param: a text\n-- param: a uuid\nSELECT id, email FROM users WHERE email = $1 AND id = $2 ORDER BY id",
         "it has two lines `-- param: a …`",
     ),
-    "files": ("-- file: email from uploads\nSELECT id, email FROM users ORDER BY id", "a line `-- file:` is for"),
+    "files": (
+        "-- file: email from uploads\nSELECT id, email FROM users ORDER BY id",
+        "the lines `-- file:` and `-- link:` are for",
+    ),
     "a time that is none": ("-- time: email\nSELECT id, email FROM users ORDER BY id", "`-- time: email` must name"),
     "no SQL": ("SELECT FROM WHERE", "syntax error at or near"),
 }

@@ -34,7 +34,8 @@ async def none_idle_in_transaction(world: World) -> bool:
 
 
 async def at_rest(world: World) -> bool:
-    async with world.database() as connection:
+    """To be asked again and again, so by a connection that is open already."""
+    async with world.resources.connection() as connection:
         busy: int = await connection.fetchval(
             """SELECT (SELECT count(*) FROM carryout.export_jobs WHERE status IN ('pending', 'processing'))
             + (SELECT count(*) FROM carryout.export_notifications WHERE state IN ('pending', 'sending'))

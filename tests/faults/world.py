@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import email
 import email.policy
+import hashlib
 import itertools
 import signal
 import uuid
@@ -20,8 +21,8 @@ from service.backends.database import Connection, connect
 from service.bookkeeping.exports import Export
 from service.formats import Format
 from service.resources import Resources, open_resources
-from service.settings import from_env
-from tests.sql.databases import database_environ, migrate_as_owner, open_database
+from service.settings import SQL_DIR, from_env
+from tests.sql.databases import create_database, database_environ, migrate_as_owner, open_database, with_database
 from tests.support.exports import start_export
 from tests.support.forking import Forked
 from tests.support.processes import start_forked
@@ -132,7 +133,7 @@ class World:
         try:
             async with asyncio.timeout(self.healing_seconds):
                 while not await true():
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(0.1)
         except TimeoutError:
             logs = "\n".join(process.log for process in self.processes)
             raise AssertionError(f"Waited in vain for {what}\n{logs}") from None
@@ -154,12 +155,9 @@ class World:
 
 @asynccontextmanager
 async def open_world(stack: Stack, folder: Path, **environ: str) -> AsyncIterator[World]:
-    async with open_database(stack.admin_url) as database_url:
+    template = await _make_template(stack)
+    async with open_database(stack.admin_url, f"TEMPLATE {template}") as database_url:
         settings = stack.environ | QUICK | database_environ(stack, database_url) | environ
-        await migrate_as_owner(stack, database_url)
-        async with connect(database_url) as connection:
-            await connection.execute((SAMPLE_DIR / "schema.sql").read_text())
-        await grant_reader(database_url, stack.reader_password)
         async with redis.asyncio.Redis.from_url(settings["CARRYOUT_REDIS_URL"]) as queue:
             await queue.flushall()
         async with open_resources(from_env(settings)) as resources:
@@ -168,6 +166,24 @@ async def open_world(stack: Stack, folder: Path, **environ: str) -> AsyncIterato
                 yield world
             finally:
                 await _kill(world.processes)
+
+
+async def _make_template(stack: Stack) -> str:
+    """The name of a migrated database with the sample's tables, made once a server and version of its SQL."""
+    sql = b"".join(path.read_bytes() for path in sorted(SQL_DIR.rglob("*.sql")))
+    template = f"template_{hashlib.sha256(sql).hexdigest()[:16]}"
+    async with connect(stack.admin_url) as server:
+        if await server.fetchval("SELECT true FROM pg_database WHERE datname = $1", template):
+            return template
+        unfinished = f"unfinished_{uuid.uuid4().hex}"
+        await create_database(server, unfinished)
+        url = with_database(stack.admin_url, unfinished)
+        await migrate_as_owner(stack, url)
+        async with connect(url) as connection:
+            await connection.execute((SAMPLE_DIR / "schema.sql").read_text())
+        await grant_reader(url, stack.reader_password)
+        await server.execute(f"ALTER DATABASE {unfinished} RENAME TO {template}")
+    return template
 
 
 async def _kill(processes: list[Process]) -> None:

@@ -166,7 +166,7 @@ class Fleet:
 async def until(find: Callable[[], Awaitable[Found | None]]) -> Found:
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not (found := await find()):
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
         return found
 
 

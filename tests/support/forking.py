@@ -5,7 +5,6 @@ is one byte with five descriptors: what to run, in JSON; stdin, stdout and stder
 """
 
 import asyncio
-import functools
 import gc
 import json
 import os
@@ -20,6 +19,7 @@ from importlib import import_module
 from tempfile import TemporaryFile
 from typing import IO, Any, Final, NamedTuple
 
+from devstack.process import _LIBC, PR_SET_PDEATHSIG
 from service.cli.commands import COMMANDS
 from service.settings import SQL_DIR
 
@@ -64,6 +64,9 @@ class _Server(NamedTuple):
     process: "subprocess.Popen[bytes]"
 
 
+_SERVERS: Final[list[_Server]] = []
+
+
 def can_fork(environ: Mapping[str, str]) -> bool:
     return not any(name.startswith(EARLY_VARIABLES) for name in environ)
 
@@ -81,7 +84,7 @@ async def fork(
         json.dump([module, arguments, {**base, **environ}], request)
         request.flush()
         descriptors = [request.fileno(), *(stream.fileno() for stream in streams), told]
-        socket.send_fds(_serve(tuple(base.items())).channel, [b"x"], descriptors)
+        socket.send_fds(_serve(base).channel, [b"x"], descriptors)
     os.close(told)
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
@@ -90,13 +93,23 @@ async def fork(
     return Forked(int(await reader.readline()), reader)
 
 
-@functools.cache
-def _serve(environ: tuple[tuple[str, str], ...]) -> _Server:
-    """The server of this process of pytest; it ends with it."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        command = [sys.executable, "-m", __name__, str(theirs.fileno())]
-        return _Server(ours, subprocess.Popen(command, pass_fds=[theirs.fileno()], env=dict(environ), cwd=ROOT))
+def stop() -> None:
+    """End the server, if there is one, and wait until it has stored what was measured of it."""
+    while _SERVERS:
+        server = _SERVERS.pop()
+        server.channel.close()
+        server.process.wait()
+
+
+def _serve(environ: Mapping[str, str]) -> _Server:
+    """The server of this process of pytest."""
+    if not _SERVERS:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", __name__, str(theirs.fileno())]
+            process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environ, cwd=ROOT)
+        _SERVERS.append(_Server(ours, process))
+    return _SERVERS[0]
 
 
 def _accept(channel: socket.socket) -> str | None:
@@ -131,7 +144,9 @@ def _tell(descriptor: int, number: int) -> None:
 
 
 def _become(request: int, streams: Sequence[int]) -> str:
-    """Make this process one as `exec` would. Returns the module to run."""
+    """Make this process one as `exec` would, but that it ends with the server. Returns the module to run."""
+    if _LIBC is not None:
+        _LIBC.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])

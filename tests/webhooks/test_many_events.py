@@ -36,6 +36,7 @@ WORKERS = ("worker-1", "worker-2")
 KILLED_EVERY = 1_000  # accepted events
 DOWN_SECONDS = 0.5
 HURRY_SECONDS = 0.5
+LOOK_SECONDS = 0.5
 WEEK_SECONDS = 604_800
 
 
@@ -122,26 +123,16 @@ class KilledReceiver:
     async def live_and_die(self) -> None:
         try:
             while True:
-                seed = str(self._seed + self.killed)
-                command: Command = [
-                    sys.executable,
-                    "-m",
-                    "tests.webhooks.unsteady_receiver",
-                    str(self._port),
-                    self._path,
-                    seed,
-                ]
-                await self._child.spawn(command, child_environ({}))
-                await until(self._is_due)
+                given: Command = [str(self._port), self._path, str(self._seed + self.killed)]
+                await self._child.spawn([*PROGRAM, *given], child_environ({}))
+                while self._path.read_bytes().count(b"\n") < KILLED_EVERY * (self.killed + 1):
+                    await asyncio.sleep(LOOK_SECONDS)
                 self._child.kill()
-                assert await self._child.wait() < 0, "the receiver ended by itself"
+                await self._child.wait()
                 self.killed += 1
                 await asyncio.sleep(DOWN_SECONDS)
         finally:
             await self._child.stop()
-
-    async def _is_due(self) -> bool:
-        return self._path.read_bytes().count(b"\n") >= KILLED_EVERY * (self.killed + 1)
 
 
 @asynccontextmanager

@@ -28,7 +28,7 @@ from tests.sql.databases import database_environ
 from tests.support.certificates import create_authority, server_context
 from tests.support.exports import insert_export
 from tests.support.factories import Connection, create_user
-from tests.support.processes import open_worker
+from tests.support.processes import open_worker, run
 from tests.support.receiver import SECRET, Received, Receiver, open_receiver
 from tests.support.waiting import until
 
@@ -388,6 +388,19 @@ async def test_a_killed_worker_and_a_restarted_receiver_lose_no_event(
     assert first.url not in log
     for export, receiver in zip(exports, (first, second), strict=True):
         assert any(str(export.id).encode() in request.body for request in receiver.requests)
+
+
+async def test_a_worker_that_loses_postgresql_at_its_start_says_so(
+    stack: Stack, database: Connection, database_url: str
+) -> None:
+    environ = stack.environ | database_environ(stack, database_url) | {"CARRYOUT_PUBLIC_URL": PUBLIC_URL}
+    async with database.transaction():
+        await database.execute("LOCK TABLE carryout.webhook")
+        starting = asyncio.create_task(run(environ, "worker"))
+        terminate = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+        await until(lambda: database.fetchval(terminate))
+    ended = await starting
+    assert (ended.status, ended.err) == (2, "carryout: PostgreSQL went away (CARRYOUT_DATABASE_URL)\n")
 
 
 async def _is_done_or_waits(change: "asyncio.Task[None]", database: Connection) -> bool:

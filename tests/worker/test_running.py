@@ -111,7 +111,7 @@ async def test_a_storage_whose_lists_never_end_holds_no_worker(
     resources: Resources, database: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The attempt fails, and what it left is looked for only so long."""
-    monkeypatch.setattr(orphans, "CLEAN_UP_SECONDS", 3.0)
+    monkeypatch.setattr(orphans, "CLEAN_UP_SECONDS", 1.0)
     job_id = await ask(resources, database)
     await database.execute("DROP TABLE public.content")
     async with ScriptedS3().open() as scripted:

@@ -8,7 +8,7 @@ SwaggerUIBundle({
   validatorUrl: null,
 });
 
-// What Swagger UI's markup lacks for screen readers (axe-core: region, select-name, heading-order, nested-interactive).
+// Swagger UI's markup lacks this for screen readers (axe-core: region, select-name, heading-order, nested-interactive).
 const reference = document.getElementById("reference");
 const all = (selector) => reference.querySelectorAll(selector);
 
