@@ -136,9 +136,10 @@ def _show(request: Request, find: Callable[[str], Page | None]) -> Response:
 
 
 async def show_asset(request: Request) -> Response:
-    asset = request.app.state.page_assets.get(request.path_params["name"])
-    is_picture = asset is not None and asset.media_type.startswith("image/")
-    return respond(request, asset, policy=PICTURE_POLICY if is_picture else CONTENT_SECURITY_POLICY)
+    name, logo = request.path_params["name"], request.app.state.brand.logo
+    is_logo = logo is not None and name == logo.file_name
+    policy = PICTURE_POLICY if is_logo else CONTENT_SECURITY_POLICY
+    return respond(request, request.app.state.page_assets.get(name), policy=policy)
 
 
 ROUTES = (

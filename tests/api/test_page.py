@@ -12,7 +12,7 @@ import pytest
 
 from service.api.http.pages import PAGE_DIR
 from service.api.page import Pages
-from service.branding.brand import PICTURE_POLICY, PLAIN
+from service.branding.brand import PLAIN
 from service.settings import Settings
 from tests.api.conftest import UNKNOWN_ID, Create
 from tests.api.problems import bearer, read_problem
@@ -134,7 +134,7 @@ class TestPage:
     async def test_is_sent_again_only_when_it_changed(self, idle_api: httpx.AsyncClient, path: str) -> None:
         first = await idle_api.get(path)
         assert (first.status_code, first.headers["cache-control"]) == (200, "no-cache")
-        assert first.headers["content-security-policy"] == (PICTURE_POLICY if path.endswith(".svg") else POLICY)
+        assert first.headers["content-security-policy"] == POLICY
         again = await idle_api.get(path, headers={"If-None-Match": f'W/{first.headers["etag"]}, "other"'})
         assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
         assert (await idle_api.get(path, headers={"If-None-Match": '"other"'})).content == first.content

@@ -239,7 +239,7 @@ async def test_keyboard_alone(site: Site, tab: Tab) -> None:
         text: str = tab.driver.execute_script("return document.activeElement.innerText")
         return text
 
-    press(Keys.TAB, site.token(user_id), Keys.TAB, Keys.ENTER)
+    press(Keys.TAB, Keys.TAB, site.token(user_id), Keys.TAB, Keys.ENTER)  # past the choice of a language
     tab.until(lambda: focused() == "Your copies")
     tab.until(lambda: tab.is_shown("#part"))
     back()
