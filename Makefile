@@ -93,8 +93,9 @@ check: $(STAMP) ## lint, format, types, import rules, spelling, words, the migra
 	@$(BIN)/squawk sql/migrations/*.sql
 
 messages: $(STAMP) ## collect the messages for users from the source, into the catalogue of each language, and compile them
-	@for domain in service scripts; do \
-		$(BIN)/pybabel --quiet extract -F languages/$$domain.ini -k to_translate --add-location=file -o $(VENV)/$$domain.pot languages service && \
+	@for domain in service scripts client; do \
+		case $$domain in client) folders=client;; *) folders="languages service";; esac; \
+		$(BIN)/pybabel --quiet extract -F languages/$$domain.ini -k to_translate --add-location=file -o $(VENV)/$$domain.pot $$folders && \
 		$(BIN)/pybabel --quiet update -D $$domain -i $(VENV)/$$domain.pot -d languages/locales --width=120 --no-fuzzy-matching --ignore-obsolete --ignore-pot-creation-date && \
 		$(BIN)/pybabel --quiet compile -D $$domain -d languages/locales || exit; \
 	done

@@ -10,8 +10,9 @@ import msgspec
 from yarl import URL
 
 from client.errors import IncompleteError, RefusedError
-from client.http import REDIRECTS, decode, open_answer, read_body, require_framing, retry_after_seconds
+from client.http import REDIRECTS, Amount, decode, open_answer, read_body, require_framing, retry_after_seconds
 from client.retries import Backoff, Retry
+from client.words import gettext
 
 MAX_JSON_BYTES = 1024 * 1024
 REQUESTS = "api/v1/requests"
@@ -27,10 +28,10 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    records_done: int
-    records_total: int
-    bytes_done: int = 0
-    bytes_total: int = 0
+    records_done: Amount
+    records_total: Amount
+    bytes_done: Amount = 0
+    bytes_total: Amount = 0
 
 
 class Files(msgspec.Struct, frozen=True):
@@ -64,10 +65,10 @@ class Export(msgspec.Struct, frozen=True):
     status: str
     format: str
     progress: Progress
-    record_count: int | None = None
+    record_count: Amount | None = None
     error_message: str | None = None
     download_url: str | None = None
-    size_bytes: int | None = None
+    size_bytes: Amount | None = None
     sha256: str | None = None
     filter: Selection = ALL
     files: Files = Files()
@@ -166,7 +167,7 @@ class Api:
         for parameter in path.get.parameters if path else ():
             if parameter.key:
                 return parameter.key
-        raise RefusedError(f"The service has no list called {name}")
+        raise RefusedError(gettext("The service has no list called %(name)s", name=name))
 
     @asynccontextmanager
     async def open_document(self, path: str, query: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -202,5 +203,10 @@ class Api:
             self.session, method, url, headers={**self._credentials, **headers}, body=body
         ) as response:
             if response.status in REDIRECTS:
-                raise RefusedError(f"{url.host} redirects to {response.headers.get('Location')}: give that as --url")
+                sentence = gettext(
+                    "%(host)s redirects to %(target)s: give that as --url",
+                    host=url.host,
+                    target=response.headers.get("Location"),
+                )
+                raise RefusedError(sentence)
             yield response

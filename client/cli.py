@@ -15,6 +15,7 @@ import click
 from client.console import Console
 from client.errors import MEANINGS, ClientError, ExitCode
 from client.options import Service, Target, target_options
+from client.words import gettext
 
 T = TypeVar("T")
 
@@ -59,13 +60,13 @@ def export(  # noqa: PLR0913 (its options)
     Requests an export, waits until it is made, downloads it, and checks its size and SHA-256.
     """
     if live and job:
-        raise click.UsageError("--live can't be combined with --job")
+        raise click.UsageError(gettext("--live can't be combined with --job"))
     if live and format_ == "zip":
-        raise click.UsageError("--live can't be combined with --format zip")
+        raise click.UsageError(gettext("--live can't be combined with --format zip"))
     if job and (sections or start or end or since_last):
-        raise click.UsageError("--section, --from, --to and --since-last can't be combined with --job")
+        raise click.UsageError(gettext("--section, --from, --to and --since-last can't be combined with --job"))
     if since_last and (start or live):
-        raise click.UsageError("--since-last can't be combined with --from or --live")
+        raise click.UsageError(gettext("--since-last can't be combined with --from or --live"))
     from client import api, work  # noqa: PLC0415 (see above)
 
     selection = api.Selection(sections or None, start, end)
@@ -156,7 +157,8 @@ def _run(target: Target, work: Coroutine[Any, Any, None]) -> None:
     except BrokenPipeError:
         sys.exit(ExitCode.BROKEN_PIPE)
     except OSError as error:
-        target.console.fail(f"{target.path} can't be written: {error.strerror}", resumable=True)
+        sentence = gettext("%(path)s can't be written: %(reason)s", path=target.path, reason=error.strerror)
+        target.console.fail(sentence, resumable=True)
         sys.exit(ExitCode.REFUSED)
 
 
@@ -170,5 +172,5 @@ def run(service: Service, work: Coroutine[Any, Any, T]) -> T:
         service.console.fail(str(error), resumable=error.exit_code in RESUMABLE, hint=error.hint)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        service.console.fail("Interrupted", resumable=True)
+        service.console.fail(gettext("Interrupted"), resumable=True)
         sys.exit(ExitCode.INTERRUPTED)

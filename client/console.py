@@ -7,12 +7,15 @@ from contextlib import contextmanager
 
 import click
 
+from client.words import gettext, number
 from guard.text import printable
 
 SECONDS_BETWEEN_LINES = 5.0
 ERASE_LINE = "\r\x1b[K"
 
 Advance = Callable[[int], None]
+Count = Callable[[int], str]
+"""A number with its unit, as `3 records`."""
 
 
 class Console:
@@ -33,26 +36,31 @@ class Console:
         if hint:
             click.echo(printable(hint), err=True)
         if resumable and self.resume_hint:
-            click.echo(f"To resume: {printable(self.resume_hint)}", err=True)
+            click.echo(gettext("To resume: %(command)s", command=printable(self.resume_hint)), err=True)
 
     @contextmanager
-    def progress(self, label: str, unit: str, total: int | None = None) -> Iterator[Advance]:
-        """Yields a function to report the number of `unit` done so far; `total` is None if it is unknown."""
+    def progress(self, label: str, count: Count, total: int | None = None) -> Iterator[Advance]:
+        """Yields a function to report the number done so far; `total` is None if it is unknown."""
         if self._quiet:
             yield lambda _done: None
         elif self._bars and total:
             with click.progressbar(length=total, label=label, file=sys.stderr, show_pos=True) as bar:
                 yield lambda done: bar.update(done - bar.pos)
         else:
-            yield self._lines(label, unit, total)
+            yield self._lines(label, count, total)
 
-    def _lines(self, label: str, unit: str, total: int | None) -> Advance:
+    def _lines(self, label: str, count: Count, total: int | None) -> Advance:
         due = 0.0
 
         def advance(done: int) -> None:
             nonlocal due
             if time.monotonic() >= due:
                 due = time.monotonic() + SECONDS_BETWEEN_LINES
-                self.say(f"{label}: {done:,}{f' of {total:,}' if total else ''} {unit}")
+                self.say(line(done))
+
+        def line(done: int) -> str:
+            if not total:
+                return gettext("%(work)s: %(done)s", work=label, done=count(done))
+            return gettext("%(work)s: %(done)s of %(total)s", work=label, done=number(done), total=count(total))
 
         return advance

@@ -12,6 +12,7 @@ from client.errors import ChecksumError, IncompleteError
 from client.http import follow
 from client.outputs import Output
 from client.retries import Retry
+from client.words import gettext, size
 
 CONTENT_RANGE = re.compile(r"bytes (\d+)-")
 
@@ -52,7 +53,7 @@ class Download:
             await self._fetch()
         if not self._is_right():
             self._output.discard()
-            raise ChecksumError("The download is not the export: its SHA-256 differs")
+            raise ChecksumError(gettext("The download is not the export: its SHA-256 differs"))
         self._output.finish()
 
     def _is_right(self) -> bool:
@@ -71,12 +72,17 @@ class Download:
             async for chunk in response.content.iter_any():
                 self._take(chunk)
         if self._output.size_bytes < self._file.size_bytes:
-            raise IncompleteError(f"The server ended the file after {self._output.size_bytes} bytes")
+            raise IncompleteError(
+                gettext("The server ended the file after %(size)s", size=size(self._output.size_bytes))
+            )
 
     def _take(self, chunk: bytes) -> None:
         if self._output.size_bytes + len(chunk) > self._file.size_bytes:
             self._output.discard()
-            raise ChecksumError(f"The download is not the export: it is longer than {self._file.size_bytes} bytes")
+            longer = gettext(
+                "The download is not the export: it is longer than %(size)s", size=size(self._file.size_bytes)
+            )
+            raise ChecksumError(longer)
         self._output.write(chunk)
         self._sha256.update(chunk)
         self._advance(self._output.size_bytes)
@@ -99,7 +105,7 @@ class Download:
             self._restart()
         elif int(range_[1]) != self._output.size_bytes or self._etag not in {"", etag}:
             self._restart()
-            raise IncompleteError("The server sent another range than requested")
+            raise IncompleteError(gettext("The server sent another range than requested"))
         self._etag = etag
 
     def _restart(self) -> None:

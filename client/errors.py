@@ -5,6 +5,8 @@ from enum import IntEnum
 from types import MappingProxyType
 from typing import ClassVar
 
+from client.words import gettext
+
 
 class ExitCode(IntEnum):
     OK = 0
@@ -75,7 +77,8 @@ class InProgressError(ClientError):
     exit_code = ExitCode.IN_PROGRESS
 
     def __init__(self, detail: str, *, job_id: str | None = None, request_id: str | None = None) -> None:
-        super().__init__(f"{detail}: job {job_id}" if job_id else detail, request_id=request_id)
+        sentence = gettext("%(sentence)s: job %(job_id)s", sentence=detail, job_id=job_id) if job_id else detail
+        super().__init__(sentence, request_id=request_id)
         self.job_id = job_id
 
 

@@ -9,6 +9,7 @@ from client.downloads import Download, RemoteFile
 from client.errors import ExportFailedError, InProgressError, RefusedError
 from client.http import safe_target
 from client.outputs import Output
+from client.words import gettext, records, size
 
 RUNNING = frozenset({"pending", "processing"})
 
@@ -36,10 +37,11 @@ async def request_export(api: Api, format_: str, console: Console, *, wait: bool
         if error.job_id is None or not wait:
             raise
         if selection != (await api.show_export(error.job_id)).filter:
-            raise InProgressError("An export of another part of the data is in progress", job_id=error.job_id) from None
-        console.say(f"An export is already in progress, waiting for it: job {error.job_id}")
+            other = gettext("An export of another part of the data is in progress")
+            raise InProgressError(other, job_id=error.job_id) from None
+        console.say(gettext("An export is already in progress, waiting for it: job %(job_id)s", job_id=error.job_id))
         return Job(error.job_id)
-    console.say(f"The export is job {accepted.job_id}")
+    console.say(gettext("The export is job %(job_id)s", job_id=accepted.job_id))
     return Job(accepted.job_id, accepted.wait_seconds)
 
 
@@ -47,12 +49,19 @@ async def wait_for(api: Api, job: Job, format_: str | None, console: Console) ->
     """The export, completed. Raises ExportFailedError, and InProgressError if it has another format."""
     export = await api.show_export(job.id)
     if format_ not in {None, export.format}:
-        raise InProgressError(f"Job {job.id} has the format {export.format}, not {format_}")
+        sentence = gettext(
+            "Job %(job_id)s has the format %(format)s, not %(wanted)s",
+            job_id=job.id,
+            format=export.format,
+            wanted=format_,
+        )
+        raise InProgressError(sentence)
     if export.status in RUNNING:
         wait_seconds = min(job.wait_seconds, api.backoff.max_seconds)  # an estimate of hours must not hide progress
         export = await _watch(api, export, wait_seconds, console)
     if export.status == "failed":
-        raise ExportFailedError(f"The export failed: {export.error_message} (job {job.id})")
+        failed = gettext("The export failed: %(reason)s (job %(job_id)s)", reason=export.error_message, job_id=job.id)
+        raise ExportFailedError(failed)
     return export
 
 
@@ -66,13 +75,13 @@ async def _watch(api: Api, export: Export, wait_seconds: float, console: Console
         wait_seconds = 0
         return await api.show_export(export.job_id)
 
-    with console.progress("Waiting", "records", export.progress.records_total) as advance:
+    with console.progress(gettext("Waiting"), records, export.progress.records_total) as advance:
         while export.status in RUNNING and not export.progress.bytes_done:
             advance(export.progress.records_done)
             export = await poll(export)
         advance(export.progress.records_done)
     if export.status in RUNNING:
-        with console.progress("Attachments", "bytes", export.progress.bytes_total) as advance:
+        with console.progress(gettext("Attachments"), size, export.progress.bytes_total) as advance:
             while export.status in RUNNING:
                 advance(export.progress.bytes_done)
                 export = await poll(export)
@@ -83,16 +92,17 @@ async def _watch(api: Api, export: Export, wait_seconds: float, console: Console
 async def download_export(api: Api, export: Export, output: Output, console: Console) -> None:
     """Raises ChecksumError, or IncompleteError when the retry budget is used up."""
     if export.download_url is None or export.size_bytes is None or export.sha256 is None:
-        raise RefusedError(f"The file is gone: it expired or was deleted (job {export.job_id})")
+        gone = gettext("The file is gone: it expired or was deleted (job %(job_id)s)", job_id=export.job_id)
+        raise RefusedError(gone)
     file = RemoteFile(safe_target(api.url, export.download_url), export.size_bytes, export.sha256)
-    with console.progress("Downloading", "bytes", file.size_bytes) as advance:
+    with console.progress(gettext("Downloading"), size, file.size_bytes) as advance:
         await Download(api.session, file, output, api.retry(), advance).run()
 
 
 async def stream_export(api: Api, format_: str, output: Output, console: Console, selection: Selection = ALL) -> None:
     """Stream from the server's database. A broken stream can't be resumed, so its bytes are discarded."""
     try:
-        with console.progress("Receiving", "bytes") as advance:
+        with console.progress(gettext("Receiving"), size) as advance:
             async with api.open_document("api/export/stream", {"format": format_, **selection.query}) as response:
                 async for chunk in response.content.iter_any():
                     output.write(chunk)

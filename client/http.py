@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
 from importlib.metadata import version
-from typing import TypeVar
+from typing import Annotated, TypeAlias, TypeVar
 
 import aiohttp
 import msgspec
@@ -14,6 +14,7 @@ from yarl import URL
 
 from client.errors import ClientError, IncompleteError, InProgressError, NotAuthorisedError, RefusedError, TooLargeError
 from client.retries import MAX_RETRY_AFTER_SECONDS
+from client.words import gettext, ngettext, records
 
 CONNECT_SECONDS = 10
 SILENCE_SECONDS = 60
@@ -26,6 +27,8 @@ IN_PROGRESS = "urn:carryout:problem:export-in-progress"
 TOO_LARGE = "urn:carryout:problem:export-too-large"
 
 T = TypeVar("T")
+Amount: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""A number that another server names: Babel writes no longer ones than 28 digits."""
 
 
 class Range(msgspec.Struct, frozen=True):
@@ -33,12 +36,12 @@ class Range(msgspec.Struct, frozen=True):
 
     start: str | None = msgspec.field(name="from", default=None)
     end: str | None = msgspec.field(name="to", default=None)
-    record_count: int = 0
+    record_count: Amount = 0
 
     def __str__(self) -> str:
         options = [f"--from {self.start}"] if self.start else []
         options += [f"--to {self.end}"] if self.end else []
-        return f"{' '.join(options)} ({self.record_count} records)"
+        return f"{' '.join(options)} ({records(self.record_count)})"
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -96,12 +99,18 @@ async def follow(
                 yield response
                 return
             url = safe_target(url, response.headers.get("Location", ""))
-    raise RefusedError(f"More than {MAX_REDIRECTS} redirects, the last to {url.host}")
+    sentence = ngettext(
+        "More than %(number)s redirect, the last to %(host)s",
+        "More than %(number)s redirects, the last to %(host)s",
+        MAX_REDIRECTS,
+        host=url.host,
+    )
+    raise RefusedError(sentence)
 
 
 def safe_target(base: URL, reference: str) -> URL:
     """Resolve `reference` against `base`. Raises RefusedError if the scheme changes, except from http to https."""
-    invalid = RefusedError(f"{base.host} refers to an invalid URL")
+    invalid = RefusedError(gettext("%(host)s refers to an invalid URL", host=base.host))
     if not URL_CHARACTERS.fullmatch(reference):
         raise invalid
     try:
@@ -110,14 +119,19 @@ def safe_target(base: URL, reference: str) -> URL:
     except ValueError:
         raise invalid from None
     if target.scheme not in {base.scheme, "https"} or not host:
-        raise RefusedError(f"{base.host} refers to {target.scheme}://{host}, which the client doesn't follow")
+        origin = f"{target.scheme}://{host}"
+        sentence = gettext(
+            "%(host)s refers to %(target)s, which the client doesn't follow", host=base.host, target=origin
+        )
+        raise RefusedError(sentence)
     return target
 
 
 def require_framing(response: aiohttp.ClientResponse) -> None:
     """Refuse an answer delimited by the end of the connection: a complete one and a broken one look the same."""
     if not response.headers.keys() & {"Content-Length", "Transfer-Encoding"}:
-        raise RefusedError("A proxy removed the length of the answer, so the client can't verify that it is complete")
+        sentence = gettext("A proxy removed the length of the answer, so the client can't verify that it is complete")
+        raise RefusedError(sentence)
 
 
 async def read_body(response: aiohttp.ClientResponse, *, max_bytes: int) -> bytes:
@@ -132,7 +146,7 @@ def decode(body: bytes, type_: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=type_)
     except (ValueError, RecursionError):  # not every text that isn't UTF-8 is a DecodeError
-        raise RefusedError("The answer is not Carryout's: check --url") from None
+        raise RefusedError(gettext("The answer is not Carryout's: check --url")) from None
 
 
 @contextmanager
@@ -141,22 +155,32 @@ def _network_errors(url: URL) -> Iterator[None]:
         yield
     except aiohttp.ClientConnectorCertificateError as error:
         reason = getattr(error.certificate_error, "verify_message", error.certificate_error)
-        raise RefusedError(f"The certificate of {url.host} isn't trusted: {reason}") from None
+        sentence = gettext("The certificate of %(host)s isn't trusted: %(reason)s", host=url.host, reason=reason)
+        raise RefusedError(sentence) from None
     except aiohttp.ClientConnectorSSLError as error:
         reason = str(getattr(error.os_error, "reason", "")).replace("_", " ").lower()
-        raise RefusedError(f"{url.host}:{url.port} doesn't speak TLS ({reason}): does it need http://?") from None
+        host = f"{url.host}:{url.port}"
+        sentence = gettext("%(host)s doesn't speak TLS (%(reason)s): does it need http://?", host=host, reason=reason)
+        raise RefusedError(sentence) from None
     except aiohttp.ClientHttpProxyError as error:
         kind = IncompleteError if error.status in UNAVAILABLE else RefusedError
-        raise kind(f"The proxy on the way to {url.host} answered {error.status} {error.message}") from None
+        answer = f"{error.status} {error.message}"
+        sentence = gettext("The proxy on the way to %(host)s answered %(answer)s", host=url.host, answer=answer)
+        raise kind(sentence) from None
     except aiohttp.ClientProxyConnectionError as error:
         reason = error.strerror or error.os_error
-        raise IncompleteError(f"Can't connect to the proxy on the way to {url.host}: {reason}") from None
+        sentence = gettext(
+            "Can't connect to the proxy on the way to %(host)s: %(reason)s", host=url.host, reason=reason
+        )
+        raise IncompleteError(sentence) from None
     except aiohttp.ClientConnectorError as error:
-        raise IncompleteError(f"Can't connect to {url.host}: {error.strerror or error.os_error}") from None
+        reason = error.strerror or error.os_error
+        sentence = gettext("Can't connect to %(host)s: %(reason)s", host=url.host, reason=reason)
+        raise IncompleteError(sentence) from None
     except TimeoutError:
-        raise IncompleteError(f"{url.host} doesn't answer") from None
+        raise IncompleteError(gettext("%(host)s doesn't answer", host=url.host)) from None
     except aiohttp.ClientError:
-        raise IncompleteError(f"The connection to {url.host} broke") from None
+        raise IncompleteError(gettext("The connection to %(host)s broke", host=url.host)) from None
 
 
 def _find_proxy(url: URL) -> str | None:
@@ -178,7 +202,9 @@ def _refusal(response: aiohttp.ClientResponse, body: bytes) -> ClientError:
     if problem.type == TOO_LARGE:
         return TooLargeError(detail, suggestion=_advice(problem), request_id=request_id)
     if response.status == HTTPStatus.TOO_MANY_REQUESTS and wait_seconds > MAX_RETRY_AFTER_SECONDS:
-        return RefusedError(f"{detail}; try again in {wait_seconds:.0f} s", request_id=request_id)
+        seconds = f"{wait_seconds:.0f}"
+        sentence = gettext("%(sentence)s; try again in %(seconds)s s", sentence=detail, seconds=seconds)
+        return RefusedError(sentence, request_id=request_id)
     if response.status in UNAVAILABLE:
         return IncompleteError(detail, retry_after_seconds=wait_seconds, request_id=request_id)
     return RefusedError(detail, request_id=request_id)
@@ -193,7 +219,8 @@ def _advice(problem: Problem) -> str | None:
 def _read_problem(response: aiohttp.ClientResponse, body: bytes) -> Problem:
     if response.content_type == "application/problem+json":
         return decode(body, Problem)
-    return Problem(f"{response.url.host} answered {response.status} {response.reason}")
+    answer = f"{response.status} {response.reason}"
+    return Problem(gettext("%(host)s answered %(answer)s", host=response.url.host, answer=answer))
 
 
 def retry_after_seconds(response: aiohttp.ClientResponse) -> float:

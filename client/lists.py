@@ -12,15 +12,17 @@ from client.api import Api
 from client.console import Advance
 from client.errors import IncompleteError, RefusedError
 from client.outputs import Output
+from client.words import gettext, rows
+from languages.words import to_translate
 
 CRLF = b"\r\n"
 LF = b"\n"
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 ID = re.compile(rb"-?[0-9]+(?=,|\r\n)")
-NO_END = "The list has a row that doesn't end"
-NOT_A_LIST = "The answer is not a list of Carryout's: check --url"
-INSIDE_A_ROW = "The list ended inside a row"
-OTHER_COLUMNS = "The list has other columns than the existing FILE.part"
+NO_END = to_translate("The list has a row that doesn't end")
+NOT_A_LIST = to_translate("The answer is not a list of Carryout's: check --url")
+INSIDE_A_ROW = to_translate("The list ended inside a row")
+OTHER_COLUMNS = to_translate("The list has other columns than the existing FILE.part")
 
 KeyOf = Callable[[bytes, bytes], str]
 """The parameter `after` behind a row of CSV, given the header and the row."""
@@ -49,7 +51,7 @@ class RecordSplitter:
                 records.append(bytes(self._record))
                 self._record.clear()
         if len(self._record) + len(self._line) > MAX_RECORD_BYTES:
-            raise RefusedError(NO_END)
+            raise RefusedError(gettext(NO_END))
         return records
 
 
@@ -63,7 +65,7 @@ class LineSplitter:
         """The lines that `chunk` completes, each with its LF. Raises RefusedError if one is too long."""
         *lines, self._line = (self._line + chunk).split(LF)
         if len(self._line) > MAX_RECORD_BYTES:
-            raise RefusedError(NO_END)
+            raise RefusedError(gettext(NO_END))
         return [line + LF for line in lines]
 
 
@@ -114,7 +116,7 @@ class CsvLayout:
 
     def end(self) -> bytes:
         if not self._begun or not self._splitter.between_records:
-            raise IncompleteError(INSIDE_A_ROW)
+            raise IncompleteError(gettext(INSIDE_A_ROW))
         return b""
 
     def after(self) -> str | None:
@@ -125,7 +127,7 @@ class CsvLayout:
             self._header = records[0]
             return records
         if records[0] != self._header:
-            raise RefusedError(OTHER_COLUMNS)
+            raise RefusedError(gettext(OTHER_COLUMNS))
         return records[1:]
 
 
@@ -146,7 +148,7 @@ class NdjsonLayout:
     def take(self, chunk: bytes) -> bytes:
         lines = self._splitter.split(chunk)
         if self._end is not None and (lines or chunk):
-            raise RefusedError(NOT_A_LIST)
+            raise RefusedError(gettext(NOT_A_LIST))
         if lines and lines[-1].startswith(b'{"section":"end",'):
             self._end = json.loads(lines.pop())
         if lines:
@@ -157,9 +159,14 @@ class NdjsonLayout:
 
     def end(self) -> bytes:
         if self._end is None:
-            raise IncompleteError(INSIDE_A_ROW)
+            raise IncompleteError(gettext(INSIDE_A_ROW))
         if self._end.get("records") != self._answered:
-            raise IncompleteError(f"The list has {self._answered} rows, but counted {self._end.get('records')}")
+            sentence = gettext(
+                "The list has %(rows)s, but counted %(counted)s",
+                rows=rows(self._answered),
+                counted=self._end.get("records"),
+            )
+            raise IncompleteError(sentence)
         whole = self._end | {"records": self.rows}
         if isinstance(given := whole.pop("filter", None), dict):
             given.pop("after", None)
@@ -191,7 +198,7 @@ class JsonLayout:
 
     def end(self) -> bytes:
         if not self._ended:
-            raise IncompleteError(INSIDE_A_ROW)
+            raise IncompleteError(gettext(INSIDE_A_ROW))
         return (b"" if self.rows else self._head + self._opening) + b"]}\n"
 
     def after(self) -> str | None:
@@ -200,7 +207,7 @@ class JsonLayout:
     def _line(self, line: bytes) -> bytes:
         """Rows are joined by the comma before each but the first: so the output ends behind a whole row."""
         if self._ended:
-            raise RefusedError(NOT_A_LIST)
+            raise RefusedError(gettext(NOT_A_LIST))
         if not self._in_rows:
             if line.startswith(b'{"exported_at":'):
                 self._head = line
@@ -209,7 +216,7 @@ class JsonLayout:
                 self._head += line
                 return b""
             if not line.startswith(self._opening):
-                raise RefusedError(NOT_A_LIST)
+                raise RefusedError(gettext(NOT_A_LIST))
             self._in_rows = True
             line = line.removeprefix(self._opening)
         self._ended = line.endswith(b"]}\n")
@@ -294,7 +301,7 @@ async def download_whole(api: Api, path: str, query: Mapping[str, str], output: 
 def user_id_of(_header: bytes, record: bytes) -> str:
     """The key of a list of users: the id in its first column, as it is."""
     if not (id_ := ID.match(record)):
-        raise RefusedError("The list's first column isn't the users' id")
+        raise RefusedError(gettext("The list's first column isn't the users' id"))
     return id_[0].decode()
 
 
@@ -319,4 +326,4 @@ def _texts(row: Any, key: Sequence[str]) -> list[str]:
     try:
         return [str(row[name]) for name in key]
     except (KeyError, TypeError):
-        raise RefusedError(NOT_A_LIST) from None
+        raise RefusedError(gettext(NOT_A_LIST)) from None

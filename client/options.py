@@ -14,6 +14,7 @@ from yarl import URL
 
 from client.console import Console
 from client.outputs import STANDARD_OUTPUT
+from client.words import gettext
 from guard.files import read_trusted
 
 CREDENTIAL = re.compile(r"[\x21-\x7e]+")
@@ -111,11 +112,12 @@ def _parse_url(_context: click.Context, _parameter: click.Parameter, text: str) 
 
 
 def _read_credential(name: str, variable: str, text: str | None, file: Path | None) -> str:
+    option, file_option = f"--{name}", f"--{name}-file"
     if text and file:
-        raise click.UsageError(f"Give --{name} or --{name}-file, not both")
+        raise click.UsageError(gettext("Give %(option)s or %(other)s, not both", option=option, other=file_option))
     found = (text or (_read(file) if file else os.environ.get(variable, ""))).strip()
     if not CREDENTIAL.fullmatch(found):
-        raise click.UsageError(f"Set {variable} to the {name}, or give --{name}-file")
+        raise click.UsageError(gettext("Set %(variable)s, or give %(option)s", variable=variable, option=file_option))
     return found
 
 
@@ -123,4 +125,5 @@ def _read(file: Path) -> str:
     try:
         return read_trusted(file).decode(errors="replace")
     except OSError as error:
-        raise click.UsageError(f"{file} can't be read: {error.strerror}") from None
+        sentence = gettext("%(path)s can't be read: %(reason)s", path=file, reason=error.strerror)
+        raise click.UsageError(sentence) from None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from client.errors import OutputError, RefusedError
+from client.words import gettext
 from guard.files import is_still_there, open_private
 
 STANDARD_OUTPUT = "-"
@@ -50,7 +51,8 @@ class StandardOutput:
 
     def keep(self, size_bytes: int) -> None:
         if size_bytes < self.size_bytes:
-            raise RefusedError("The download must restart, but its first bytes are already written to standard output")
+            sentence = gettext("The download must restart, but its first bytes are already written to standard output")
+            raise RefusedError(sentence)
 
     def discard(self) -> None:
         pass
@@ -125,24 +127,25 @@ def _refuse_existing(path: Path, *, force: bool) -> None:
     """A rename would replace a pipe, a device or a link; `/dev/stdout` may be any of these."""
     there = path.exists() or path.is_symlink()
     if there and (path.is_symlink() or not path.is_file()):
-        raise OutputError(f"{path} is not a regular file; use -o - for standard output")
+        raise OutputError(gettext("%(path)s is not a regular file; use -o - for standard output", path=path))
     if there and not force:
-        raise OutputError(f"{path} already exists; --force replaces it")
+        raise OutputError(gettext("%(path)s already exists; --force replaces it", path=path))
 
 
 def _open_locked(path: Path) -> io.BufferedRandom:
     try:
         descriptor = open_private(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise OutputError(f"The folder {path.parent} doesn't exist") from None
+        raise OutputError(gettext("The folder %(path)s doesn't exist", path=path.parent)) from None
     except OSError as error:
-        raise OutputError(f"{path} can't be written: {error.strerror}") from None
+        sentence = gettext("%(path)s can't be written: %(reason)s", path=path, reason=error.strerror)
+        raise OutputError(sentence) from None
     part = os.fdopen(descriptor, "r+b")
     try:
         fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         part.close()
-        raise OutputError(f"{path} is being written by another process") from None
+        raise OutputError(gettext("%(path)s is being written by another process", path=path)) from None
     try:
         _require_still_there(path, part)
     except OutputError:
@@ -154,7 +157,10 @@ def _open_locked(path: Path) -> io.BufferedRandom:
 def _require_still_there(path: Path, part: io.BufferedRandom) -> None:
     """An account that may write to the folder can replace FILE.part, and FILE must not become that file."""
     if not is_still_there(path, part.fileno()):
-        raise OutputError(f"{path} was moved or replaced by another process; use a folder that only you can write to")
+        sentence = gettext(
+            "%(path)s was moved or replaced by another process; use a folder that only you can write to", path=path
+        )
+        raise OutputError(sentence)
 
 
 def _rename_to_new(source: Path, target: Path) -> None:
@@ -162,7 +168,8 @@ def _rename_to_new(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except FileExistsError:
-        raise OutputError(f"{target} exists by now; the complete file is {source}") from None
+        sentence = gettext("%(path)s exists by now; the complete file is %(source)s", path=target, source=source)
+        raise OutputError(sentence) from None
     except OSError:  # the file system has no hard links
         _refuse_existing(target, force=False)
         source.replace(target)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from client.errors import IncompleteError
+from client.words import gettext
 
 # A command doesn't wait longer: it treats such a server as unavailable.
 MAX_RETRY_AFTER_SECONDS = 60.0
@@ -44,7 +45,7 @@ class Retry:
         self._tries_left -= 1
         if not self._tries_left or error.retry_after_seconds > MAX_RETRY_AFTER_SECONDS:
             raise error
-        self._say(f"{error}; retrying")
+        self._say(gettext("%(error)s; retrying", error=error))
         await asyncio.sleep(max(next(self._delays), error.retry_after_seconds))
 
     def _start(self) -> None:

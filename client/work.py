@@ -15,6 +15,7 @@ from client.lists import CsvLayout, ListDownload, create_layout, download_whole,
 from client.options import Service, Target
 from client.outputs import STANDARD_OUTPUT, open_output
 from client.retries import Backoff
+from client.words import files, gettext, ngettext, records, rows, size, users
 
 PACKAGE = "zip"
 MAX_PAGE_SIZE = 100
@@ -44,7 +45,13 @@ async def export(  # noqa: PLR0913 (the command's options)
             console.resume_hint = target.resume_command("export", "--job", job.id)
             made = await wait_for(api, job, format_, console)
             await download_export(api, made, output, console)
-        console.say(f"{target.path}: {made.record_count} records, {output.size_bytes} bytes, checked")
+        sentence = gettext(
+            "%(path)s: %(records)s, %(size)s, checked",
+            path=target.path,
+            records=records(made.record_count or 0),
+            size=size(output.size_bytes),
+        )
+        console.say(sentence)
         if made.format == PACKAGE and str(target.path) != STANDARD_OUTPUT:
             verify(target.path, console)
 
@@ -52,15 +59,28 @@ async def export(  # noqa: PLR0913 (the command's options)
 def verify(path: Path, console: Console) -> None:
     """Check a package against its manifest, and say what it holds. Raises ChecksumError and OutputError."""
     found = verification.verify(path, console)
-    console.say(f"{path}: {found.files} files, {found.size_bytes} bytes, all as the manifest says")
+    sentence = gettext(
+        "%(path)s: %(files)s, %(size)s, all as the manifest says",
+        path=path,
+        files=files(found.files),
+        size=size(found.size_bytes),
+    )
+    console.say(sentence)
     if found.missing:
-        files = "1 attachment" if found.missing == 1 else f"{found.missing} attachments"
-        console.say(f"{files} could not be included; index.html says why")
+        missing = ngettext(
+            "%(number)s attachment could not be included; index.html says why",
+            "%(number)s attachments could not be included; index.html says why",
+            found.missing,
+        )
+        console.say(missing)
 
 
 async def _since_last(api: Api, selection: Selection, console: Console) -> Selection:
     last = await find_last(api, selection)
-    console.say(f"Exporting what is new since job {last}" if last else "No earlier export has a file: exporting all")
+    if last:
+        console.say(gettext("Exporting what is new since job %(job_id)s", job_id=last))
+    else:
+        console.say(gettext("No earlier export has a file: exporting all"))
     return msgspec.structs.replace(selection, since=last)
 
 
@@ -68,7 +88,7 @@ async def export_live(target: Target, format_: str, selection: Selection = ALL) 
     with open_output(target.path, force=target.force, resume=False) as output:
         async with _open_api(target) as api:
             await stream_export(api, format_, output, target.console, selection)
-        target.console.say(f"{target.path}: {output.size_bytes} bytes")
+        target.console.say(gettext("%(path)s: %(size)s", path=target.path, size=size(output.size_bytes)))
 
 
 async def list_users(target: Target, which: str, email: str | None, *, resume: bool) -> None:
@@ -77,18 +97,22 @@ async def list_users(target: Target, which: str, email: str | None, *, resume: b
     target.console.resume_hint = target.resume_command("users", which, *options, "--resume")
     with (
         open_output(target.path, force=target.force, resume=resume) as output,
-        target.console.progress("Receiving", "users") as advance,
+        target.console.progress(gettext("Receiving"), users) as advance,
     ):
         async with _open_api(target) as api:
             query, layout = {"format": "csv", **filters}, CsvLayout(user_id_of)
             count = await ListDownload(api, LISTS[which], query, layout, output=output, advance=advance).run()
-        target.console.say(f"{target.path}: {count} users, {output.size_bytes} bytes")
+        sentence = gettext(
+            "%(path)s: %(users)s, %(size)s", path=target.path, users=users(count), size=size(output.size_bytes)
+        )
+        target.console.say(sentence)
 
 
 async def create_request(service: Service, body: Mapping[str, object], idempotency_key: str) -> dict[str, object]:
     async with _open_api(service) as api:
         job_id = await api.create_request(body, idempotency_key)
-    service.console.say(f"The request is job {job_id}; its link will be mailed to the user")
+    sentence = gettext("The request is job %(job_id)s; its link will be mailed to the user", job_id=job_id)
+    service.console.say(sentence)
     return {"job_id": job_id}
 
 
@@ -118,17 +142,20 @@ async def download_list(
     target.console.resume_hint = _resume_list(target, name, format_, parameters)
     with (
         open_output(target.path, force=target.force, resume=resume and format_ != XLSX) as output,
-        target.console.progress("Receiving", "bytes" if format_ == XLSX else "rows") as advance,
+        target.console.progress(gettext("Receiving"), size if format_ == XLSX else rows) as advance,
     ):
         async with _open_api(target) as api:
             key = await api.find_list_key(name)
             if format_ == XLSX:
                 await download_whole(api, path, query, output, advance)
-                target.console.say(f"{target.path}: {output.size_bytes} bytes")
+                target.console.say(gettext("%(path)s: %(size)s", path=target.path, size=size(output.size_bytes)))
                 return
             layout = create_layout(format_, name, key)
             count = await ListDownload(api, path, query, layout, output=output, advance=advance).run()
-        target.console.say(f"{target.path}: {count} rows, {output.size_bytes} bytes")
+        sentence = gettext(
+            "%(path)s: %(rows)s, %(size)s", path=target.path, rows=rows(count), size=size(output.size_bytes)
+        )
+        target.console.say(sentence)
 
 
 def _resume_list(target: Target, name: str, format_: str, parameters: Mapping[str, str]) -> str:

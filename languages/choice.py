@@ -1,9 +1,11 @@
 """The languages of the catalogues, and the choice of one for a user."""
 
+import re
 from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 DEFAULT: Final = "en"
+SEPARATOR: Final = re.compile("[-_.@]")
 Tag: TypeAlias = Literal["de", "en", "es", "fr", "it", "nl", "pl", "pt"]
 
 
@@ -49,7 +51,7 @@ def find_language(named: object) -> str | None:
     """The tag of the language that a claim, a column or a header names, as `de`, `de-AT` or `de_AT.UTF-8`."""
     if not isinstance(named, str):
         return None
-    primary = named.strip().replace("_", "-").partition("-")[0].lower()
+    primary = SEPARATOR.split(named.strip(), maxsplit=1)[0].lower()
     return primary if primary in LANGUAGES else None
 
 

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from languages.formats import Formats
 
 LOCALES: Final = Path(__file__).parent / "locales"
-# Two catalogues: that of the service, and that of the page's scripts, which is sent to browsers.
+# Three catalogues: that of the service, that of the page's scripts, which is sent to browsers, and that of the client.
 SERVICE: Final = "service"
 SCRIPTS: Final = "scripts"
+CLIENT: Final = "client"
 # Plural forms depend on a number's last two digits, and some languages have their own for small ones.
 PLURALS: Final = 200
 
@@ -36,9 +37,9 @@ class ScriptWords(NamedTuple):
 
 
 class Words:
-    def __init__(self, language: Language) -> None:
+    def __init__(self, language: Language, domain: str) -> None:
         self.language: Final = language
-        self.catalogue: Final = _load(SERVICE, language)
+        self.catalogue: Final = _load(domain, language)
 
     def gettext(self, message: str, **values: object) -> str:
         """The translation of `message`, in which `%(name)s` stands for a value."""
@@ -88,9 +89,9 @@ class _Catalogue(gettext.GNUTranslations):
 
 
 @cache
-def find_words(tag: str) -> Words:
+def find_words(tag: str, domain: str = SERVICE) -> Words:
     """The words of a language, by its tag in LANGUAGES. They are loaded when the language is first spoken."""
-    return Words(LANGUAGES[tag])
+    return Words(LANGUAGES[tag], domain)
 
 
 def _load(domain: str, language: Language) -> gettext.NullTranslations:

@@ -47,6 +47,13 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
+@pytest.fixture(autouse=True)
+def english(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's language isn't the tests'."""
+    for name in ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture(scope="session")
 async def opened_doors(common_settings: Settings) -> AsyncIterator[Doors]:
     async with CuttingProxy().open() as api, CuttingProxy(common_settings.s3_endpoint_url).open() as storage:

@@ -266,7 +266,7 @@ class TestExitCodes:
         insert = "INSERT INTO public.activity (user_id, kind, occurred_at) VALUES ($1, 'old', '2025-06-01')"
         await database.execute(insert, user_id)
         refused = await invoke("export", CARRYOUT_TOKEN=token(user_id))
-        assert refused.stderr.endswith(": --to 2026-01-01 (2 records), --from 2026-01-01 (1000 records)\n")
+        assert refused.stderr.endswith(": --to 2026-01-01 (2 records), --from 2026-01-01 (1,000 records)\n")
         made = await invoke("export", "--to", "2026-01-01", CARRYOUT_TOKEN=token(user_id))
         assert made.exit_code == ExitCode.OK
         assert len(read_csv(file.read_bytes().decode())) == 3

@@ -9,10 +9,11 @@ from babel.messages.frontend import parse_mapping_cfg
 from babel.messages.pofile import read_po
 
 from languages.choice import DEFAULT, LANGUAGES
-from languages.words import LOCALES, SCRIPTS, SERVICE
+from languages.words import CLIENT, LOCALES, SCRIPTS, SERVICE
 
 ROOT = Path(__file__).parents[2]
-DOMAINS = (SERVICE, SCRIPTS)
+DOMAINS = {SERVICE: ("languages", "service"), SCRIPTS: ("languages", "service"), CLIENT: ("client",)}
+"""Each with the folders of its source."""
 TRANSLATED = sorted(LANGUAGES.keys() - {DEFAULT})
 KEYWORDS = {**DEFAULT_KEYWORDS, "to_translate": None}
 
@@ -23,7 +24,7 @@ def extract(domain: str) -> Catalog:
     with (ROOT / "languages" / f"{domain}.ini").open() as file:
         methods, options = parse_mapping_cfg(file)  # type: ignore[no-untyped-call]
     catalogue = Catalog()
-    for folder in ("languages", "service"):
+    for folder in DOMAINS[domain]:
         for _, _, message, _, context in extract_from_dir(ROOT / folder, methods, options, KEYWORDS):
             catalogue.add(message, context=context)
     return catalogue
