@@ -99,6 +99,11 @@ async def test_an_answer(api: Api, flow: Flow) -> None:
     assert not flow.taken
 
 
+def test_a_count_that_no_language_writes() -> None:
+    with pytest.raises(RefusedError, match="not Carryout's"):
+        decode(b'{"records_done":1,"records_total":1' + b"0" * 30 + b"}", Progress)
+
+
 @pytest.mark.parametrize(
     "body", [b'{"detail":"\xff"}', b'{"detail":"","more":' + b"[" * 20_000 + b"]" * 20_000 + b"}", b"\xff"]
 )

@@ -3,6 +3,8 @@
 import ast
 import asyncio
 import re
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from uuid import UUID
@@ -161,6 +163,15 @@ async def test_a_verified_package(tmp_path: Path, wrong: Path) -> None:
 async def test_help_stays_english() -> None:
     shown = [CliRunner().invoke(cli, ["export", "--help"], env={"LANG": language}).output for language in (GERMAN, "C")]
     assert shown[0] == shown[1]
+
+
+def test_words_without_numbers_load_no_data_of_locales() -> None:
+    """Most commands end, or wait for a server, before they show a number."""
+    said = 'import sys, client.work as w; sys.exit(f\'{w.gettext("Waiting")}, {"babel" in sys.modules}\')'
+    ended = subprocess.run(
+        [sys.executable, "-c", said], env={"LANG": GERMAN}, capture_output=True, text=True, check=False
+    )
+    assert ended.stderr == "Warten, False\n"
 
 
 @pytest.fixture

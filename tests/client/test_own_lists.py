@@ -83,7 +83,7 @@ class TestLayouts:
     def test_a_wrong_count_is_not_whole(self) -> None:
         layout = _layout("ndjson")
         layout.take(b'{"section":"orders","row":{"id":1}}\n{"section":"end","records":2}\n')
-        with pytest.raises(IncompleteError, match="1 rows, but counted 2"):
+        with pytest.raises(IncompleteError, match="1 row, but counted 2"):
             layout.end()
 
 
