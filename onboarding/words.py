@@ -85,7 +85,7 @@ STAFF_TIMES = {"review", "reviewed"}
 # Names of columns that the staff write, if they are no more than that.
 STAFF_NAMES = {"allowed", "is_allowed"}
 # Words of the staff in the user's own row.
-STAFF_ON_USERS = {"blocked"}
+STAFF_ON_USERS = {"blocked", "can", "developer"}
 # Words of STAFF_WORDS that tell of staff only in a text, not in a number or a switch: `use_legacy_editor`.
 NOT_IN_SWITCHES = {"debug", "raw", "legacy", "cache", "cached"}
 ADDRESS_WORDS = {

@@ -265,7 +265,8 @@ KINDS = {
         """
         CREATE TABLE users (id bigint PRIMARY KEY, email text NOT NULL UNIQUE, name text, reviewed_at timestamptz,
             requested_review_at timestamptz, checks_bypassed boolean, limit_suppressed_until timestamptz,
-            immune_to_removal boolean, superapp boolean, istrusted boolean, airtable_status text, blocked_email text);
+            immune_to_removal boolean, superapp boolean, istrusted boolean, airtable_status text, blocked_email text,
+            can_write_many boolean, developer boolean);
         CREATE TABLE pictures (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, is_flagged boolean,
             allowed boolean, size int);
         """,
@@ -274,7 +275,8 @@ KINDS = {
             COLUMNS, *(
                 f"    public.users.{name}" for name in (
                     "reviewed_at", "requested_review_at", "checks_bypassed", "limit_suppressed_until",
-                    "immune_to_removal", "superapp", "istrusted", "airtable_status", "blocked_email",
+                    "immune_to_removal", "superapp", "istrusted", "airtable_status", "blocked_email", "can_write_many",
+                    "developer",
                 )
             ),
             "    public.pictures.is_flagged", "    public.pictures.allowed",
