@@ -16,6 +16,7 @@ from onboarding.words import (
     BYSTANDERS,
     CALLED_TABLES,
     CALLED_WITH,
+    COLLECTIONS,
     ELSEWHERE,
     FREE_TEXT,
     ID_WORDS,
@@ -26,11 +27,14 @@ from onboarding.words import (
     NOT_IN_SWITCHES,
     OF_ADDRESSES,
     OF_PAYEES,
+    OF_PAYERS,
     OPENED_BY_ID,
     OTHERS,
     OTHERS_TABLES,
     OWN_THINGS,
+    PAID_IN,
     PAID_OUT,
+    PARTIES,
     PERSON_NAMES,
     PERSON_WORDS,
     PLAIN_CODES,
@@ -40,12 +44,17 @@ from onboarding.words import (
     REPORTED,
     SECRET_TABLE_WORDS,
     STAFF_ACTS,
+    STAFF_NAMES,
+    STAFF_ON_USERS,
     STAFF_TABLES,
+    STAFF_TIMES,
     STAFF_WORDS,
     SUBSCRIPTIONS,
     TIMES,
     TYPE_WORDS,
+    UPLOADERS,
     USERS_TABLES,
+    VERIFICATIONS,
     VISITS,
     WRITERS,
     WRITES,
@@ -178,23 +187,32 @@ class Judge:
         if name in self._people:
             verdict = Verdict.KEY if name in self.order else Verdict.DENY
             yield verdict, "another person"
-        if name in self._targets and self._path and self._is_of_people(self._targets[name]):
-            yield Verdict.KEY if name in self.order else Verdict.UNDECIDED, "may be another person"
-        if name in self._targets and not self._is_own_row and not OWN_THINGS.isdisjoint(words(column.name)):
-            yield Verdict.UNDECIDED, "may be another person's"
-        if name in self._targets and column.type_name in KEY_TYPES | TEXT_TYPES:
-            yield Verdict.EXPORT, f"points to {self._targets[name]}"
+        if name in self._targets:
+            yield from self._target_reasons(column, self._targets[name])
         is_plain_key = column.type_name in {*KEY_TYPES, *TIME_TYPES} or find_stem(column.name) == ()
         if name in self.order and is_plain_key and self._is_unguessable(column):
             yield from self._bearer_id_reasons()
         if name in self.order and is_plain_key:
             yield Verdict.EXPORT, "part of the row's own key"
 
+    def _target_reasons(self, column: Column, target: str) -> Iterator[tuple[Verdict, str]]:
+        """`target` is the quoted table that the column points to."""
+        if self._path and self._is_of_people(target):
+            yield Verdict.KEY if column.quoted in self.order else Verdict.UNDECIDED, "may be another person"
+        if not self._is_own_row and not OWN_THINGS.isdisjoint(words(column.name)):
+            yield Verdict.UNDECIDED, "may be another person's"
+        if _is_of_staff(self._graph.catalog.tables[target]):
+            yield Verdict.UNDECIDED, "leads to what the staff write or do"
+        if column.type_name in KEY_TYPES | TEXT_TYPES:
+            yield Verdict.EXPORT, f"points to {target}"
+
     def _bearer_id_reasons(self) -> Iterator[tuple[Verdict, str]]:
         if singular(words(self._table.name)[-1]) == "session":
             yield Verdict.KEY, "the id of a session, which may work as a key"
         if is_hook(self._table) and not any(map(_is_address_or_secret, self._table.columns)):
             yield Verdict.KEY, "the id of a hook without another secret, which may work as a key"
+        if not VERIFICATIONS.isdisjoint(words(self._table.name)):
+            yield Verdict.KEY, "the id of a verification, which may work as a key"
         is_opened = singular(words(self._table.name)[-1]) in OPENED_BY_ID
         if is_opened and not any(is_secret(column.name) for column in self._table.columns):
             yield Verdict.KEY, "an id without another secret, which may open the row for anyone who has it"
@@ -211,6 +229,8 @@ class Judge:
             yield Verdict.EXPORT, "says what the id beside it points to"
         if type_name in TEXT_TYPES and not LINK_WORDS.isdisjoint(parts[-1:]):
             yield from _link_text_reasons(parts, self._table)
+            if self._path and not UPLOADERS.isdisjoint(words(self._path.links[0].columns[-1])):
+                yield Verdict.UNDECIDED, "a link to a file, which may work as a key"
         if self._is_own_row and parts[-1] in ID_WORDS and column.quoted in self._graph.numbers:
             yield Verdict.EXPORT, f"tells the user's rows of {self._graph.numbers[column.quoted]} apart"
         if self._is_own_row and parts[-1] in ID_WORDS and not ELSEWHERE.isdisjoint(parts):
@@ -219,10 +239,18 @@ class Judge:
             yield Verdict.UNDECIDED, "an id that no foreign key explains"
         if column.type_name in {"inet", "cidr", "macaddr", "macaddr8"} or not ADDRESS_WORDS.isdisjoint(parts):
             yield (Verdict.EXPORT, "") if self._is_subject else (Verdict.DENY, "may be another person's address")
-        staffs = STAFF_WORDS - NOT_IN_SWITCHES if column.type_name in PLAIN_TYPES else STAFF_WORDS
-        if not staffs.isdisjoint(parts) and not _is_plain_code(parts):
+        if self._is_staffs(column, parts) and not _is_plain_code(parts):
             yield Verdict.UNDECIDED, "may be written by staff, or work as a key"
         yield from self._others_reasons(column, parts)
+
+    def _is_staffs(self, column: Column, parts: Sequence[str]) -> bool:
+        found = STAFF_WORDS - NOT_IN_SWITCHES if column.type_name in PLAIN_TYPES else STAFF_WORDS
+        if column.type_name in TIME_TYPES:
+            found = found | STAFF_TIMES
+        if self._path is None:
+            found = found | STAFF_ON_USERS
+        said = {*parts, *(part.removeprefix("is") for part in parts)}  # istrusted
+        return not found.isdisjoint(said) or snake(column.name) in STAFF_NAMES
 
     def _others_reasons(self, column: Column, parts: Sequence[str]) -> Iterator[tuple[Verdict, str]]:
         """Names of what may be another person's."""
@@ -231,7 +259,10 @@ class Judge:
             yield Verdict.UNDECIDED, "may be about another person"
         if self._is_payees(column, parts):
             yield Verdict.UNDECIDED, "may be the payee's"
-        if self._is_made_for_another and _is_about_people(column):
+        if self._is_payers(column, parts):
+            yield Verdict.UNDECIDED, "may be the payer's"
+        is_address = "address" in parts and is_called_like_users(self._table.name)
+        if self._is_made_for_another and (is_address or _is_about_people(column)):
             yield Verdict.UNDECIDED, "may be about another person, whom the user made the row for"
         if column.type_name in TEXT_TYPES and not EMAIL_WORDS.isdisjoint(parts[-1:]) and not self._is_of_addresses():
             yield Verdict.UNDECIDED, "an address that may be another person's"
@@ -239,6 +270,10 @@ class Judge:
     def _is_payees(self, column: Column, parts: Sequence[str]) -> bool:
         is_paid_out = singular(words(self._table.name)[-1]) in PAID_OUT
         return is_paid_out and column.type_name in TEXT_TYPES and not OF_PAYEES.isdisjoint(parts)
+
+    def _is_payers(self, column: Column, parts: Sequence[str]) -> bool:
+        is_paid_in = self._is_made_for_another and singular(words(self._table.name)[-1]) in PAID_IN
+        return is_paid_in and column.type_name in TEXT_TYPES and not OF_PAYERS.isdisjoint(parts)
 
     @property
     def _is_made_for_another(self) -> bool:
@@ -376,8 +411,22 @@ def _doubts(graph: Graph, path: Path, *, trust_names: bool) -> Iterator[str]:
         yield "rows below one that the user made or runs may belong to other people"
     if _is_on_list_of_another(graph, path):
         yield "the list that its rows are on may be another person's"
+    if path.depth > 1 and _is_act_of_visitor(graph, path):
+        yield "it is about visitors of what is the user's, by the rows that it points to"
+    yield from _party_doubts(graph, path)
     for link in path.links:
         yield from _table_doubts(graph, path, link)
+
+
+def _party_doubts(graph: Graph, path: Path) -> Iterator[str]:
+    """Doubts about rows that name another person, who may be the one that they are of."""
+    way = path.links[0]
+    for link in graph.links_to_people(graph.catalog.tables[path.table]):
+        is_party = link.strength is not Strength.WEAK and not _is_bystander(link) and not _is_reaction(link)
+        if path.depth > 1 and is_party and link != way:
+            yield f"its rows may be another person's, whom {link.columns[-1]} names"
+        if link != way and _is_in_deal(way) and _is_in_deal(link):
+            yield f"its rows are of two parties, by {way.columns[-1]} and {link.columns[-1]}"
 
 
 def _table_doubts(graph: Graph, path: Path, link: Link) -> Iterator[str]:
@@ -407,15 +456,42 @@ def _table_doubts(graph: Graph, path: Path, link: Link) -> Iterator[str]:
 
 def _is_on_list_of_another(graph: Graph, path: Path) -> bool:
     """Whether the row says that the user is on a list, such as `list_accounts`, and each list is some person's."""
-    tables = graph.catalog.tables
-    lists = [
-        tables[link.parent]
-        for link in graph.links_of(tables[path.table])
-        if link.kind is Kind.KEY and link.parent not in {path.table, *graph.people}
-    ]
+    table = graph.catalog.tables[path.table]
     return path.depth == 1 and any(
-        singular(words(one.name)[-1]) in LISTS and bool(graph.links_to_people(one)) for one in lists
+        _is_list_with(one, table) and bool(graph.links_to_people(one)) for one in _things(graph, table)
     )
+
+
+def _is_list_with(table: Table, entry: Table) -> bool:
+    """Whether `entry` is, by the names, about what is on the lists of `table`."""
+    called = singular(words(table.name)[-1])
+    return called in LISTS or (called in COLLECTIONS and called in words(entry.name)[:-1])
+
+
+def _is_act_of_visitor(graph: Graph, path: Path) -> bool:
+    """Whether it points to a visit that names no user, at most by one step between."""
+    way = {link.parent for link in path.links}
+    beside = [one for one in _things(graph, graph.catalog.tables[path.table]) if one.quoted not in way]
+    return any(
+        singular(words(one.name)[-1]) in VISITS and not graph.links_to_people(one)
+        for near in beside
+        for one in (near, *_things(graph, near))
+    )
+
+
+def _things(graph: Graph, table: Table) -> list[Table]:
+    """The tables that its rows point to, without the people's and itself."""
+    aside = {table.quoted, *graph.people}
+    names = [link.parent for link in graph.links_of(table) if link.kind is Kind.KEY and link.parent not in aside]
+    return [graph.catalog.tables[name] for name in names if name in graph.catalog.tables]
+
+
+def _is_in_deal(link: Link) -> bool:
+    return not PARTIES.isdisjoint(find_stem(link.columns[-1].strip('"')))
+
+
+def _is_of_staff(table: Table) -> bool:
+    return is_staffs_act(table) or not STAFF_TABLES.isdisjoint(words(table.name))
 
 
 def _has_subscribers(table: Table) -> bool:

@@ -9,6 +9,7 @@ from onboarding.words import (
     ADDRESS_WORDS,
     FRAMEWORK_TABLES,
     FREE_TEXT,
+    NAMES_OF_FILES_ONLY,
     OWN_THINGS,
     PERSON_NAMES,
     PERSON_WORDS,
@@ -73,7 +74,7 @@ def _reasons(graph: Graph, table: Table) -> Iterator[tuple[int, str]]:
     for weight, what, is_so in (
         ("person", PERSON, _is_of_person),
         ("name", NAME, _names_user),
-        ("id", ID, lambda column: _may_be_id(graph, column, explained)),
+        ("id", ID, lambda column: _may_be_id(graph, column, explained) or _may_name_anyone(table, column)),
         ("text", TEXT, _is_free_text),
         ("opaque", OPAQUE, lambda column: column.type_name in OPAQUE_TYPES),
     ):
@@ -119,5 +120,11 @@ def _names_user(column: Column) -> bool:
     return "user" in find_stem(column.name)
 
 
+def _may_name_anyone(table: Table, column: Column) -> bool:
+    """Whether it is a text in a key of several columns, which may hold an id or an address: `limits (key, day)`."""
+    is_part = any(column.quoted in key and len(key) > 1 for key in table.keys)
+    return is_part and snake(column.name) in {"key", "identifier"} and column.type_name in {"text", "varchar"}
+
+
 def _is_free_text(column: Column) -> bool:
-    return words(column.name)[-1] in FREE_TEXT
+    return words(column.name)[-1] in FREE_TEXT or snake(column.name) in NAMES_OF_FILES_ONLY

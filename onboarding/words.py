@@ -77,8 +77,15 @@ STAFF_WORDS = {
     "internal", "admin", "superuser", "staff", "moderator", "moderation", "mod", "fraud", "risk", "spam", "abuse",
     "score", "trust", "note", "notes", "flag", "flags", "suspicious", "suspension", "ban", "banned", "silenced",
     "reason", "shadow", "debug", "raw", "legacy", "key", "code", "cache", "cached", "suspended",
-    "sensitized", "trendable",
+    "sensitized", "trendable", "bypassed", "suppressed", "immune", "superapp", "trusted", "flagged", "airtable",
+    "hubspot", "salesforce", "zendesk",
 }  # fmt: skip
+# Words of the staff in a time: `reviewed_at`.
+STAFF_TIMES = {"review", "reviewed"}
+# Names of columns that the staff write, if they are no more than that.
+STAFF_NAMES = {"allowed", "is_allowed"}
+# Words of the staff in the user's own row.
+STAFF_ON_USERS = {"blocked", "can", "developer"}
 # Words of STAFF_WORDS that tell of staff only in a text, not in a number or a switch: `use_legacy_editor`.
 NOT_IN_SWITCHES = {"debug", "raw", "legacy", "cache", "cached"}
 ADDRESS_WORDS = {
@@ -165,6 +172,7 @@ STAFF_TABLES = {
     "staff", "fraud", "escalation", "escalations", "investigation", "investigations", "violation", "violations",
     "infraction", "infractions", "reviewable", "reviewables", "incident", "incidents", "blacklist", "blocklist",
     "denylist", "spam", "appeal", "appeals", "dispute", "disputes", "mod", "mods",
+    "suppression", "suppressions", "ratelimit", "ratelimits", "superuser", "superusers",
 }  # fmt: skip
 # Words of tables that hold acts of the staff: the thing that they act on isn't the user's.
 STAFF_ACTS = {
@@ -198,18 +206,33 @@ PLAIN_LINKS = {
 VISITS = {"session", "visit", "visitor", "pageview"}
 # Last words of tables with a person's list of others.
 LISTS = {"list", "circle", "audience"}
+# Likewise, if the table of what is on it is called after it: `collection_items`.
+COLLECTIONS = {"collection"}
 SUBSCRIPTIONS = {"subscription", "signup"}
 # Last words of tables with money that the user sends, and words of their columns about the payee.
 PAID_OUT = {"transfer", "check", "cheque", "wire", "remittance"}
 OF_PAYEES = {"address", "bank", "company", "iban", "bic", "swift", "routing", "beneficiary"}
+# Last words of tables with money that others pay to the user, and words of their columns about the payer.
+PAID_IN = {"invoice", "bill", "donation"}
+OF_PAYERS = {"payment", "card", "payer"}
+# Words of columns for the parties to a deal: a row with two of them is neither's alone.
+PARTIES = {"buyer", "seller", "vendor", "payer", "payee", "lender", "borrower"}
+# Words of a column for the user who uploaded the row's file.
+UPLOADERS = {"uploaded", "uploader"}
+# Words of tables whose ids prove that the user passed a check.
+VERIFICATIONS = {"verification", "verifications"}
 # Last words of tables whose rows anyone may open who has their ids.
 OPENED_BY_ID = {"shortcode", "shortlink", "share", "invite", "invitation"}
 # Words of a column for another person who wrote the row's text.
-WRITERS = {"author", "creator", "commenter", "writer", "reviewer", "sender", "poster", "reporter"}
+WRITERS = {
+    "author", "creator", "commenter", "writer", "reviewer", "sender", "poster", "reporter", "authored", "written",
+    "sent", "posted",
+}  # fmt: skip
 # Words of a column for people who only act on a row: it stays its owner's alone.
 BYSTANDERS = {
-    "by", "reviewer", "approver", "editor", "moderator", "assignee", "last", "updater", "modifier", "operator", "agent",
-    "handler", "creator", "support", "staff", "admin", "processor", "resolver", "closer", "uploader", "inviter",
+    "by", "reviewer", "approver", "editor", "moderator", "assignee", "last", "updater", "updator", "modifier",
+    "operator", "agent", "handler", "creator", "support", "staff", "admin", "processor", "resolver", "closer",
+    "uploader", "inviter",
 }  # fmt: skip
 LABELS = ("name", "title", "label", "display_name", "slug", "code", "key")
 # Words for a person whom others reported to the staff.
@@ -228,12 +251,14 @@ STORED = {
     "document", "thumbnail", "video", "audio", "asset", "preview",
 }  # fmt: skip
 FILE_NAMES = ("file_name", "filename", "original_filename", "original_name", "name", "title")
+# Those of them that only files have.
+NAMES_OF_FILES_ONLY = {"file_name", "filename", "original_filename", "original_name"}
 # Further words for a person in a column's name, whose rows need not be that person's.
 OTHER_ROLES = {
     "owner", "assignee", "reviewer", "approver", "editor", "moderator", "operator", "agent", "actor", "invitee",
     "recipient", "receiver", "target", "followee", "followed", "blocked", "reviewee", "referrer", "winner", "holder",
     "signer", "payer", "payee", "seller", "mentor", "mentee", "instructor", "teacher", "doctor", "moderated", "updater",
-    "authorizer",
+    "updator", "authorizer", "auditor",
 }  # fmt: skip
 # Participles of acts on rows: `created_by`, `archivedBy`.
 ACTIONS = {

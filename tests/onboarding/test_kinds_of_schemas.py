@@ -261,6 +261,130 @@ KINDS = {
         {"profile": "id email name"},
         [UNLINKED, "    public.user_payouts: no link to a user was found, but its name says that it is about users"],
     ),
+    "the staff decide about the user's account": Kind(
+        """
+        CREATE TABLE users (id bigint PRIMARY KEY, email text NOT NULL UNIQUE, name text, reviewed_at timestamptz,
+            requested_review_at timestamptz, checks_bypassed boolean, limit_suppressed_until timestamptz,
+            immune_to_removal boolean, superapp boolean, istrusted boolean, airtable_status text, blocked_email text,
+            can_write_many boolean, developer boolean);
+        CREATE TABLE pictures (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, is_flagged boolean,
+            allowed boolean, size int);
+        """,
+        {"profile": "id email name", "pictures": "id size"},
+        [
+            COLUMNS, *(
+                f"    public.users.{name}" for name in (
+                    "reviewed_at", "requested_review_at", "checks_bypassed", "limit_suppressed_until",
+                    "immune_to_removal", "superapp", "istrusted", "airtable_status", "blocked_email", "can_write_many",
+                    "developer",
+                )
+            ),
+            "    public.pictures.is_flagged", "    public.pictures.allowed",
+        ],
+    ),
+    "the staff's measures have tables of their own": Kind(
+        f"""
+        {USERS}
+        CREATE TABLE hint_suppressions (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users);
+        CREATE TABLE ratelimit_exceptions (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, calls int);
+        CREATE TABLE superuser_powers (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, kind int);
+        CREATE TABLE redactions (id bigint PRIMARY KEY, title text);
+        CREATE TABLE drawings (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users,
+            redaction_id bigint REFERENCES redactions);
+        """,
+        {"profile": "id email name", "drawings": "id"},
+        [
+            LINKED, "    public.hint_suppressions", "    public.ratelimit_exceptions", "    public.superuser_powers",
+            COLUMNS, "    public.drawings.redaction_id",
+        ],
+    ),
+    "others put the user into their collections": Kind(
+        f"""
+        {USERS}
+        CREATE TABLE collections (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, title text);
+        CREATE TABLE collection_items (id bigint PRIMARY KEY, collection_id bigint NOT NULL REFERENCES collections,
+            user_id bigint NOT NULL REFERENCES users);
+        CREATE TABLE songs (id bigint PRIMARY KEY, collection_id bigint NOT NULL REFERENCES collections,
+            user_id bigint NOT NULL REFERENCES users, title text);
+        """,
+        {"profile": "id email name", "collections": "id title", "songs": "id collection_id title"},
+        [LINKED, "    public.collection_items"],
+    ),
+    "acts of visitors": Kind(
+        f"""
+        {USERS}
+        CREATE TABLE sites (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, title text);
+        CREATE TABLE visits (id bigint PRIMARY KEY, site_id bigint NOT NULL REFERENCES sites, lasted int);
+        CREATE TABLE clicks (id bigint PRIMARY KEY, site_id bigint NOT NULL REFERENCES sites,
+            visit_id bigint NOT NULL REFERENCES visits, x int);
+        CREATE TABLE click_values (id bigint PRIMARY KEY, site_id bigint NOT NULL REFERENCES sites,
+            click_id bigint NOT NULL REFERENCES clicks, amount int);
+        """,
+        {"profile": "id email name", "sites": "id title"},
+        [LINKED, "    public.click_values", "    public.clicks", "    public.visits"],
+    ),
+    "others act on what is the user's": Kind(
+        f"""
+        {USERS}
+        CREATE TABLE posts (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, title text);
+        CREATE TABLE pats (id bigint PRIMARY KEY, post_id bigint NOT NULL REFERENCES posts,
+            patter_id bigint NOT NULL REFERENCES users, created_at timestamptz);
+        """,
+        {"profile": "id email name", "posts": "id title"},
+        [LINKED, "    public.pats"],
+    ),
+    "two parties": Kind(
+        f"""
+        {USERS}
+        CREATE TABLE sales (id bigint PRIMARY KEY, title text);
+        CREATE TABLE offers (id bigint PRIMARY KEY, seller_id bigint NOT NULL REFERENCES users,
+            buyer_id bigint REFERENCES users, sale_id bigint REFERENCES sales, price int);
+        """,
+        {"profile": "id email name"},
+        [LINKED, "    public.offers"],
+    ),
+    "others beside what the user made": Kind(
+        f"""
+        {USERS}
+        CREATE TABLE mail_accounts (id bigint PRIMARY KEY, creator_id bigint NOT NULL REFERENCES users, address text,
+            size int);
+        CREATE TABLE bills (id bigint PRIMARY KEY, creator_id bigint NOT NULL REFERENCES users, cents int,
+            payment_method_card_brand text);
+        CREATE TABLE forms (id bigint PRIMARY KEY, uploaded_by_id bigint NOT NULL REFERENCES users, size int, url text);
+        CREATE TABLE presents (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users,
+            sent_by_id bigint NOT NULL REFERENCES users, cents int, greeting_message text);
+        """,
+        {
+            "profile": "id email name", "mail_accounts": "id size", "bills": "id cents", "forms": "id size",
+            "presents": "id cents",
+        },
+        [
+            COLUMNS, "    public.bills.payment_method_card_brand", "    public.forms.url",
+            "    public.mail_accounts.address", "    public.presents.greeting_message",
+        ],
+    ),
+    "rows reached by a text, or by way of another table": Kind(
+        f"""
+        {USERS}
+        CREATE TABLE limits (key text, bucket date, hits int, PRIMARY KEY (key, bucket));
+        CREATE TABLE blobs (id bigint PRIMARY KEY, filename text NOT NULL, bytes int);
+        CREATE TABLE switches (key text PRIMARY KEY, is_on boolean);
+        """,
+        {"profile": "id email name"},
+        [
+            UNLINKED, "    public.limits: no link to a user was found, but key may be a user's id",
+            "    public.blobs: no link to a user was found, but filename may be written by a user",
+        ],
+    ),
+    "the id of a verification proves it": Kind(
+        f"""
+        {USERS}
+        CREATE TABLE verification_records (id varchar(21) PRIMARY KEY, user_id bigint NOT NULL REFERENCES users,
+            created_at timestamptz);
+        """,
+        {"profile": "id email name", "verification_records": "created_at"},
+        DECIDED,
+    ),
 }  # fmt: skip
 
 
