@@ -6,7 +6,7 @@ import pytest
 from selenium.webdriver import ActionChains, Keys
 
 from tests.browser.conftest import Site, Tab
-from tests.browser.test_page import AXE, FIRST, OVERFLOW, SMALL_TARGETS, create_large, faults, insert_failed
+from tests.browser.test_page import FIRST, OVERFLOW, SMALL_TARGETS, create_large, faults, insert_failed, violations
 
 # WCAG 2.2, 1.4.12: text that a reader spaces out as far as this still fits.
 SPACE_OUT = """
@@ -183,7 +183,8 @@ async def test_copies_in_every_state(site: Site, tab: Tab) -> None:
     assert barriers(tab) == []
     tab.find("#confirm-yes").click()
     tab.until_text(f"{FIRST} .badge", "Cancelled")
-    assert tab.find("#status").get_attribute("textContent") == "Cancelled"  # for screen readers
+    told = tab.find("#status").get_attribute("textContent")  # to screen readers: of the button, or of the export's end
+    assert told in {"Cancelled", "Your CSV copy is cancelled."}
     assert barriers(tab) == []
 
 
@@ -226,41 +227,39 @@ async def test_a_link_that_has_ended(site: Site, tab: Tab) -> None:
     tab.complaints()  # of the 410
 
 
-# Swagger UI's own markup fails other rules; its colours and the landmarks around it are ours.
-RUN_AXE_ON_DOCS = """
-const done = arguments[0];
-const rules = ["color-contrast", "landmark-one-main", "landmark-no-duplicate-main", "landmark-main-is-top-level"];
-axe.run({ runOnly: rules }).then(
-  ({ violations }) => done(violations.flatMap(({ id, nodes }) => nodes.map(({ html }) => `${id}: ${html}`))),
-  (error) => done([String(error)]),
-);
-"""
 OPEN_EACH_KIND = """
 for (const kind of ["get", "post", "delete"]) {
   document.querySelector(`.opblock-${kind} .opblock-summary-control`).click();
 }
 """
-TRY_THEM_OUT = "document.querySelectorAll('.try-out__btn').forEach((button) => button.click())"
+CLICK_ALL = "for (const part of document.querySelectorAll(arguments[0])) part.click()"
+SCHEMA_PARTS = ".opblock-post .json-schema-2020-12-expand-deep-button"
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 async def test_the_reference(tab: Tab, theme: str) -> None:
     """Its colours are the same in both themes."""
     emulate(tab, prefers_color_scheme=theme)
+    tab.driver.set_script_timeout(AXE_SECONDS)  # it is a long page
     tab.open("/docs")
     tab.until(lambda: tab.is_shown(".opblock-delete"))
+    assert violations(tab.driver) == []
     tab.driver.execute_script(OPEN_EACH_KIND)
     tab.until_count(".try-out__btn", 3)
-    tab.driver.execute_script(TRY_THEM_OUT)
+    tab.driver.execute_script(CLICK_ALL, ".try-out__btn")
     tab.until_count(".btn.execute", 3)
-    assert pale_reference(tab) == []
+    assert violations(tab.driver) == []
+    tab.driver.execute_script(CLICK_ALL, ".btn.execute")
+    tab.until_count(".live-responses-table", 3)
+    tab.driver.execute_script(CLICK_ALL, ".models-control, .tablinks[data-name=model]")
+    tab.until(lambda: tab.is_shown(SCHEMA_PARTS))
+    tab.driver.execute_script(CLICK_ALL, SCHEMA_PARTS)
+    assert violations(tab.driver) == []
     tab.find(".btn.authorize").click()
-    tab.until(lambda: tab.is_shown(".dialog-ux"))
-    assert pale_reference(tab) == []
-
-
-def pale_reference(tab: Tab) -> list[str]:
-    tab.driver.set_script_timeout(AXE_SECONDS)  # it is a long page
-    tab.driver.execute_script(AXE.read_text(encoding="utf-8"))
-    found: list[str] = tab.driver.execute_async_script(RUN_AXE_ON_DOCS)
-    return found
+    tab.until(lambda: tab.is_shown("#auth-bearer-value"))
+    assert violations(tab.driver) == []
+    tab.find("#auth-bearer-value").send_keys("x.y.z")
+    tab.find(".auth-btn-wrapper .authorize").click()
+    tab.until(lambda: tab.is_shown(".auth-container h6"))
+    assert violations(tab.driver) == []
+    tab.complaints()  # of the requests without a token

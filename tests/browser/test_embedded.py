@@ -15,6 +15,7 @@ from selenium.webdriver.common.by import By
 
 from devstack.ports import keep_port
 from tests.browser.conftest import Site, Tab, open_tab, start_api
+from tests.browser.test_accessibility import emulate
 from tests.browser.test_page import faults
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "embedding.md"
@@ -134,6 +135,15 @@ def expired(user_id: UUID) -> str:
     return jwt.encode({"sub": str(user_id)} | EXPIRED, "k" * 32)
 
 
+def faults_in_both_themes(tab: Tab) -> list[str]:
+    found: list[str] = []
+    for theme in ("light", "dark"):
+        emulate(tab, prefers_color_scheme=theme)
+        assert tab.driver.execute_script("return matchMedia(arguments[0]).matches", f"(prefers-color-scheme: {theme})")
+        found += [f"{theme}: {fault}" for fault in faults(tab)]
+    return found
+
+
 async def test_hands_over_a_session(frames: Frames, embedding: Embedding, tab: Tab) -> None:
     user_id = await frames.site.world.create_user(records=3)
     token = frames.site.token(user_id)
@@ -143,7 +153,7 @@ async def test_hands_over_a_session(frames: Frames, embedding: Embedding, tab: T
         assert not tab.driver.find_elements(By.CSS_SELECTOR, absent)
     tab.ask("csv")
     tab.until_text(f"{FIRST} .badge", "Ready")
-    assert faults(tab) == []
+    assert faults_in_both_themes(tab) == []
     tab.find(f"{FIRST} .download").click()
     tab.until(lambda: any(tab.downloads.glob("*.csv")))
     assert tab.is_shown(FIRST)
@@ -242,6 +252,7 @@ async def test_a_token_that_stays_refused_ends_the_session(frames: Frames, embed
     embedding.open(expired(user_id))
     tab.until_text("#alert", "Your session has ended.")
     assert not tab.is_shown("#ask")
+    assert faults_in_both_themes(tab) == []
     embedding.in_application(HAND_OVER, frames.site.token(user_id))
     tab.until_text("#account", str(user_id))
     assert tab.text("#alert") == ""
@@ -251,8 +262,9 @@ async def test_a_silent_application(frames: Frames, embedding: Embedding, tab: T
     user_id = await frames.site.world.create_user(records=1)
     embedding.open()
     tab.until_text("#sign-in", "The application signs you in here.")
-    assert faults(tab) == []
+    assert faults_in_both_themes(tab) == []
     tab.until_text("#alert", "The application didn't sign you in.")
+    assert faults_in_both_themes(tab) == []
     embedding.in_application(HAND_OVER, frames.site.token(user_id))
     tab.until_text("#account", str(user_id))
     tab.driver.execute_script("document.querySelector('input[value=json]').click()")
@@ -286,6 +298,7 @@ async def test_a_sign_out(frames: Frames, embedding: Embedding, tab: Tab) -> Non
     tab.until(lambda: tab.is_shown("#confirm"))
     embedding.in_application("signOut()")
     tab.until_text("#signed-out", "You are signed out.")
+    assert faults_in_both_themes(tab) == []
     assert not tab.is_shown("#confirm")
     assert not tab.is_shown("#ask")
     assert tab.driver.find_elements(By.CSS_SELECTOR, FIRST) == []

@@ -7,6 +7,7 @@ import asyncio
 import datetime as dt
 import re
 from base64 import b64decode
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
@@ -15,23 +16,27 @@ import msgspec
 import pytest
 from selenium.webdriver.support.ui import Select
 
-from languages.choice import Language
+from languages.choice import LANGUAGES, Language
 from service.bookkeeping.audit import SYSTEM
 from service.bookkeeping.exports import DeskRequest, ExportRequest
 from service.export_spec import ExportSpec
 from service.exports import cancellation
 from service.exports.attempts import FAILED_MESSAGE
 from service.formats import Format
+from service.mails.messages import compose
+from service.mails.samples import SAMPLES
 from service.resources import Resources
 from service.settings import Settings
 from tests.api.serving import Served
 from tests.browser.conftest import Site, Tab, open_browser
-from tests.browser.test_accessibility import DESKTOP, PHONE, fits, resize
-from tests.browser.test_page import FIRST, SMALL_TARGETS, insert_failed, token_with
+from tests.browser.test_accessibility import DESKTOP, PHONE, emulate, fits, resize
+from tests.browser.test_page import FIRST, SMALL_TARGETS, insert_failed, token_with, violations
 from tests.conftest import Token
 from tests.languages.pseudo import LONG, MIRRORED, find_english, speaking
+from tests.mails.test_messages import parts
 from tests.support.exports import UNLIMITED, start_export
 from tests.support.factories import Connection, create_user, create_user_with
+from tests.support.mails import ADA, MESSAGE_ID, create_mailer
 
 GERMAN = "Ihre Daten"
 SHOWN_TEXT = """
@@ -131,27 +136,72 @@ class Shown(NamedTuple):
     faults: list[str]
 
 
+@pytest.fixture
+async def large_user_id(database: Connection) -> UUID:
+    """A user whose data is too large for one export."""
+    user_id = await create_user(database)
+    await database.execute(
+        "INSERT INTO public.activity (user_id, kind, occurred_at) SELECT $1, 'login', "
+        "timestamptz '2023-01-01 00:00Z' + n * interval '5 days' FROM generate_series(0, 149) AS n",
+        user_id,
+    )
+    return user_id
+
+
 @pytest.mark.parametrize("language", [LONG, MIRRORED], ids=["longer", "mirrored"])
 async def test_pseudo_languages(  # noqa: PLR0913, PLR0917 (fixtures)
     served: Served,
     user_id: UUID,
-    database: Connection,
+    large_user_id: UUID,
     token: Token,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     language: Language,
 ) -> None:
     """The API runs in this process, which knows the pseudo-language, and the browser's driver in a thread."""
-    large = await create_user(database)
-    await database.execute(
-        "INSERT INTO public.activity (user_id, kind, occurred_at) SELECT $1, 'login', "
-        "timestamptz '2023-01-01 00:00Z' + n * interval '5 days' FROM generate_series(0, 149) AS n",
-        large,
-    )
     with speaking(tmp_path / "locales", monkeypatch, language):
-        shown = await asyncio.to_thread(walk, served.url, tmp_path, language, token(user_id), token(large))
+        shown = await asyncio.to_thread(walk, served.url, tmp_path, language, token(user_id), token(large_user_id))
     assert {state: one.english - NAMES for state, one in shown.items() if one.english - NAMES} == {}
     assert {state: one.faults for state, one in shown.items() if one.faults} == {}
+
+
+async def test_german(served: Served, user_id: UUID, large_user_id: UUID, token: Token, tmp_path: Path) -> None:
+    german = LANGUAGES["de"]
+    shown = await asyncio.to_thread(walk, served.url, tmp_path, german, token(user_id), token(large_user_id))
+    assert {state: one.faults for state, one in shown.items() if one.faults} == {}
+
+
+@pytest.mark.parametrize("language", [LANGUAGES["de"], MIRRORED], ids=["german", "mirrored"])
+def test_mails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, language: Language) -> None:
+    """axe-core finds nothing in a mail's HTML, in the main part of a mail program."""
+    mail = tmp_path / "mail.html"
+    is_pseudo = language is MIRRORED
+    with (
+        speaking(tmp_path / "locales", monkeypatch, language) if is_pseudo else nullcontext(),
+        open_browser(tmp_path) as driver,
+    ):
+        tab = Tab(driver, Here(""), tmp_path)
+        for kind, facts in [(kind, facts) for kind, samples in SAMPLES.items() for facts in samples]:
+            sender = create_mailer("smtp://localhost").sender
+            composed = compose(
+                kind, sender=sender, recipient=ADA, message_id=MESSAGE_ID, facts=facts, language=language.tag
+            )
+            _, html = parts(composed)
+            within = html.replace("<body>", "<body><main>").replace("</body>", "</main></body>")
+            mail.write_text(within, encoding="utf-8")
+            driver.get(mail.as_uri())
+            assert driver.execute_script("return getComputedStyle(document.body).direction") == language.direction
+            assert barred(tab) == []
+
+
+def barred(tab: Tab) -> list[str]:
+    """axe-core's findings in both themes."""
+    found: list[str] = []
+    for theme in ("light", "dark"):
+        emulate(tab, prefers_color_scheme=theme)
+        found += [f"{theme}: {fault}" for fault in violations(tab.driver)]
+    emulate(tab)
+    return found
 
 
 def walk(url: str, folder: Path, language: Language, token: str, large_token: str) -> dict[str, Shown]:
@@ -201,4 +251,5 @@ def inspect(tab: Tab, picture: Path) -> Shown:
         faults += [f"{width}: {fault}" for fault in [*fits(tab), *tab.driver.execute_script(SMALL_TARGETS)]]
         whole = tab.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
         picture.with_name(f"{picture.name}-{width}.png").write_bytes(b64decode(whole["data"]))
+    faults += barred(tab)
     return Shown(set(find_english(tab.driver.execute_script(SHOWN_TEXT))), faults)

@@ -8,18 +8,42 @@ SwaggerUIBundle({
   validatorUrl: null,
 });
 
-// Swagger UI's markup lacks this for screen readers (axe-core: region, select-name, heading-order, nested-interactive).
+// Swagger UI's markup lacks names, headings' levels, landmarks and tables' headers for screen readers.
+const NAMES = {
+  ".information-container": () => "About",
+  ".scheme-container": () => "Server and authorization",
+  "#servers": () => "Server",
+  ".close-modal": () => "Close",
+  ".body-param__text": () => "Request body",
+  "[data-param-name] select": (select) => select.closest("[data-param-name]").dataset.paramName,
+  ".response .examples-select-element": (select) => `Example of ${select.closest("[data-code]").dataset.code}`,
+  ".json-schema-2020-12-accordion:has(> :empty:first-child)": () => "Schema",
+};
+const LEVELS = { h3: 2, h4: 3, h5: 4, h6: 4 };
+const ROLES = {
+  ".information-container, .scheme-container": "region",
+  ".responses-table": null, // it is a table
+  "td.col_header": "columnheader",
+};
+// Names that differ from the shown text, and links in buttons that do the same.
+const SURPLUS = { ".auth-btn-wrapper button": "aria-label", "button a": "href" };
 const reference = document.getElementById("reference");
-const all = (selector) => reference.querySelectorAll(selector);
+
+function each(changes, change) {
+  for (const [selector, value] of Object.entries(changes)) {
+    for (const part of reference.querySelectorAll(selector)) change(part, value);
+  }
+}
 
 function mend() {
-  for (const part of all(".information-container, .scheme-container")) {
-    part.setAttribute("role", "region");
-    part.setAttribute("aria-label", part.matches(".scheme-container") ? "Server and authorization" : "About");
+  each(NAMES, (part, name) => (part.ariaLabel = name(part)));
+  each(LEVELS, (heading, level) => (heading.ariaLevel = level));
+  each(ROLES, (part, role) => (part.role = role));
+  each(SURPLUS, (part, attribute) => part.removeAttribute(attribute));
+  // A keyboard scrolls only what it can reach.
+  for (const code of reference.querySelectorAll(".microlight")) {
+    code.tabIndex = code.scrollHeight > code.clientHeight ? 0 : -1;
   }
-  for (const select of all("#servers")) select.setAttribute("aria-label", "Server");
-  for (const heading of all("h3.opblock-tag")) heading.setAttribute("aria-level", "2");
-  for (const link of all("button a[href]")) link.removeAttribute("href"); // the button does the same
 }
 
 new MutationObserver(mend).observe(reference, { childList: true, subtree: true });
