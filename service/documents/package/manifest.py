@@ -17,6 +17,8 @@ PATH = "datapackage.json"
 SCHEMA = "https://datapackage.org/profiles/2.0/datapackage.json"
 KEPT_IN_MEMORY = 2**20
 MEDIA_TYPES = {"csv": "text/csv", "html": "text/html", "ndjson": "application/x-ndjson"}
+# Readers that aren't told guess, and take `;` for the delimiter where cells hold nothing else (Table Dialect).
+DIALECT: Mapping[str, object] = {"delimiter": ",", "lineTerminator": "\r\n", "quoteChar": '"', "doubleQuote": True}
 # Types of Table Schema. A type that isn't listed is written as text.
 TYPES: Mapping[str, str] = {
     "bool": "boolean",
@@ -102,6 +104,7 @@ def describe_table(dataset: Dataset, rows: int) -> Json:
         "type": "table",
         "format": "csv",
         "encoding": "utf-8",
+        "dialect": DIALECT,
         "rows": rows,
         "schema": {"fields": [_field(dataset, column) for column in dataset.columns]},
     }

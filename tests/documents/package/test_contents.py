@@ -1,11 +1,13 @@
 """Packages as other programs read them: whole, described by their manifest, and without markup of the data's own."""
 
+import csv
 import datetime as dt
 import hashlib
 import io
 import json
 import tracemalloc
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from uuid import UUID
 
@@ -154,6 +156,7 @@ async def hostile_user(database: Connection) -> UUID:
 
 @hypothesis.given(cells=st.lists(st.lists(st.none() | TEXT, min_size=2, max_size=2), min_size=1, max_size=5))
 @hypothesis.example(cells=[["</td><script>alert(1)</script>", "\x02c\x02r\x02n\x02e\x02"], ["<!-- rows -->", "&lt;"]])
+@hypothesis.example(cells=[[";", ";"]])  # looks as if `;` were the delimiter
 @hypothesis.settings(
     max_examples=500,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
@@ -174,11 +177,26 @@ async def test_cells_are_text(
         *([row[column] for row in cells] for column in range(2)),
     )
     files = unpack(await make_package(pool, hostile_datasets, hostile_user))
+    assert [len(row) for row in _rows_by_dialect(files, "hostile")] == [2] * len(cells)
     page = read_page(files["hostile.html"])
     assert page.rows == cells
     assert page.columns == ["a", "<i>b</i>"]
     plain = read_page(files["profile.html"])
     assert page.elements - {"span"} == plain.elements - {"span"}  # NULL is a span
+
+
+def _rows_by_dialect(files: Mapping[str, bytes], name: str) -> list[list[str]]:
+    """The section's CSV, read as the manifest says and no further."""
+    (table,) = (table for table in json.loads(files["datapackage.json"])["resources"] if table["name"] == name)
+    told = table["dialect"]
+    rows = csv.reader(
+        io.StringIO(files[table["path"]].decode(table["encoding"]), newline=""),
+        delimiter=told["delimiter"],
+        quotechar=told["quoteChar"],
+        doublequote=told["doubleQuote"],
+        lineterminator=told["lineTerminator"],
+    )
+    return list(rows)[1:]
 
 
 async def test_paths_are_safe(pool: Pool, database: Connection, tmp_path: Path) -> None:
