@@ -16,7 +16,8 @@ class Peer(NamedTuple):
 
 
 def _uvicorn(module: str) -> tuple[str, ...]:
-    options = ("--no-access-log", "--log-level", "warning", "--port")
+    # A round of the others takes longer than uvicorn's 5 seconds, after which a client may find its connection closed.
+    options = ("--no-access-log", "--log-level", "warning", "--timeout-keep-alive", "60", "--port")
     return (sys.executable, "-m", "uvicorn", f"bench.peers.{module}:app", *options)
 
 
