@@ -53,10 +53,8 @@ from service.api.operators import (
     DISABLED,
     NO_KEY,
     TOO_MANY_WRONG_KEYS,
-    require_flag,
-    require_key,
+    require_operator,
     require_permission,
-    require_scope,
 )
 from service.api.routing import ExactRoute
 from service.backends.mail_addresses import normalize_address
@@ -209,10 +207,7 @@ async def download_request(request: Request) -> Response:
 
 
 async def _require(request: Request, scope: Scope) -> tuple[ApiKey, Actor]:
-    key, actor = await require_key(request, AuditAction.REQUESTS_DENIED)
-    require_flag(request, Flag.REQUESTS)
-    await require_scope(request, key, actor, scope, AuditAction.REQUESTS_DENIED)
-    return key, actor
+    return await require_operator(request, flag=Flag.REQUESTS, scope=scope, denial=AuditAction.REQUESTS_DENIED)
 
 
 def _read_desk(key: ApiKey, body: CreateRequest) -> DeskRequest:

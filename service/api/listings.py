@@ -17,8 +17,6 @@ from service.api.operators import (
     DISABLED,
     NO_KEY,
     TOO_MANY_WRONG_KEYS,
-    require_flag,
-    require_key,
     require_permission,
     require_scope,
 )
@@ -47,17 +45,6 @@ def list_refusals(permission: str) -> tuple[ServiceError, ...]:
         RateLimitedError(TOO_MANY_LISTS, retry_after_seconds=BUSY_SECONDS),
         *SERVERS_FAIL,
     )
-
-
-async def require_list_key(request: Request, permission: str) -> tuple[ApiKey, Actor]:
-    """The key, which has the scope `permission` while the flag of the same name is on.
-
-    Authenticate first: an unauthenticated caller learns neither the flag's state nor the known parameters.
-    """
-    key, actor = await require_key(request)
-    require_flag(request, permission)
-    await require_scope(request, key, actor, permission)
-    return key, actor
 
 
 async def require_unguarded(request: Request, key: ApiKey, actor: Actor) -> None:

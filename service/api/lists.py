@@ -16,8 +16,9 @@ from service.access.api_keys import list_permission
 from service.api import selections
 from service.api.examples import UNKNOWN_PARAMETER
 from service.api.http.requests import parse_uuid, query_params
-from service.api.listings import Listing, list_refusals, require_list_key, require_unguarded
+from service.api.listings import Listing, list_refusals, require_unguarded
 from service.api.operations import Answer, Json, Operation
+from service.api.operators import require_operator
 from service.api.routing import ExactRoute
 from service.bookkeeping.audit import AuditAction
 from service.documents.comments import ParameterFact
@@ -118,7 +119,7 @@ def _endpoint(dataset: Dataset, public_url: str) -> Endpoint:
 
 async def _export(request: Request, dataset: Dataset, links: Mapping[str, str]) -> Response:
     permission = list_permission(dataset.name)
-    key, actor = await require_list_key(request, permission)
+    key, actor = await require_operator(request, flag=permission, scope=permission)
     given = query_params(request, _known_parameters(dataset))
     variant = _read_variant(given)
     if variant.guard == "none":

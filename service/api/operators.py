@@ -23,6 +23,19 @@ DISABLED = errors.PermissionDeniedError(NOT_ENABLED)
 TOO_MANY_WRONG_KEYS = errors.RateLimitedError(WRONG_KEYS, retry_after_seconds=1)
 
 
+async def require_operator(
+    request: Request, *, flag: str, scope: str, denial: AuditAction = AuditAction.USERS_DENIED
+) -> tuple[ApiKey, Actor]:
+    """The usable key, which has `scope`, while `flag` is on; what is refused is audited as `denial`.
+
+    Authenticate first: an unauthenticated caller learns neither the flag's state nor the known parameters.
+    """
+    key, actor = await require_key(request, denial)
+    require_flag(request, flag)
+    await require_scope(request, key, actor, scope, denial)
+    return key, actor
+
+
 async def require_key(request: Request, denial: AuditAction = AuditAction.USERS_DENIED) -> tuple[ApiKey, Actor]:
     """The usable key. Raises AuthenticationError, and RateLimitedError; what is refused is audited as `denial`."""
     text = request.headers.get("X-API-Key") or bearer_token(request)

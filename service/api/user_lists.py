@@ -18,9 +18,9 @@ from service.api.examples import UNKNOWN_PARAMETER
 from service.api.http.problems import UNEXPECTED
 from service.api.http.requests import query_params
 from service.api.http.responses import json_response
-from service.api.listings import Listing, list_refusals, require_list_key, require_unguarded
+from service.api.listings import Listing, list_refusals, require_unguarded
 from service.api.operations import Answer, Operation
-from service.api.operators import DISABLED, require_flag
+from service.api.operators import DISABLED, require_flag, require_operator
 from service.api.routing import ExactRoute
 from service.bookkeeping.audit import AuditAction
 from service.documents.encoding import EncoderOptions
@@ -77,7 +77,7 @@ async def show_simple(request: Request) -> Response:
 
 
 async def _export(request: Request, name: str, permission: str, filename: str) -> Response:
-    key, actor = await require_list_key(request, permission)
+    key, actor = await require_operator(request, flag=permission, scope=permission)
     query = _query(request)
     if query.guard == "none":
         await require_unguarded(request, key, actor)
