@@ -82,7 +82,7 @@ STAFF_WORDS = {
 }  # fmt: skip
 # Words of the staff in a time: `reviewed_at`.
 STAFF_TIMES = {"review", "reviewed"}
-# Names of columns that the staff write, if they are no more than that.
+# Whole names of columns that the staff write; inside a longer name these words mean other things.
 STAFF_NAMES = {"allowed", "is_allowed"}
 # Words of the staff in the user's own row.
 STAFF_ON_USERS = {"blocked", "can", "developer"}

@@ -1,6 +1,6 @@
 """The PUT of a small object, signed and sent by botocore's own parts.
 
-`put_object` finds the endpoint, validates, serializes, signs, emits two dozen events and parses for each call. That
+`put_object` finds the endpoint, validates, serializes, signs, emits a dozen events and parses for each call. That
 takes three times the CPU of signing and sending, and is a good part of what a small export costs.
 """
 
@@ -12,8 +12,9 @@ from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError
 from botocore.utils import percent_encode
 
-_HEADERS: Final = {"ServerSideEncryption": "x-amz-server-side-encryption"} | {
-    "SSEKMSKeyId": "x-amz-server-side-encryption-aws-kms-key-id"
+_HEADERS: Final = {
+    "ServerSideEncryption": "x-amz-server-side-encryption",
+    "SSEKMSKeyId": "x-amz-server-side-encryption-aws-kms-key-id",
 }
 _UNESCAPED: Final = "/~"  # in a key: botocore's own choice
 _ANY_KEY: Final = "key"
