@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from bench.attachments import measure_attachments
-from bench.charts import draw_memory, draw_throughput
-from bench.data import FULL, QUICK, Size
+from bench.charts import draw_memory, draw_rates
+from bench.data import FULL, QUICK, SMALL_RECORDS, Size
 from bench.exports import measure_queued
 from bench.lists import CARRYOUT, measure_lists, measure_parallel
 from bench.memory import measure_memory
@@ -19,7 +19,8 @@ from bench.purge import measure_purge
 from bench.report import Report, render
 from bench.scaling import measure_scaling
 from bench.selections import measure_selections
-from bench.small_exports import measure_drain, measure_small
+from bench.small_exports import SMALL, measure_drain, measure_small
+from bench.startup import measure_startup
 from bench.streams import measure_encodings, measure_first_byte, measure_streams
 from bench.world import open_world
 from service.errors import ConfigurationError
@@ -32,6 +33,7 @@ async def measure(size: Size) -> Report:
     report = Report()
     with tempfile.TemporaryDirectory() as folder:
         async with open_world(Path(folder), size) as world:
+            await measure_startup(world, report)
             cpu = await measure_lists(world, report)
             cpu = max(cpu, await measure_streams(world, report))
             report.limit("CPU of the service for 100,000 rows, the costliest document's", cpu, CPU_SECONDS, "s")
@@ -68,8 +70,19 @@ def main() -> None:
 def write(report: Report, size: Size) -> None:
     images = DOCS / "images"
     (DOCS / "benchmarks.md").write_text(render(report, size, charts=True), encoding="utf-8")
-    draw_throughput(
-        images / "throughput.png", report.bars, ours=CARRYOUT, title=f"Full list of {size.users:,} users, as CSV"
+    draw_rates(
+        images / "throughput.png",
+        report.list_rates,
+        ours=CARRYOUT,
+        title=f"Full list of {size.users:,} users, as CSV",
+        label="thousand rows a second",
+    )
+    draw_rates(
+        images / "small_exports.png",
+        report.export_rates,
+        ours=SMALL,
+        title=f"Exports of {SMALL_RECORDS} records, stored in S3",
+        label="a second",
     )
     draw_memory(images / "memory.png", report.series, title="Memory of the service while it streams")
     print(f"Written to {DOCS}/benchmarks.md and {images}.")

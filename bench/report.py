@@ -28,11 +28,14 @@ class Table(NamedTuple):
 
 @dataclass
 class Report:
-    """`series` and `bars` are for the charts: (seconds, MiB) of streams, rows a second of contenders."""
+    """For the charts: `series` are (seconds, MiB) of streams, `list_rates` thousand rows and `export_rates` small
+    exports a second of contenders.
+    """
 
     goals: list[Goal] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
-    bars: dict[str, float] = field(default_factory=dict)
+    list_rates: dict[str, float] = field(default_factory=dict)
+    export_rates: dict[str, float] = field(default_factory=dict)
     series: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
     def limit(self, work: str, figure: float, goal: float, unit: str = "x", *, digits: int = 2) -> None:
@@ -56,6 +59,7 @@ def render(report: Report, size: Size, *, charts: bool) -> str:
     )
     if charts:
         lines += ["![Rows a second, Carryout and its peers](images/throughput.png)", ""]
+        lines += ["![Small exports a second, Carryout and the usual way](images/small_exports.png)", ""]
         lines += ["![Memory of the service while a million rows leave](images/memory.png)", ""]
     for table in report.tables:
         lines += _table(table)

@@ -54,6 +54,7 @@ async def measure_small(world: World, report: Report) -> None:
     report.reach(
         f"the same, by {SMALL_EXPORTS.name}", rates[SMALL].median / rates[SMALL_EXPORTS.name].median, BY_USUAL_WAY
     )
+    report.export_rates |= {name: rate.median for name, rate in rates.items()}
     report.tables.append(
         Table(
             f"Small exports, {SMALL_RECORDS} records, {CLIENTS} clients",

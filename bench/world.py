@@ -80,10 +80,10 @@ async def open_world(folder: Path, size: Size) -> AsyncIterator[World]:
 
 
 @asynccontextmanager
-async def open_peers(world: World) -> AsyncIterator[list[Server]]:
+async def open_peers(world: World, environ: Mapping[str, str]) -> AsyncIterator[list[Server]]:
     """Run all peers, each in its own process."""
     async with AsyncExitStack() as exits:
-        yield [await exits.enter_async_context(open_peer(world, peer)) for peer in PEERS]
+        yield [await exits.enter_async_context(open_peer(world, peer, environ)) for peer in PEERS]
 
 
 @asynccontextmanager
@@ -104,14 +104,14 @@ async def open_api(world: World, name: str, environ: Mapping[str, str]) -> Async
 
 
 @asynccontextmanager
-async def open_peer(world: World, peer: Peer) -> AsyncIterator[Server]:
+async def open_peer(world: World, peer: Peer, environ: Mapping[str, str] | None = None) -> AsyncIterator[Server]:
     run_dir = world.stack.data_dir / "run"
     name = "peer-" + peer.command[3].partition(":")[0].rpartition(".")[2]
     port = keep_port(run_dir / f"{name}.port")
     address = f"127.0.0.1:{port}" if peer.command[-1] == "--bind" else str(port)
     process = ChildProcess(name, run_dir)
     settings = world.settings
-    environ = dict(os.environ) | {
+    given = dict(os.environ) | {
         "DATABASE_URL": world.stack.admin_url,
         "S3_BUCKET": settings.s3_bucket,
         "AWS_ENDPOINT_URL_S3": settings.s3_endpoint_url,
@@ -119,7 +119,8 @@ async def open_peer(world: World, peer: Peer) -> AsyncIterator[Server]:
         "AWS_ACCESS_KEY_ID": settings.s3_access_key_id,
         "AWS_SECRET_ACCESS_KEY": settings.s3_secret_access_key,
     }
-    await process.start([*peer.command, address], environ, answers=lambda: _answers(port, b"/nothing"))
+    given |= environ or {}
+    await process.start([*peer.command, address], given, answers=lambda: _answers(port, b"/nothing"))
     try:
         yield Server(peer.name, f"http://127.0.0.1:{port}/", pid_of(run_dir, name))
     finally:

@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 
 import boto3
 from fastapi import Depends, FastAPI, status
-from sqlalchemy import TIMESTAMP, create_engine, select
+from sqlalchemy import TIMESTAMP, MetaData, create_engine, select
 from sqlalchemy.dialects.postgresql import INET, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -24,7 +24,7 @@ BUCKET = os.environ["S3_BUCKET"]
 
 
 class Base(DeclarativeBase):
-    pass
+    metadata = MetaData(schema="public")  # the role's own schema is Carryout's
 
 
 class Job(Base):
