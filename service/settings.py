@@ -357,7 +357,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 15.0
     worker_poll_seconds: Annotated[
-        float, Meta(ge=0.01, le=30, description="How often a worker looks into its queue")
+        float, Meta(ge=0.01, le=30, description="How often a worker looks into its queue, besides when an export ends")
     ] = 0.1
     worker_grace_seconds: Annotated[
         float, Meta(ge=0, le=3_600, description="After SIGTERM: how long a worker's exports may take to end")

@@ -46,6 +46,7 @@ PARAMETERS = {
     arq.worker.Worker._poll_iteration: [],
     arq.worker.Worker.async_run: [],
     arq.worker.Worker.close: [],
+    arq.worker.Worker._release_sem_dec_counter_on_complete: [],
 }
 # Our code reads them; only the parents' __init__ or on_message_begin sets them.
 ATTRIBUTES = {
@@ -125,6 +126,10 @@ def test_an_entry_of_a_zip_is_deflated_by_its_own_compressor() -> None:
 def test_the_loop_ends_with_a_heart_beat() -> None:
     """A consumer counts as alive when arq has looked into the queue."""
     assert "await self.heart_beat()" in inspect.getsource(arq.worker.Worker._poll_iteration)
+
+
+def test_arq_says_when_an_export_has_made_room() -> None:
+    assert "self._release_sem_dec_counter_on_complete()" in inspect.getsource(arq.worker.Worker.start_jobs)
 
 
 def test_a_refusal_begins_with_a_whole_status_line() -> None:

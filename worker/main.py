@@ -7,10 +7,10 @@ import tempfile
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import arq.utils
 import arq.worker
 import redis.exceptions
 import structlog
@@ -247,11 +247,22 @@ class _Consumer(arq.worker.Worker):
         """`has_polled` is called after each poll of the queue."""
         super().__init__(*arguments, **options)
         self._has_polled = has_polled
+        self._has_room = asyncio.Event()
 
     async def main(self) -> None:
-        """Arq would first log what INFO and DBSIZE say, to which a user with rights to our keys alone has none."""
-        async for _ in arq.utils.poll(self.poll_delay_s):
+        """Poll when an export ends, too: small ones end sooner than the next poll is due.
+
+        Arq would first log what INFO and DBSIZE say, to which a user with rights to our keys alone has none.
+        """
+        while True:
+            self._has_room.clear()
             await self._poll_iteration()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._has_room.wait(), self.poll_delay_s)
+
+    def _release_sem_dec_counter_on_complete(self) -> None:
+        super()._release_sem_dec_counter_on_complete()
+        self._has_room.set()
 
     async def heart_beat(self) -> None:
         await super().heart_beat()

@@ -38,6 +38,17 @@ async def _start_and_stall(world: World, proxy: FaultProxy) -> tuple[Export, Pro
     return export, worker
 
 
+async def test_the_next_export_begins_when_one_ends(world: World) -> None:
+    """And not at the worker's next look into its queue, which is due after all patience has ended here."""
+    exports = [await world.ask(await world.create_user(records=10)) for _ in range(4)]
+    await world.start_worker(CARRYOUT_WORKER_JOBS="1", CARRYOUT_WORKER_POLL_SECONDS="30", CARRYOUT_LEASE_SECONDS="3600")
+
+    async def are_completed() -> bool:
+        return {(await world.find(export)).status for export in exports} == {ExportStatus.COMPLETED}
+
+    await world.until(are_completed, "all exports to end")
+
+
 async def test_sigterm_hands_the_export_back_at_no_cost(proxied_world: World, s3_proxy: FaultProxy) -> None:
     world = proxied_world
     export, worker = await _start_and_stall(world, s3_proxy)
