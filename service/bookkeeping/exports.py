@@ -489,9 +489,11 @@ class ExportRepository:
         """Audit that a download was cut before its end."""
         await self._record(connection, actor, AuditAction.DOWNLOAD_CUT, export, outcome=outcome)
 
-    async def record_mail(self, connection: Connection, export: Export, *, outcome: str) -> None:
-        """Audit the outcome of a mail about the export."""
-        await self._record(connection, SYSTEM, AuditAction.EMAILED, export, outcome=outcome)
+    async def record_mail(self, connection: Connection, job_id: uuid.UUID, *, outcome: str) -> Export:
+        """Audit the outcome of a mail about the export, which exists as long as the mail does."""
+        row = await _change(connection, SYSTEM, AuditAction.EMAILED, "find_export", job_id, outcome=outcome)
+        assert row is not None  # by the mail's foreign key
+        return read_export(row)
 
     async def record_resent_mail(self, connection: Connection, export: Export, actor: Actor) -> None:
         """Audit that `actor` wants the export's mail to be sent again."""
@@ -643,7 +645,7 @@ async def _change(  # noqa: PLR0913 (a row's columns)
     outcome: str | None = None,
     mail: Mail | None = None,
 ) -> asyncpg.Record | None:
-    """The row that `query` has changed, if any: the change, its event and its mail are one statement."""
+    """The row that `query` has changed or found, if any: it, its event and its mail are one statement."""
     by = SYSTEM_COLUMNS if actor is SYSTEM else actor_columns(connection, actor)
     rest = (*by, action, outcome, *(mail or NO_MAIL))
     return await connection.fetchrow(_recording(query, len(arguments)), *arguments, *rest)

@@ -14,7 +14,7 @@ import asyncpg
 import msgspec
 import structlog
 
-from service.backends.database import QUERIES, Connection
+from service.backends.database import QUERIES, Connection, Executor
 from service.errors import EntrySupersededError
 
 LEASE_SECONDS = 60.0  # longer than any attempt: see backends.smtp.CONVERSATION_SECONDS
@@ -79,7 +79,7 @@ class Outbox(Generic[E]):
         query = self._query("claim_due_entries")
         return self._entries(await connection.fetch(query, limit, LEASE_SECONDS, self._give_up_after_seconds))
 
-    async def begin_data(self, connection: Connection, entry: E) -> None:
+    async def begin_data(self, connection: Executor, entry: E) -> None:
         """Note that the entry itself is sent now: after the commit, a lost worker leaves it ambiguous."""
         query = self._query("begin_entry_data")
         self._still_ours(await connection.fetchrow(query, entry.id, entry.attempts, LEASE_SECONDS))

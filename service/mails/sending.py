@@ -92,8 +92,7 @@ async def _attempt(resources: Resources, notification: Notification, export: Exp
         return Delivery(Outcome.SKIPPED, "the application's address for this user is not one valid address")
 
     async def begin_data() -> None:
-        async with resources.transaction() as connection:
-            await resources.notifications.begin_data(connection, notification)
+        await resources.notifications.begin_data(resources.autocommit, notification)
 
     language = export.wishes.choose(found.locale, resources.settings.language)
     message = compose(
@@ -110,8 +109,7 @@ async def _attempt(resources: Resources, notification: Notification, export: Exp
 
 
 async def _get_export(resources: Resources, notification: Notification) -> Export:
-    async with resources.connection() as connection:
-        export = await resources.exports.find(connection, notification.job_id)
+    export = await resources.exports.find(resources.autocommit, notification.job_id)
     if export is None:
         raise EntrySupersededError  # both rows are gone
     return export
@@ -157,9 +155,7 @@ async def _conclude(
 
 
 async def _audit(resources: Resources, connection: Connection, ended: Notification) -> None:
-    export = await resources.exports.find(connection, ended.job_id)
-    assert export is not None  # by the notification's foreign key, which this transaction's lock keeps
     outcome = f"{ended.state}: {ended.last_error}" if ended.last_error else ended.state
-    await resources.exports.record_mail(connection, export, outcome=outcome)
+    export = await resources.exports.record_mail(connection, ended.job_id, outcome=outcome)
     if ended.kind == "ready" and ended.state is EntryState.SENT:
         await resources.exports.note_answered(connection, export)

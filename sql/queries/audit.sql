@@ -17,8 +17,8 @@ WITH wait (seconds) AS (
 SELECT seconds FROM wait
 
 -- name: record_change
--- An UPDATE of exports with an event for each; and with a mail to the user of one that was queued, if it has a
--- Message-ID. The names in braces stand for the UPDATE, and for parameters after its own.
+-- An UPDATE of exports, or a SELECT, with an event for each row; and with a mail to the user of one that was queued, if
+-- it has a Message-ID. The names in braces stand for that, and for parameters after its own.
 WITH changed AS (
   {change}
 ), events AS (
