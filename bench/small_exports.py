@@ -10,6 +10,7 @@ from functools import partial
 from uuid import UUID, uuid4
 
 import aiohttp
+import aiosmtplib
 import asyncpg
 
 from bench.data import DRAINED_RECORDS, SMALL_RECORDS, SMALL_USERS, drained_user, small_user
@@ -19,6 +20,7 @@ from bench.report import Report, Table
 from bench.streams import load_documents
 from bench.world import Server, World, open_peer
 from service.backends.database import Pool
+from service.backends.smtp import MailServer, parse_smtp_url
 from service.backends.storage import ObjectStorage, open_storage
 from service.documents.encoders import create_encoder
 from service.formats import Format
@@ -31,6 +33,9 @@ DRAIN_BY_BARE_LOOP = 0.6
 JOBS = 4  # a worker's at once
 POLL_SECONDS = 0.2
 DRAIN_SECONDS = 900
+MAIL = (
+    b"Subject: Your data export is ready\r\n\r\n" + 80 * b"A line of text, as long as lines of mails are on average\r\n"
+)
 SMALL = "Carryout, POST to 201"
 BARE = "its I/O alone"
 
@@ -142,15 +147,17 @@ async def measure_drain(world: World, report: Report) -> None:
     made = await _drain(world, users)
     world.meter.say("the same, their I/O alone")
     async with _open_bare_loop(world, drained_user) as bare:
+        send = partial(_send_bare_mail, parse_smtp_url(world.settings.smtp_url))
         started = time.perf_counter()
-        await asyncio.gather(*(_make_all(bare, users[job::JOBS]) for job in range(JOBS)))
+        await asyncio.gather(*(_make_all(bare, send, users[job::JOBS]) for job in range(JOBS)))
         alone = len(users) / (time.perf_counter() - started)
     work = f"queued exports ({DRAINED_RECORDS:,} records), {len(users):,} users at once, by a bare loop of their I/O"
     report.reach(work, made / alone, DRAIN_BY_BARE_LOOP)
     report.tables.append(
         Table(
             f"Queued exports, {DRAINED_RECORDS:,} records, {len(users):,} users at once",
-            "Drained by one worker after the last was accepted. The bare loop makes as many at a time as the worker.",
+            "Drained by one worker after the last was accepted, with their mails. The bare loop makes as many at a time, and"
+            " sends each mail's bytes, which are the same for all.",
             ("what", "a second"),
             [("one worker", f"{made:.0f}"), (BARE, f"{alone:.0f}")],
         )
@@ -185,9 +192,23 @@ _DRAINED = """SELECT count(*) / extract(epoch FROM max(completed_at) - $2)::floa
 WHERE user_id = ANY ($1::uuid[]) AND completed_at > $2"""
 
 
-async def _make_all(export: Export, users: Sequence[tuple[int, dict[str, str]]]) -> None:
+async def _make_all(
+    export: Export, send: Callable[[], Awaitable[None]], users: Sequence[tuple[int, dict[str, str]]]
+) -> None:
     for number, headers in users:
         await export(number, headers)
+        await send()
+
+
+async def _send_bare_mail(server: MailServer) -> None:
+    await aiosmtplib.send(
+        MAIL,
+        sender="exports@example.com",
+        recipients=["user@example.com"],
+        hostname=server.host,
+        port=server.port,
+        start_tls=False,
+    )
 
 
 @asynccontextmanager

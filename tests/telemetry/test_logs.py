@@ -416,3 +416,32 @@ def test_a_line_after_a_torn_one_begins_anew() -> None:
         sink.write("c\n")
         assert pipe.read(free) == b"c\n"
     assert lost == ["line"]
+
+
+def test_a_line_waits_for_a_collector_that_has_stopped_reading_and_nothing_else_does() -> None:
+    program = PREAMBLE.replace("LEVEL", "'info'") + textwrap.dedent("""
+        import os, sys
+
+        async def main():
+            sys.stdout.buffer.write(b"x" * 4096)
+            sys.stdout.flush()
+            line = asyncio.create_task(log.ainfo("stuck"))
+            await asyncio.sleep(0.2)
+            os.write(2, b"stuck" if not line.done() else b"lost")
+            await line
+            await log.ainfo("told")
+
+        asyncio.run(main())
+    """)
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4_096)
+    with os.fdopen(reading, "rb") as pipe:
+        process = subprocess.Popen([sys.executable, "-c", program], stdout=writing, stderr=subprocess.PIPE)
+        os.close(writing)
+        assert process.stderr is not None
+        with process.stderr:
+            assert process.stderr.read(5) == b"stuck"
+            lines = pipe.read().removeprefix(b"x" * 4_096).splitlines()
+            assert process.stderr.read() == b""
+        assert process.wait() == 0
+    assert [json.loads(line)["event"] for line in lines] == ["stuck", "told"]
