@@ -1,8 +1,11 @@
 """The servers that Carryout needs, from Python wheels; each listens on a fixed port of 127.0.0.1."""
 
+import asyncio
 import os
+import re
 import shutil
 import signal
+from asyncio.subprocess import PIPE
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -16,6 +19,8 @@ from guard.files import replace_file
 from service.errors import ConfigurationError
 
 CONNECT_TIMEOUT_SECONDS: Final = 5
+# The first PostgreSQL that knows `scram_iterations`.
+SCRAM_ITERATIONS_MAJOR: Final = 16
 
 # The caller's variables (PGDATA, RCLONE_…, LANG) must not reach a server.
 CLEAN_ENVIRON: Final = {"PATH": "/usr/bin:/bin"}
@@ -85,6 +90,9 @@ class Postgres:
         give(password_file, account)
         command: Command = [binaries / "initdb", "-D", unfinished, "--no-sync", "--no-instructions"]
         command += ["--username=carryout", "--auth=scram-sha-256", f"--pwfile={password_file}"]
+        if await _find_major(binaries) >= SCRAM_ITERATIONS_MAJOR:
+            # Its passwords are random: more rounds would only make each login dearer.
+            command += ["--set=scram_iterations=1"]
         # The same collation and encoding on every machine, independent of its locales.
         command += ["--encoding=UTF8", "--locale=C"]
         try:
@@ -100,6 +108,13 @@ class Postgres:
             return False
         await connection.close()
         return True
+
+
+async def _find_major(binaries: Path) -> int:
+    process = await asyncio.create_subprocess_exec(binaries / "initdb", "--version", stdout=PIPE, env=CLEAN_ENVIRON)
+    output, _ = await process.communicate()
+    found = re.search(rb"\(PostgreSQL\) (\d+)", output)
+    return int(found[1]) if found else 0
 
 
 def find_postgres() -> Path:
