@@ -58,6 +58,7 @@ async def test_rows_of_removed_flags_are_ignored(database: Connection, database_
         assert all(flags.is_enabled(flag) for flag in Flag)
 
 
+@pytest.mark.slow
 async def test_switches_are_followed_also_after_the_connection_was_lost(
     database: Connection, database_url: str
 ) -> None:

@@ -462,6 +462,7 @@ class TestFuzz:
 
     @settings(deadline=None)
     @given(data=st.data())
+    @pytest.mark.slow
     async def test_signed_json_of_any_shape(self, verifier: JwtVerifier, data: st.DataObject) -> None:
         json_values = st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

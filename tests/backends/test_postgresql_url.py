@@ -70,6 +70,7 @@ class TestHosts:
         async with connect(_behind(CLOSED, database_url)) as connection:
             assert await connection.fetchval("SELECT 1") == 1
 
+    @pytest.mark.slow
     async def test_a_silent_one_costs_its_share_of_the_time_once(self, database_url: str) -> None:
         """It takes connections and never answers, as behind a load balancer."""
         asked = 0

@@ -138,6 +138,7 @@ async def test_a_refused_connection_is_tried_again() -> None:
     ],
 )
 @pytest.mark.parametrize("limit", ["OPERATION_SECONDS", "CONVERSATION_SECONDS"])
+@pytest.mark.slow
 async def test_a_silent_server_is_left(
     server: SmtpServer, monkeypatch: pytest.MonkeyPatch, step: str, outcome: Outcome, limit: str
 ) -> None:

@@ -217,6 +217,7 @@ class TestAudit:
             "request_id": "r1",
         }
 
+    @pytest.mark.slow
     async def test_a_long_trail_is_never_in_memory_as_a_whole(self, database: Connection) -> None:
         await database.execute(
             """INSERT INTO carryout.export_audit (actor_type, action, user_agent)

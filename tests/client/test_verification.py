@@ -160,6 +160,7 @@ def test_another_method_is_refused(file: Path, method: int) -> None:
     max_examples=300, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
 )
 @hypothesis.given(data=st.data())
+@pytest.mark.slow
 def test_a_damaged_one_is_refused_with_a_sentence(file: Path, data: st.DataObject) -> None:
     """One byte is another one, or the end is missing. Where no reader looks, it may pass."""
     whole = archive_of(FILES, manifest_of(FILES))

@@ -102,6 +102,7 @@ class History:
 
 
 @pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.slow
 async def test_no_row_is_lost(
     database: Connection, pool: Pool, datasets: tuple[Dataset, ...], writers: list[Connection], part: int
 ) -> None:

@@ -77,6 +77,7 @@ async def refuse(pool: Pool, datasets: tuple[Dataset, ...], user_id: UUID, *, ma
     return refused.value.fields
 
 
+@pytest.mark.slow
 async def test_all_ranges_hold_all_rows_while_others_are_inserted(
     database: Connection, database_url: str, pool: Pool, datasets: tuple[Dataset, ...]
 ) -> None:

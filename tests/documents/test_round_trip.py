@@ -33,6 +33,8 @@ Row: TypeAlias = Mapping[str, str | None]
 Shape: TypeAlias = list[dict[str, str]]
 Value = TypeVar("Value")
 
+pytestmark = pytest.mark.slow  # its rows of every type take seconds to make
+
 ROWS = 2_000
 VALUES = 200
 SHAPES = 6

@@ -271,6 +271,7 @@ class TestPassingTroubles:
         with pytest.raises(UnavailableError, match=UNFINISHED):
             await make()
 
+    @pytest.mark.slow
     async def test_a_deadlock(self, database: Connection, migrating: Connection, make: Make) -> None:
         """Ours is the session that PostgreSQL ends: the other looks for none."""
         await migrating.execute("SET LOCAL deadlock_timeout = '10min'")

@@ -196,6 +196,7 @@ class TestChunks:
         assert sum(sizes) > 1_001 * 100_000
         assert max(sizes) < MAX_ADDED_BYTES + 2 * CHUNK_BYTES
 
+    @pytest.mark.slow
     async def test_wide_rows_that_take_long_arrive_whole(
         self, pool: Pool, database: Connection, tmp_path: Path
     ) -> None:

@@ -184,6 +184,7 @@ def calamine_texts(document: bytes) -> list[str]:
     return [line[0] for line in calamine(document)["things"]]
 
 
+@pytest.mark.slow
 def test_more_rows_than_a_sheet_holds_go_on_in_a_further_one() -> None:
     rows = [b"<c><v>%d</v></c>" % number for number in range(MAX_ROWS + 1_000)]
 

@@ -84,6 +84,7 @@ async def test_openpyxl_reads_the_values(document: bytes) -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.slow
 async def test_others_read_the_same_cells(document: bytes, tmp_path: Path, name: str) -> None:
     assert OTHERS[name](document, tmp_path) == read_with_openpyxl(document, tmp_path)
 

@@ -70,6 +70,7 @@ def ask(name: str, *values: str, query: bytes = b"") -> Request:
 
 @FUZZ
 @given(token=like("eyJhbGciOiJIUzI1NiJ9", ".", "e30", "eyJzdWIiOiIxIn0", "bnVsbA"))
+@pytest.mark.slow
 async def test_tokens(token: str) -> None:
     tried["token"] += 1
     async with open_jwt_verifier(make_settings(JWT_SECRET=SECRET)) as verifier:

@@ -1,4 +1,4 @@
-"""`pytest --quick`: the tests that start no process and no server but the one PostgreSQL.
+"""`pytest --quick`: the tests that start no process and no server but the one PostgreSQL, and aren't marked `slow`.
 
 Computed from each test's own code and that of its fixtures, so that a list need not be maintained. A plugin of pytest,
 registered by conftest.py.
@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def is_quick(item: pytest.Item) -> bool:
-    return not any(starts_process(function) for function in _functions(item))
+    return not item.get_closest_marker("slow") and not any(map(starts_process, _functions(item)))
 
 
 def _functions(item: pytest.Item) -> Iterator[Callable[..., Any]]:

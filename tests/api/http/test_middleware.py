@@ -221,6 +221,7 @@ async def test_other_protocols_pass_through() -> None:
     assert [message["type"] for message in seen] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
+@pytest.mark.slow
 async def test_a_stopping_server_says_so_to_whom_it_keeps_waiting() -> None:
     asked = asyncio.Event()
 

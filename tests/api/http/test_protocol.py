@@ -270,6 +270,7 @@ async def test_a_body_that_does_not_arrive_breaks_the_connection(monkeypatch: py
         writer.close()
 
 
+@pytest.mark.slow
 async def test_requests_one_after_the_other_have_their_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "REQUEST_SECONDS", 2)
     async with serve(create_edge(ROUTES)) as served, served.client() as client:
@@ -278,6 +279,7 @@ async def test_requests_one_after_the_other_have_their_own_time(monkeypatch: pyt
             await asyncio.sleep(0.5)
 
 
+@pytest.mark.slow
 async def test_rubbish_behind_a_running_request_breaks_it_off() -> None:
     running = asyncio.Event()
 
@@ -297,6 +299,7 @@ async def test_rubbish_behind_a_running_request_breaks_it_off() -> None:
 
 
 @pytest.mark.parametrize("requests", [1, protocol.MAX_WAITING])
+@pytest.mark.slow
 async def test_a_client_that_takes_nothing_is_cut(requests: int, monkeypatch: pytest.MonkeyPatch) -> None:
     async def large(_request: Request) -> Response:
         return PlainTextResponse(b"x" * MEGABYTE)

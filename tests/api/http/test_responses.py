@@ -174,6 +174,7 @@ async def test_a_client_that_leaves_before_the_first_chunk_closes_the_chunks() -
     assert source.ends == [StreamEnd.CLIENT_GONE]
 
 
+@pytest.mark.slow
 async def test_a_stalled_client_is_cut() -> None:
     source = Source(endless=True)
     async with serve(create_edge([stream(source, patience=HASTY)])) as served:
@@ -187,6 +188,7 @@ async def test_a_stalled_client_is_cut() -> None:
     assert source.size < 1024 * 1024  # the kernel alone would take 4 MiB before the service noticed
 
 
+@pytest.mark.slow
 async def test_a_stalled_client_is_not_logged_as_an_error(caplog: pytest.LogCaptureFixture) -> None:
     source = Source(endless=True)
     with capture_logs() as events:
@@ -199,6 +201,7 @@ async def test_a_stalled_client_is_not_logged_as_an_error(caplog: pytest.LogCapt
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@pytest.mark.slow
 async def test_a_stalled_client_that_pipelines_is_not_logged_as_an_error(caplog: pytest.LogCaptureFixture) -> None:
     source = Source(endless=True)
     async with serve(create_edge([stream(source, patience=HASTY)])) as served:
@@ -224,6 +227,7 @@ async def test_a_client_that_pipelines_and_leaves_is_gone(caplog: pytest.LogCapt
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@pytest.mark.slow
 async def test_a_stalled_client_that_leaves_while_it_is_cut_disturbs_nothing() -> None:
     source = Source(endless=True)
     source.may_close.clear()
@@ -248,6 +252,7 @@ async def read_slowly(reader: asyncio.StreamReader) -> bytes:
     return last
 
 
+@pytest.mark.slow
 async def test_a_slow_but_living_client_is_served() -> None:
     source = Source(*[CHUNK] * 48)
     patience = Patience(initial_seconds=2, max_seconds=2, bytes_per_second=20_000)
@@ -258,6 +263,7 @@ async def test_a_slow_but_living_client_is_served() -> None:
     assert source.ends == [StreamEnd.COMPLETE]
 
 
+@pytest.mark.slow
 async def test_a_client_below_the_rate_is_cut() -> None:
     source = Source(endless=True)
     patience = Patience(initial_seconds=2, max_seconds=2, bytes_per_second=10_000_000)
@@ -270,6 +276,7 @@ async def test_a_client_below_the_rate_is_cut() -> None:
 
 
 @pytest.mark.parametrize("is_crowded", [False, True])
+@pytest.mark.slow
 async def test_a_slow_client_is_cut_while_all_places_are_taken(*, is_crowded: bool) -> None:
     source = Source(*[CHUNK] * 48)
     patience = Patience(initial_seconds=2, max_seconds=2, bytes_per_second=20_000, crowded_bytes_per_second=10_000_000)
@@ -281,6 +288,7 @@ async def test_a_slow_client_is_cut_while_all_places_are_taken(*, is_crowded: bo
     assert source.ends == [StreamEnd.TOO_SLOW if is_crowded else StreamEnd.COMPLETE]
 
 
+@pytest.mark.slow
 async def test_a_client_that_has_read_much_may_pause() -> None:
     source = Source(*[CHUNK] * 48)
     patience = Patience(initial_seconds=2, max_seconds=30, bytes_per_second=20_000)
@@ -293,6 +301,7 @@ async def test_a_client_that_has_read_much_may_pause() -> None:
     assert source.ends == [StreamEnd.COMPLETE]
 
 
+@pytest.mark.slow
 async def test_bytes_that_only_reached_buffers_earn_no_pause() -> None:
     source = Source(endless=True)
     patience = Patience(initial_seconds=0.5, max_seconds=600, bytes_per_second=1)
@@ -333,6 +342,7 @@ async def test_clean_up_survives_repeated_cancellation() -> None:
     assert source.ends == [StreamEnd.FAILED]
 
 
+@pytest.mark.slow
 async def test_a_stopping_server_ends_a_stream_as_failed() -> None:
     source = Source(endless=True)
     async with serve(create_edge([stream(source)])) as served:

@@ -151,6 +151,7 @@ async def test_files_are_in_it_as_they_are(make: Maker, s3: ScriptedStore) -> No
     assert "4 files are in the folder" in read_page(made.files["index.html"]).text
 
 
+@pytest.mark.slow
 async def test_pages_lead_to_files_and_back(make: Maker, s3: ScriptedStore) -> None:
     s3.objects = {f"{PREFIX}{n}.png": b"\x89PNG" for n in range(502)}
     made = await make(*(photo(f"{n}.png") for n in range(502)))
@@ -217,6 +218,7 @@ FAULTS: dict[str, tuple[Answer, str]] = {
 
 @pytest.mark.parametrize("size", [3_000, 12 * 2**20], ids=["small", "large"])
 @pytest.mark.parametrize(("answer", "fault"), FAULTS.values(), ids=FAULTS.keys())
+@pytest.mark.slow
 async def test_one_that_can_not_be_read_is_told_and_left_out(
     make: Maker, s3: ScriptedStore, answer: Answer, fault: str, size: int
 ) -> None:
@@ -236,6 +238,7 @@ async def test_one_that_can_not_be_read_is_told_and_left_out(
 @pytest.mark.parametrize("size", [3_000, 12 * 2**20], ids=["small", "large"])
 @pytest.mark.parametrize("answer", [hanging, hanging_body])
 @pytest.mark.usefixtures("impatience")
+@pytest.mark.slow
 async def test_one_that_is_silent_is_left_out(make: Maker, s3: ScriptedStore, answer: Answer, size: int) -> None:
     s3.objects = {f"{PREFIX}bad.jpg": b"x" * size}
     s3.answers[f"{PREFIX}bad.jpg"] = answer
@@ -254,6 +257,7 @@ async def test_one_that_breaks_off_goes_on(make: Maker, s3: ScriptedStore, size:
 
 
 @pytest.mark.parametrize("status", [503, 429, 500])
+@pytest.mark.slow
 async def test_a_store_that_is_down_is_an_outage(make: Maker, s3: ScriptedStore, status: int) -> None:
     s3.objects = {f"{PREFIX}a.jpg": CONTENT}
     s3.down = status
@@ -261,6 +265,7 @@ async def test_a_store_that_is_down_is_an_outage(make: Maker, s3: ScriptedStore,
         await make(photo("a.jpg"))
 
 
+@pytest.mark.slow
 async def test_a_store_that_goes_down_meanwhile_is_an_outage(make: Maker, s3: ScriptedStore) -> None:
     async def last(request: Any, content: bytes) -> Any:
         if request.method == "GET":

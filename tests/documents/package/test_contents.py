@@ -161,6 +161,7 @@ async def hostile_user(database: Connection) -> UUID:
     max_examples=500,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
 )
+@pytest.mark.slow
 async def test_cells_are_text(
     *,
     pool: Pool,
@@ -259,6 +260,7 @@ async def test_a_package_cut_anywhere_is_none(pool: Pool, datasets: tuple[Datase
             zipfile.ZipFile(io.BytesIO(content[:end]))
 
 
+@pytest.mark.slow
 async def test_memory_does_not_know_the_length(pool: Pool, datasets: tuple[Dataset, ...], database: Connection) -> None:
     peaks = []
     for records in (2_000, 40_000):
