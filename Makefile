@@ -40,13 +40,13 @@ run: $(STAMP) ## the same stack left running [PORT=8000] [DATA_DIR=.carryout]
 	@exec $(BIN)/carryout dev --port $(PORT) --data-dir $(DATA_DIR)
 
 test: $(STAMP) ## all tests, or those of ARGS, on the embedded servers [ARGS="tests/documents -k csv"] [POSTGRES_BIN=…/15/bin]
-	@$(BIN)/python -m pytest $(or $(ARGS),-n 3 --dist worksteal)
+	@$(BIN)/python -m pytest $(or $(ARGS),-n 4 --dist worksteal)
 
 quick: $(STAMP) ## the tests that need no server but PostgreSQL, in a minute [ARGS="-k csv"]
 	@$(BIN)/python -m pytest --quick -n 3 --dist worksteal $(ARGS)
 
 coverage: $(STAMP) ## all tests, measured; fails below the floor in pyproject.toml
-	@$(BIN)/python -m pytest -n 3 --dist worksteal --cov --cov-report=term:skip-covered
+	@$(BIN)/python -m pytest -n 4 --dist worksteal --cov --cov-report=term:skip-covered
 
 $(PROVIDER_STAMP): $(STAMP) requirements/browser.lock $(PROVIDER)/package-lock.json
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/browser.lock

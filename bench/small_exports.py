@@ -156,8 +156,8 @@ async def measure_drain(world: World, report: Report) -> None:
     report.tables.append(
         Table(
             f"Queued exports, {DRAINED_RECORDS:,} records, {len(users):,} users at once",
-            "Drained by one worker after the last was accepted, with their mails. The bare loop makes as many at a time,"
-            " and sends a mail for each.",
+            "Drained by one worker after the last was accepted, with their mails. The bare loop makes as many at a"
+            " time, and sends a mail for each.",
             ("what", "a second"),
             [("one worker", f"{made:.0f}"), (BARE, f"{alone:.0f}")],
         )
