@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bench.measure import Transfer
 from devstack.files import find_binary
+from service.backends.database import QUERIES
 
 
 async def curl(url: str, headers: Mapping[str, str] | None = None, *, status: int = 200) -> Transfer:
@@ -36,6 +37,16 @@ async def psql(dsn: str, commands: Sequence[str]) -> Transfer:
     given = [part for command in commands for part in ("-c", command)]
     _, seconds = await run([binary, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", *given, dsn])
     return Transfer(seconds)
+
+
+def copy_commands(queries: Sequence[str]) -> list[str]:
+    """Commands for `psql` that copy the rows as the service's snapshots render them."""
+    return [
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        QUERIES["use_portable_formats"],
+        *(f"COPY ({query}) TO STDOUT" for query in queries),
+        "COMMIT",
+    ]
 
 
 async def run(command: Sequence[str | Path]) -> tuple[bytes, float]:

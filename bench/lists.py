@@ -7,12 +7,11 @@ from pathlib import Path
 
 import asyncpg
 
-from bench.clients import curl, psql
+from bench.clients import copy_commands, curl, psql
 from bench.measure import Contender, Measured, Transfer, ratio
 from bench.peers import COPY_BUFFERED, ORM, PEERS
 from bench.report import Report, Table
 from bench.world import World, list_url, open_peers
-from service.backends.database import QUERIES
 from service.documents.datasets import load_user_lists
 from service.documents.encoders import create_encoder
 from service.formats import Format
@@ -38,18 +37,12 @@ async def measure_lists(world: World, report: Report) -> float:
     """Returns the service's CPU seconds for 100,000 rows."""
     rows = world.size.users
     rendered = await _render_list(world)
-    copy = [
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-        QUERIES["use_portable_formats"],
-        f"COPY ({rendered}) TO STDOUT",
-        "COMMIT",
-    ]
     async with open_peers(world, {"RENDERED_ROWS": rendered}) as peers:
         buffered = next(peer for peer in peers if peer.name == COPY_BUFFERED)
         contenders = [
             Contender(CARRYOUT, world.api.pid, partial(curl, list_url(world.api), world.operator())),
             Contender(PSQL, None, partial(psql, world.stack.admin_url, [COPY_FULL])),
-            Contender(PSQL_RENDERED, None, partial(psql, world.stack.admin_url, copy)),
+            Contender(PSQL_RENDERED, None, partial(psql, world.stack.admin_url, copy_commands([rendered]))),
             Contender(BUFFERED_RENDERED, buffered.pid, partial(curl, f"{buffered.url}rendered")),
             *(Contender(peer.name, peer.pid, partial(curl, peer.url)) for peer in peers),
         ]

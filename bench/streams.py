@@ -6,7 +6,7 @@ from pathlib import Path
 
 import asyncpg
 
-from bench.clients import curl, curl_headers, psql
+from bench.clients import copy_commands, curl, curl_headers, psql
 from bench.data import history_user
 from bench.lists import cells
 from bench.measure import Contender, Measured, ratio
@@ -14,7 +14,6 @@ from bench.peers import SELECT_ONE
 from bench.report import Goal, Report, Table
 from bench.world import World, open_peer, stream_url
 from devstack.sample import USER_100000
-from service.backends.database import QUERIES
 from service.documents.datasets import Dataset, load_datasets
 from service.documents.encoders import create_encoder
 from service.formats import Format
@@ -82,12 +81,7 @@ async def _copies(world: World, format_: Format) -> list[str]:
     rendered = [
         encoder.row_text(dataset).replace("$1", f"'{USER_100000}'::uuid") for dataset in await load_documents(world)
     ]
-    return [
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-        QUERIES["use_portable_formats"],
-        *(f"COPY ({query}) TO STDOUT" for query in rendered),
-        "COMMIT",
-    ]
+    return copy_commands(rendered)
 
 
 async def measure_first_byte(world: World, report: Report) -> None:
