@@ -29,6 +29,7 @@ from service.errors import ConfigurationError, DocumentError, OutageError, Servi
 REDACTED = "[redacted]"
 SECRET_WORDS = ("token", "authorization", "key", "signature", "secret", "password", "email", "cookie")
 MAX_FRAMES = 30
+PATIENCE_SECONDS = 5.0
 ASYNC_LEVELS = ("info", "warning", "error")
 TOLD_WHOLE = frozenset({"uvicorn", "arq"})
 # Expected failures that stay errors: an operator has to mend the configuration or the data.
@@ -36,11 +37,13 @@ MEND = (ConfigurationError, DocumentError)
 
 
 class LineSink:
-    """Writes log lines to a stream past its buffers. A line that can't be written is lost: a full disk or a closed pipe
-    must not end the work that the line tells of.
+    """Writes log lines to a stream past its buffers. A line that can't be written is lost: a full disk, a closed pipe,
+    or one that its collector leaves full for `patience_seconds`, must not end the work that the line tells of.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        self._patience_seconds = patience_seconds
+        self._stalled = False
         self._on_loss: Callable[[], None] | None = None
         self._lock = threading.Lock()
         self._torn = b""
@@ -51,18 +54,8 @@ class LineSink:
         self._stream = getattr(stream.buffer, "raw", stream.buffer) if stream else None
 
     def takes_lines(self) -> bool:
-        """Whether a line can be written without waiting: not while a collector leaves its pipe full.
-
-        A pipe that is ready takes 4,096 bytes at least (pipe(7), PIPE_BUF); so do files and terminals.
-        """
-        if self._lock.locked():
-            return False
-        try:
-            ready = select.poll()
-            ready.register(self._stream.fileno() if self._stream else -1, select.POLLOUT)
-            return bool(ready.poll(0))
-        except (OSError, ValueError):  # there is none, or it is closed: the line is lost at once
-            return True
+        """Whether a line can be written, or is lost, without waiting."""
+        return self._stalled or (not self._lock.locked() and self._is_ready(0))
 
     def on_loss(self, call: Callable[[], None]) -> None:
         """Call this for each lost line, from any thread."""
@@ -83,10 +76,20 @@ class LineSink:
 
     def _write(self, rest: bytes) -> None:
         while rest:
-            written = self._stream.write(rest) if self._stream else None
-            if not written:  # a pipe that doesn't block, and is full
+            self._stalled = not self._is_ready(0 if self._stalled else self._patience_seconds)
+            written = self._stream.write(rest[: select.PIPE_BUF]) if self._stream and not self._stalled else None
+            if not written:
                 raise BlockingIOError
             rest, self._torn = rest[written:], b"\n"
+
+    def _is_ready(self, seconds: float) -> bool:
+        """Whether the stream takes PIPE_BUF bytes within this time: a pipe with room does (poll(2)), and any file."""
+        try:
+            poll = select.poll()
+            poll.register(self._stream.fileno() if self._stream else -1, select.POLLOUT)
+            return bool(poll.poll(seconds * 1_000))
+        except (OSError, ValueError):  # there is none, or it is closed: a write says so
+            return True
 
 
 SINK: Final = LineSink()

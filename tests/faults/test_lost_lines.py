@@ -1,5 +1,8 @@
-"""Log lines that stdout doesn't take: a full disk, a log collector that has died, a process started without stdout."""
+"""Log lines that stdout doesn't take: a full disk, a log collector that has died or reads no more, a process that was
+started without stdout.
+"""
 
+import fcntl
 import os
 import signal
 from asyncio.subprocess import DEVNULL, PIPE, Process
@@ -34,6 +37,11 @@ def open_stdout(kind: str) -> Iterator[IO[Any] | int]:
         os.close(reading)
         with os.fdopen(writing, "wb", buffering=0) as pipe:
             yield pipe
+    elif kind == "stuck collector":
+        reading, writing = os.pipe()
+        with os.fdopen(reading, "rb"), os.fdopen(writing, "wb", buffering=0) as pipe:
+            pipe.write(bytes(fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4_096)))
+            yield pipe
     else:
         yield DEVNULL
 
@@ -43,10 +51,10 @@ async def running(world: World, kind: str, *arguments: str, **environ: str) -> A
     program = [*NO_STDOUT, *CARRYOUT] if kind == "none" else CARRYOUT
     with open_stdout(kind) as stdout:
         process = await processes.start(world.environ | environ, *arguments, program=program, stdout=stdout)
-    try:
-        yield process
-    finally:
-        await processes.kill(process)
+        try:
+            yield process
+        finally:
+            await processes.kill(process)
 
 
 async def is_ready(client: httpx.AsyncClient) -> bool:
@@ -56,7 +64,7 @@ async def is_ready(client: httpx.AsyncClient) -> bool:
         return False
 
 
-@pytest.fixture(params=["full disk", "dead collector", "none"])
+@pytest.fixture(params=["full disk", "dead collector", "stuck collector", "none"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -6,7 +6,10 @@ import os
 import subprocess
 import sys
 import textwrap
-from typing import Any
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -405,7 +408,7 @@ def test_a_line_after_a_torn_one_begins_anew() -> None:
     os.set_blocking(writing, False)
     free = fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4_096)
     lost: list[str] = []
-    sink = LineSink()
+    sink = LineSink(patience_seconds=0)
     sink.on_loss(lambda: lost.append("line"))
     with os.fdopen(reading, "rb", buffering=0) as pipe, os.fdopen(writing, "w") as stream:
         sink.open(stream)
@@ -418,30 +421,67 @@ def test_a_line_after_a_torn_one_begins_anew() -> None:
     assert lost == ["line"]
 
 
-def test_a_line_waits_for_a_collector_that_has_stopped_reading_and_nothing_else_does() -> None:
+@contextmanager
+def full_pipe() -> Iterator[tuple[BinaryIO, int]]:
+    """A full one: the file that reads from it, and the descriptor that writes to it."""
+    reading, writing = os.pipe()
+    os.write(writing, b"x" * fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4_096))
+    with os.fdopen(reading, "rb") as pipe:
+        yield pipe, writing
+
+
+def test_only_a_line_waits_for_a_collector_that_has_stopped_reading() -> None:
     program = PREAMBLE.replace("LEVEL", "'info'") + textwrap.dedent("""
-        import os, sys
+        import os
 
         async def main():
-            sys.stdout.buffer.write(b"x" * 4096)
-            sys.stdout.flush()
             line = asyncio.create_task(log.ainfo("stuck"))
             await asyncio.sleep(0.2)
-            os.write(2, b"stuck" if not line.done() else b"lost")
+            os.write(2, b"waits" if not line.done() else b"is done")
             await line
             await log.ainfo("told")
 
         asyncio.run(main())
     """)
-    reading, writing = os.pipe()
-    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4_096)
-    with os.fdopen(reading, "rb") as pipe:
+    with full_pipe() as (pipe, writing):
         process = subprocess.Popen([sys.executable, "-c", program], stdout=writing, stderr=subprocess.PIPE)
         os.close(writing)
         assert process.stderr is not None
         with process.stderr:
-            assert process.stderr.read(5) == b"stuck"
-            lines = pipe.read().removeprefix(b"x" * 4_096).splitlines()
+            assert process.stderr.read(5) == b"waits"
+            assert pipe.read(4_096) == b"x" * 4_096
+            lines = pipe.read().splitlines()
             assert process.stderr.read() == b""
         assert process.wait() == 0
     assert [json.loads(line)["event"] for line in lines] == ["stuck", "told"]
+
+
+def test_a_collector_that_reads_no_more_costs_its_patience_once() -> None:
+    lost: list[str] = []
+    sink = LineSink(patience_seconds=0.2)
+    sink.on_loss(lambda: lost.append("line"))
+    with full_pipe() as (pipe, writing), os.fdopen(writing, "w") as stream:
+        sink.open(stream)
+        assert not sink.takes_lines()
+        sink.write("a\n")
+        assert sink.takes_lines()  # it is lost at once
+        for _ in range(1_000):
+            sink.write("b\n")
+        assert len(lost) == 1_001
+        assert os.read(pipe.fileno(), 4_096) == b"x" * 4_096
+        sink.write("c\n")
+        assert os.read(pipe.fileno(), 4_096) == b"c\n"
+        assert len(lost) == 1_001
+
+
+def test_a_line_longer_than_a_pipe_is_told_piece_by_piece() -> None:
+    sink = LineSink()
+    text = "".join(map(str, range(5_000)))
+    with full_pipe() as (pipe, writing), os.fdopen(writing, "w") as stream, ThreadPoolExecutor() as threads:
+        sink.open(stream)
+        written = threads.submit(sink.write, f"{text}\n")
+        received = bytearray()
+        while not received.endswith(b"\n"):
+            received += os.read(pipe.fileno(), 1_000)
+        written.result()
+    assert received == b"x" * 4_096 + text.encode() + b"\n"
