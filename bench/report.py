@@ -52,7 +52,7 @@ def render(report: Report, size: Size, *, charts: bool) -> str:
     lines += _table(
         Table(
             "Goals",
-            "Ratios are ratios of medians.",
+            "Ratios are ratios of medians. [row.md](row.md#goals-that-are-missed) has the layers of what is missed.",
             ("work", "measured", "goal", "met"),
             [(*goal[:3], "yes" if goal.met else "**no**") for goal in report.goals],
         )
