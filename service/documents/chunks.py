@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-import asyncpg
-
 from service.backends.database import Connection
 from service.documents.encoding import RowText
 from service.documents.selection import Query
@@ -86,37 +84,27 @@ class Chunks:
     ) -> AsyncGenerator[list[bytes], None]:
         """One column of the query, about CHUNK_BYTES at a time; the next are fetched while these are dealt with.
 
-        How many is known from those before. The first value that is `end` is the last; no fetch is under way by then,
-        to be cancelled with its transaction.
+        The first value that is `end` is the last; no fetch is under way by then, to be cancelled with its transaction.
         """
         with naming_failures():
             cursor = await self._connection.cursor(query, *arguments, timeout=QUERY_TIMEOUT_SECONDS)
-        number = 0
         fetching = asyncio.create_task(cursor.fetch(FIRST_FETCHED, timeout=QUERY_TIMEOUT_SECONDS))
         try:
             while True:
                 with naming_failures():
-                    records = await fetching
-                if not records:
+                    values = [record[0] for record in await fetching]
+                if not values:
                     return
-                number = number or _next_number(_values(records))
-                fetching = asyncio.create_task(cursor.fetch(number, timeout=QUERY_TIMEOUT_SECONDS))
-                await asyncio.sleep(0)  # so that PostgreSQL has been asked before these are dealt with
-                values = _values(records)
-                number = _next_number(values)
                 if end in values:
-                    await asyncio.wait({fetching})
                     yield values[: values.index(end) + 1]
                     return
+                fetching = asyncio.create_task(cursor.fetch(_next_number(values), timeout=QUERY_TIMEOUT_SECONDS))
+                await asyncio.sleep(0)  # so that PostgreSQL has been asked before these are dealt with
                 yield values
         finally:
             await asyncio.wait({fetching}, timeout=LEAVE_SECONDS)
             fetching.cancel()
             await asyncio.gather(fetching, return_exceptions=True)
-
-
-def _values(records: list[asyncpg.Record]) -> list[bytes]:
-    return [record[0] for record in records]
 
 
 def _next_number(values: list[bytes]) -> int:

@@ -5,7 +5,9 @@ from contextlib import aclosing
 from pathlib import Path
 from uuid import uuid4
 
+import asyncpg
 import pytest
+from asyncpg.cursor import Cursor
 
 from service.backends.database import Pool, connect, open_pool
 from service.documents.chunks import CHUNK_BYTES, MAX_FETCHED, SLICE_BYTES
@@ -211,6 +213,24 @@ class TestChunks:
         document = await make_document(pool, datasets, user_id, CsvEncoder())
 
         assert len(read_csv(document.decode())) == 1 + 161
+
+    async def test_nothing_is_fetched_in_vain_after_a_wide_row(
+        self, pool: Pool, database: Connection, datasets: tuple[Dataset, ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It would render a thousand rows as wide, only to begin with the first of them again, in slices."""
+        user_id = await create_user(database, content=300, body_bytes=SLICE_BYTES)
+        in_slices: list[bool] = []
+        fetch = Cursor.fetch
+
+        async def counted(self: Cursor, n: int, *, timeout: float | None = None) -> list[asyncpg.Record]:  # noqa: ASYNC109 (asyncpg's)
+            in_slices.append("generate_series" in self._query)  # type: ignore[attr-defined]
+            return await fetch(self, n, timeout=timeout)
+
+        monkeypatch.setattr(Cursor, "fetch", counted)
+        document = await make_document(pool, datasets, user_id, CsvEncoder())
+
+        assert len(read_csv(document.decode())) == 1 + 301
+        assert in_slices == [False, *[True] * (len(in_slices) - 1)]
 
     @pytest.mark.parametrize("length", [0, 1, SLICE_BYTES - 1, SLICE_BYTES, SLICE_BYTES + 1, 2 * SLICE_BYTES])
     async def test_a_line_of_any_length_arrives_whole(
