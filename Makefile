@@ -40,7 +40,7 @@ run: $(STAMP) ## the same stack left running [PORT=8000] [DATA_DIR=.carryout]
 	@exec $(BIN)/carryout dev --port $(PORT) --data-dir $(DATA_DIR)
 
 test: $(STAMP) ## all tests, or those of ARGS, on the embedded servers [ARGS="tests/documents -k csv"] [POSTGRES_BIN=…/15/bin]
-	@$(BIN)/python -m pytest $(or $(ARGS),-n 4 --dist worksteal)
+	@$(BIN)/python -m pytest $(or $(ARGS),-n 5 --dist worksteal)
 
 quick: $(STAMP) ## the tests that need no server but PostgreSQL, in a minute [ARGS="-k csv"]
 	@$(BIN)/python -m pytest --quick -n 3 --dist worksteal $(ARGS)
